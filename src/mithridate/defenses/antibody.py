@@ -1,0 +1,148 @@
+"""Antibody: flatten the harmful loss at alignment, weigh the user's rows at fine-tuning.
+
+Nguyen, Le, Wu, Bui, Harandi. "Antibody", ICLR 2026, arXiv 2603.00498.
+
+Alignment (Eq. 11), with a = ∇f, s = ∇h(w) − ∇h(w_ρ), w_ρ = w − ρ·∇h(w)/‖∇h(w)‖:
+
+    g = a + λ_t·s + λ_r·∇L_refusal(w_ρ)
+
+where f is the loss of safe answers, h of harmful answers, L_refusal of refusals to the harmful prompts. λ_t is
+
+    cosine    EMA of max(0, ξ − ⟨a, s⟩/(‖a‖‖s‖))                       (the released code; default)
+    kkt       min(cap, max(0, ξ − ⟨a, s⟩/‖s‖²))                        (the paper's Theorem 4.1, with a cap)
+    constant  ξ                                                        (Booster, plus the refusal term)
+
+Fine-tuning (Eq. 7 and 12), with y_r a refusal paired with the prompt of row i:
+
+    d_i = log π(y_i|x_i) − log π(y_r|x_i),   w = softmax(d/τ) over the whole step's batch,
+    g   = ∇ Σ_i w_i·NLL_i / Σ_i w_i·|y_i|,   no gradient through w.
+
+Cost: alignment 4 forward and 4 backward passes, fine-tuning 2 forward (one short, without gradient) and 1 backward.
+
+Differences. From the paper: λ_t's default form is the released code's cosine with EMA; the KKT form is capped, since
+it grows without bound where s is small; likelihoods are per token by default, as in the released code. From the
+released code: ∇h(w) is taken once, not twice; no copy of the model is made; weights are a softmax over the optimizer
+step's batch, not over each micro-batch; `floor` is new.
+"""
+
+from typing import Literal
+
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from mithridate.defenses.base import Defense, State
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.likelihood import ScoredRows
+from mithridate.training.step import Step
+
+PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
+
+
+@register(
+    "antibody_alignment",
+    stage="alignment",
+    paper=PAPER,
+    streams=("harmful", "refusals"),
+    forward=4,
+    backward=4,
+    off={"form": "constant", "sharpness": 0.0, "refusal": 0.0},
+)
+class AntibodyAlignment(Defense):
+    """Antibody, alignment: g = ∇f(w) + λ_t·[∇h(w) − ∇h(w_ρ)] + λ_r·∇L_refusal(w_ρ)  (4 passes).
+
+    Attributes:
+        radius: ρ, length of the simulated attack step w_ρ = w − ρ·∇h/‖∇h‖.
+        sharpness: ξ, level of λ_t.
+        refusal: λ_r, weight of the refusal term.
+        form: How λ_t is set: ``cosine`` (with EMA), ``kkt`` or ``constant``.
+        momentum: EMA momentum of the cosine form.
+        cap: Largest λ_t of the KKT form.
+    """
+
+    radius: float = Field(0.1, ge=0)
+    sharpness: float = Field(5.0, ge=0)
+    refusal: float = Field(0.05, ge=0)
+    form: Literal["cosine", "kkt", "constant"] = "cosine"
+    momentum: float = Field(0.99, ge=0, lt=1)
+    cap: float = Field(10.0, gt=0)
+    _lambda: float | None = PrivateAttr(default=None)
+
+    def gradient(self, step: Step) -> Gradient:
+        """Eq. 11."""
+        harm = step.gradient("harmful")
+        with step.moved(-self.radius * harm.unit()):
+            eased = step.gradient("harmful")
+            refuse = step.gradient("harmful", answers="refusals")
+        safe = step.gradient("safe")
+        sharp = harm - eased
+        lambda_t = self._adapt(safe, sharp)
+        extra = lambda_t * sharp + self.refusal * refuse
+        step.log(lambda_t=lambda_t, sharpness_norm=sharp.norm(), extra_gradient_norm=extra.norm())
+        return safe + extra
+
+    def _adapt(self, safe: Gradient, sharp: Gradient) -> float:
+        """λ_t (Theorem 4.1 of the paper, or the released code's cosine)."""
+        if self.form == "constant":
+            return self.sharpness
+        inner, length = safe.dot(sharp), sharp.norm()
+        if self.form == "kkt":
+            return min(self.cap, max(0.0, self.sharpness - inner / (length**2 + 1e-12)))
+        present = max(0.0, self.sharpness - inner / (safe.norm() * length + 1e-8))
+        past = present if self._lambda is None else self._lambda
+        self._lambda = self.momentum * past + (1 - self.momentum) * present
+        return self._lambda
+
+    def state(self) -> State:
+        """The moving average of λ_t."""
+        return {} if self._lambda is None else {"lambda": self._lambda}
+
+    def load_state(self, state: State) -> None:
+        """Take the moving average up again."""
+        self._lambda = state.get("lambda")
+
+
+@register(
+    "antibody_tuning",
+    stage="finetuning",
+    paper=PAPER,
+    streams=("refusals",),
+    forward=2,
+    backward=1,
+    off={"temperature": float("inf")},
+)
+class AntibodyTuning(Defense):
+    """Antibody, fine-tuning: rows weighted by softmax((refusal NLL − answer NLL)/τ)  (2 forward, 1 backward).
+
+    Attributes:
+        temperature: τ of the softmax.
+        likelihood: ``token`` compares mean likelihoods per token, ``sequence`` those of whole answers.
+        floor: Rows whose log-likelihood ratio d_i lies below are not learned at all; None for no floor. Without
+            it a batch of nothing but harmful rows is learned at full strength, since weights are relative.
+    """
+
+    temperature: float = Field(1.0, gt=0)
+    likelihood: Literal["token", "sequence"] = "token"
+    floor: float | None = None
+
+    def gradient(self, step: Step) -> Gradient:
+        """Eq. 12."""
+        tuned = step.gradient("user", log_weights=lambda rows: self._log_weights(step, rows))
+        _, shares = step.shares or ([], [])
+        step.log(
+            weight_max=max(shares) * len(shares),
+            weight_effective_rows=1 / sum(share**2 for share in shares) if any(shares) else 0.0,
+            rows_held_back=sum(share * len(shares) < HELD_BACK for share in shares),
+        )
+        return tuned
+
+    def _log_weights(self, step: Step, rows: ScoredRows) -> Tensor:
+        """d_i/τ (Eq. 7), −∞ below the floor."""
+        refused = step.answered(rows, "refusals")
+        ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
+        weights = ratio / self.temperature
+        return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))
+
+
+HELD_BACK = 0.1
+"""A row counts as held back below this multiple of the weight it has in plain SFT."""

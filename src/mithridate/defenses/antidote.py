@@ -1,0 +1,167 @@
+"""Antidote: prune the weights that matter most to harmful answers, once, after fine-tuning.
+
+Huang, Bhattacharya, Joshi, Kimball, Liu. "Antidote", ICML 2025, arXiv 2408.09600.
+
+    score_ij = |W_ij| · sqrt( Σ_rows Σ_tokens x_j² / rows ),   the top α of the scores are set to zero
+
+with x the activation that enters the layer on harmful rows (prompt and answer). Cost: 1 forward pass over these rows.
+
+Scopes: `adapter` prunes the LoRA factors A and B as two matrices (the released code; default), `delta` the merged
+update ΔW = scale·B·A, `weights` the whole weights. Ranking: `row` takes the top α of every output row (the released
+code; default), `global` one ranking over everything (the paper's formula read literally).
+
+Differences. From the paper: root mean square over rows of the activation norms, as in the released code, where the
+paper averages norms. From the released code: rows run one at a time without padding, so that pad tokens and batch
+sizes cannot change the mask; the first row is not dropped; one pass, not two per layer. Rounding is the code's:
+columns − int(columns·(1−α)) entries per row.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.defenses.base import Dose, Repair, Repaired, Rows, require
+from mithridate.defenses.registry import register
+from mithridate.repair.activations import input_norms
+from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.prunable import Prunable, prunable
+from mithridate.repair.results import DoseCurve
+from mithridate.training.batch import Example, tokenize
+from mithridate.training.weights import Weights
+
+PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
+
+
+@register(
+    "antidote",
+    stage="posttuning",
+    paper=PAPER,
+    streams=("harmful",),
+    forward=1,
+    backward=0,
+    off={"mask_ratio": 0.0},
+)
+class Antidote(Repair):
+    """Antidote: zero the top α of |w|·‖x‖ on harmful rows  (1 forward pass over them).
+
+    Attributes:
+        mask_ratio: α, share of weights set to zero, or ``"auto"`` for the largest one within the budget.
+        scope: What is pruned: LoRA factors, merged update, or whole weights.
+        ranking: Whether α holds for every output row or over all entries.
+        score: ``wanda`` is |w|·‖x‖; ``magnitude`` |w| alone, the paper's score without harmful rows.
+    """
+
+    dose = "mask_ratio"
+
+    mask_ratio: Dose = 0.1
+    scope: Literal["adapter", "delta", "weights"] = "adapter"
+    ranking: Literal["row", "global"] = "row"
+    score: Literal["wanda", "magnitude"] = "wanda"
+
+    def repair(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        harmful: Rows | None = None,
+        user: Rows | None = None,
+        safe: Rows | None = None,
+    ) -> Repaired:
+        """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
+        rows = tokenize(
+            require(harmful, "Antidote needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
+        )
+        matrices = prunable(model, self.scope)
+        scores = self._scores(model, matrices, rows)
+        curve = None
+        if self.mask_ratio == "auto":
+            held_out = tokenize(require(user, AUTO_NEEDS_USER), tokenizer, self.max_length)
+            curve = self._search(model, matrices, scores, rows, held_out)
+        ratio = curve.chosen if curve else float(self.mask_ratio)
+        pruned, square = self._prune(matrices, scores, ratio)
+        entries = sum(matrix.values.numel() for matrix in matrices)
+        return Repaired(
+            changed=pruned,
+            distance=square**0.5,
+            activity={"mask_ratio": ratio, "entries_pruned": pruned, "entries": entries, "harmful_rows": len(rows)},
+            dose_curve=curve,
+        )
+
+    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
+        """|W|·‖x‖ per entry, (outputs, inputs)."""
+        if self.score == "magnitude":
+            return [matrix.values.double().abs() for matrix in matrices]
+        norms = input_norms(model, {matrix.name: matrix.layer for matrix in matrices}, rows)
+        return [matrix.values.double().abs() * norms[matrix.name] for matrix in matrices]
+
+    @torch.no_grad()
+    def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, float]:
+        """Set the top-scored entries to zero; gives their number and the sum of their squares."""
+        masks = by_row(scores, ratio) if self.ranking == "row" else over_all(scores, ratio)
+        pruned, square = 0, 0.0
+        for matrix, mask in zip(matrices, masks, strict=True):
+            if mask.any():
+                pruned += int(mask.sum())
+                square += float(matrix.values[mask].double().square().sum())
+                matrix.write(matrix.values.masked_fill(mask, 0))
+        return pruned, square
+
+    def _search(
+        self,
+        model: nn.Module,
+        matrices: Sequence[Prunable],
+        scores: Sequence[Tensor],
+        harmful: Sequence[Example],
+        held_out: Sequence[Example],
+    ) -> DoseCurve:
+        weights = Weights(model, [name for matrix in matrices for name in matrix.parameters])
+
+        @contextmanager
+        def dosed(ratio: float) -> Iterator[None]:
+            saved = weights.snapshot()
+            try:
+                self._prune(matrices, scores, ratio)
+                yield
+            finally:
+                weights.restore(saved)
+
+        return largest_dose(
+            parameter="mask_ratio",
+            doses=RATIOS,
+            dosed=dosed,
+            user=RowLosses(model, weights, held_out, self.batch_size),
+            harmful=RowLosses(model, weights, harmful, self.batch_size),
+            budget=self.budget,
+            trim=self.trim,
+        )
+
+
+def count(entries: int, ratio: float) -> int:
+    """Entries to prune: rounded up, and none at ratio 0."""
+    return entries - int(entries * (1 - ratio))
+
+
+def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
+    """Masks of the top share of every output row."""
+    masks = []
+    for score in scores:
+        top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
+        masks.append(torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True))
+    return masks
+
+
+def over_all(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
+    """Masks of the top share over all entries of all matrices."""
+    flat = torch.cat([score.reshape(-1) for score in scores])
+    mask = torch.zeros_like(flat, dtype=torch.bool)
+    mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True
+    pieces = torch.split(mask, [score.numel() for score in scores])
+    return [piece.view_as(score) for piece, score in zip(pieces, scores, strict=True)]
+
+
+RATIOS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+"""Mask ratios tried by ``"auto"``."""

@@ -1,0 +1,183 @@
+"""What every defense is: settings, and one formula."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.errors import DefenseError
+from mithridate.repair.results import DoseCurve, LayerProfile
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+from mithridate.training.weights import Weights
+
+State = dict[str, Any]
+"""What a defense must remember between steps: numbers, strings and lists of tensors by name."""
+
+
+Stage = Literal["alignment", "finetuning", "posttuning"]
+STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
+
+
+@dataclass(frozen=True)
+class Info:
+    """One registration.
+
+    Attributes:
+        name: Name in recipes and on the command line.
+        cls: The class that holds the formula.
+        stages: Where the defense can act.
+        paper: Short citation.
+        streams: Streams needed beside the one that is trained on.
+        forward: Forward passes, per optimizer step when training, over the harmful rows when repairing.
+        backward: Backward passes, likewise.
+        off: Settings at which the defense does nothing, so that plain SFT is left.
+    """
+
+    name: str
+    cls: "type[Settings]"
+    stages: tuple[Stage, ...]
+    paper: str
+    streams: tuple[str, ...]
+    forward: int
+    backward: int
+    off: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return (self.cls.__doc__ or "").strip().splitlines()[0]
+
+
+class Settings(BaseModel):
+    """Settings of a defense; unknown names and values out of range are refused.
+
+    Attributes:
+        dose: Name of the setting that ``strength=`` sets as well; None if there is no single one.
+        info: The class's registration.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+
+    dose: ClassVar[str | None] = None
+    info: ClassVar[Info]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strength(cls, values: Any) -> Any:
+        own = "strength" in cls.model_fields
+        if isinstance(values, dict) and "strength" in values and cls.dose is not None and not own:
+            values = dict(values)
+            values[cls.dose] = values.pop("strength")
+        return values
+
+
+class Defense(Settings):
+    """A defense that acts while weights are trained: a formula for one optimizer step's gradient."""
+
+    def gradient(self, step: Step) -> Gradient:
+        """The gradient handed to the optimizer.
+
+        Args:
+            step: The optimizer step; its verbs give gradients of losses on streams.
+        """
+        raise NotImplementedError
+
+    def finish(self, weights: Weights) -> None:
+        """Act once on the trained weights, after the last step."""
+
+    def state(self) -> State:
+        """What a checkpoint must hold so that a resumed run goes on as if never interrupted."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+
+
+class Repaired(BaseModel):
+    """What a post-tuning defense changed.
+
+    Attributes:
+        changed: Number of weights that were changed.
+        distance: L2 norm of the change of the weights the defense acts on.
+        activity: Figures that prove that the defense acted.
+        dose_curve: Doses tried, where the strength was ``"auto"``.
+        layer_profile: Norm of the change per layer, where the defense is a displacement.
+    """
+
+    changed: int
+    distance: float
+    activity: dict[str, float] = {}
+    dose_curve: DoseCurve | None = None
+    layer_profile: LayerProfile | None = None
+    _displacement: Any = PrivateAttr(default=None)
+
+    def with_displacement(self, displacement: Any) -> "Repaired":
+        """Attach the displacement, so that its scale can be changed later."""
+        self._displacement = displacement
+        return self
+
+    @property
+    def displacement(self) -> Any:
+        """The `Displacement` that was applied; None where the defense is none."""
+        return self._displacement
+
+
+Rows = Iterable[Mapping[str, Any]]
+"""Prompt/completion rows, a `datasets.Dataset` or anything alike."""
+
+Dose = Annotated[float, Field(ge=0)] | Literal["auto"]
+"""A strength, or ``"auto"`` for the largest one within the budget."""
+
+
+class Repair(Settings):
+    """A defense that changes the weights of a finished model once.
+
+    Attributes:
+        budget: For ``"auto"``: largest rise of the loss on held-out user rows, in nats per token.
+        trim: For ``"auto"``: share of the held-out rows, those whose loss rises most, that is left out of the
+            rise, because unvetted rows may be harmful themselves.
+        batch_size: Rows per forward pass; changes the speed only.
+        max_length: Longest row in tokens.
+    """
+
+    budget: float = Field(0.05, gt=0)
+    trim: float = Field(0.25, ge=0, lt=1)
+    batch_size: int = Field(16, ge=1)
+    max_length: int | None = Field(512, ge=1)
+
+    def repair(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        harmful: Rows | None = None,
+        user: Rows | None = None,
+        safe: Rows | None = None,
+    ) -> Repaired:
+        """Change the model in place.
+
+        Args:
+            model: A finished model, PEFT or plain.
+            tokenizer: Its tokenizer.
+            harmful: The provider's harmful rows.
+            user: Held-out rows of the user's own data.
+            safe: The provider's safe rows.
+
+        Raises:
+            DefenseError: If rows it needs are not given, or it cannot act on this model.
+        """
+        raise NotImplementedError
+
+
+_Value = TypeVar("_Value")
+
+
+def require(value: _Value | None, otherwise: str) -> _Value:
+    """The value, or a DefenseError with this message."""
+    if value is None:
+        raise DefenseError(otherwise)
+    return value

@@ -1,0 +1,178 @@
+"""Panacea: push the tuned weights one normalized step up the harmful loss.
+
+Wang, Huang, Shen, Yao, Luo, Liu, Tan, Huang, Tao. "Panacea", NeurIPS 2025, arXiv 2501.18100.
+
+    max_w max_{‖ε‖ ≤ ρ}  λ·(h(w+ε) − h(w)) − f(w)
+
+with f the user's loss and h the loss of the provider's harmful answers.
+
+Full form (`panacea_tuning`), every step:  ε = ρ·∇h(w)/‖∇h(w)‖,  g = ∇f(w) − λ·[∇h(w+ε) − ∇h(w)],  and at the end
+w ← w + ε once. Cost: 3 forward and 3 backward passes a step.
+
+Post-hoc form (`panacea`), on a finished model:  ε = ρ·∇h(w)/‖∇h(w)‖ with h over the whole harmful set, w ← w + ε.
+Cost: 1 forward and 1 backward pass over that set. In the paper's own ablation (λ = 0) this step alone brings 23.6 of
+the 25.7 points of harmful score.
+
+Differences. From the released code: h(w+ε) is not clamped at 5 (above it the code's gradient turns into harmful
+descent; the paper has no clamp); weights are restored from a saved copy (the code's in-place subtraction drifts in
+bf16); ε and the weights before it are saved, so that its scale can be changed without training again. The post-hoc
+form takes a fresh gradient over the whole set; the full form's ε is that of the last step's batch, as in the paper.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pydantic import Field, PrivateAttr
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.defenses.base import Defense, Dose, Repair, Repaired, Rows, State, require
+from mithridate.defenses.registry import register
+from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.results import DoseCurve
+from mithridate.repair.target import differentiable, repairable
+from mithridate.training.batch import Example, batches, tokenize
+from mithridate.training.gradient import Gradient
+from mithridate.training.likelihood import Likelihood
+from mithridate.training.step import Step
+from mithridate.training.weights import Weights
+
+PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
+
+
+@register(
+    "panacea_tuning",
+    stage="finetuning",
+    paper=PAPER,
+    streams=("harmful",),
+    forward=3,
+    backward=3,
+    off={"radius": 0.0},
+)
+class PanaceaTuning(Defense):
+    """Panacea, full form: g = ∇f(w) − λ·[∇h(w+ε) − ∇h(w)], w + ε at the end  (3 passes).
+
+    Attributes:
+        radius: ρ, length of ε over all trainable weights.
+        strength: λ.
+    """
+
+    radius: float = Field(1.0, ge=0)
+    strength: float = Field(0.001, ge=0)
+    _epsilon: Gradient | None = PrivateAttr(default=None)
+    _displacement: Displacement | None = PrivateAttr(default=None)
+
+    def gradient(self, step: Step) -> Gradient:
+        """Outer step of the paper's Eq. 2, with ε of its inner solution."""
+        harm = step.gradient("harmful")
+        self._epsilon = self.radius * harm.unit()
+        with step.moved(self._epsilon):
+            pushed = step.gradient("harmful")
+        steep = pushed - harm
+        step.log(epsilon_norm=self._epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
+        return step.gradient("user") - self.strength * steep
+
+    def finish(self, weights: Weights) -> None:
+        """W ← w + ε, once, keeping both."""
+        epsilon = require(self._epsilon, "Panacea has no ε: no optimizer step was run")
+        self._displacement = Displacement(weights.names, weights.snapshot(), epsilon)
+        weights.add(epsilon)
+
+    @property
+    def displacement(self) -> Displacement | None:
+        """Base weights and ε after training."""
+        return self._displacement
+
+    def state(self) -> State:
+        """ε, so that a run resumed after its last step still ends with it."""
+        return {} if self._epsilon is None else {"epsilon": self._epsilon.tensors}
+
+    def load_state(self, state: State) -> None:
+        """Take ε up again."""
+        self._epsilon = Gradient(state["epsilon"]) if "epsilon" in state else None
+
+
+@register(
+    "panacea",
+    stage="posttuning",
+    paper=PAPER,
+    streams=("harmful",),
+    forward=1,
+    backward=1,
+    off={"radius": 0.0},
+)
+class Panacea(Repair):
+    """Panacea, post-hoc: w ← w + ρ·∇h(w)/‖∇h(w)‖ over the whole harmful set  (1 pass over it).
+
+    Attributes:
+        radius: ρ, or ``"auto"`` for the largest one within the budget.
+    """
+
+    dose = "radius"
+
+    radius: Dose = Field(1.0)
+
+    def repair(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        harmful: Rows | None = None,
+        user: Rows | None = None,
+        safe: Rows | None = None,
+    ) -> Repaired:
+        """Displace the model's adapter weights, or all weights where it has none, in place."""
+        rows = tokenize(
+            require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
+        )
+        weights = repairable(model)
+        with differentiable(model, weights):
+            unit = self._harmful_gradient(model, weights, rows).unit()
+            curve = self._search(model, weights, unit, rows, tokenizer, user) if self.radius == "auto" else None
+        radius = curve.chosen if curve else float(self.radius)
+        displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
+        displacement.apply(model, radius)
+        return Repaired(
+            changed=sum(int((t != 0).sum()) for t in unit.tensors) if radius else 0,
+            distance=radius,
+            activity={"radius": radius, "harmful_rows": len(rows)},
+            dose_curve=curve,
+            layer_profile=layer_profile(model, displacement),
+        ).with_displacement(displacement)
+
+    def _harmful_gradient(self, model: nn.Module, weights: Weights, rows: Sequence[Example]) -> Gradient:
+        device = weights.parameters[0].device
+        return Likelihood(model, weights).gradient(batches(rows, self.batch_size, 0, device))
+
+    def _search(
+        self,
+        model: nn.Module,
+        weights: Weights,
+        unit: Gradient,
+        harmful: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        user: Rows | None,
+    ) -> DoseCurve:
+        held_out = tokenize(require(user, AUTO_NEEDS_USER), tokenizer, self.max_length)
+        size = Gradient(weights.snapshot()).norm()
+
+        @contextmanager
+        def dosed(radius: float) -> Iterator[None]:
+            with weights.moved(radius * unit):
+                yield
+
+        return largest_dose(
+            parameter="radius",
+            doses=[SMALLEST * size * 2.0**k for k in range(DOUBLINGS)],
+            dosed=dosed,
+            user=RowLosses(model, weights, held_out, self.batch_size),
+            harmful=RowLosses(model, weights, harmful, self.batch_size),
+            budget=self.budget,
+            trim=self.trim,
+        )
+
+
+SMALLEST = 1e-3
+"""Smallest radius tried by ``"auto"``, as a share of the norm of the weights."""
+DOUBLINGS = 12

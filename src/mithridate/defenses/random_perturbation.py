@@ -1,0 +1,76 @@
+"""Random perturbation: the control of Panacea's paper, a displacement without a direction.
+
+Source: Wang et al., "Panacea", NeurIPS 2025 (arXiv 2501.18100), Figure 4: w ← w + N(0, std²) per adapter entry.
+Matched form: w ← w + ρ·n/‖n‖ with Gaussian n, the same length as Panacea's ε at the same ρ; a fairer control that
+the paper does not have (std 0.01 over 25 M entries already has norm 50, against ρ = 1).
+
+Cost: none. Difference from the released code: the noise is added once, not at every evaluation on top of itself.
+"""
+
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.defenses.base import Repair, Repaired, Rows
+from mithridate.defenses.registry import register
+from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.target import repairable
+from mithridate.training.gradient import Gradient
+
+
+@register(
+    "random_perturbation",
+    stage="posttuning",
+    paper="control in Panacea (Wang et al., NeurIPS 2025)",
+    forward=0,
+    backward=0,
+    off={"radius": 0.0},
+)
+class RandomPerturbation(Repair):
+    """Random perturbation: w ← w + N(0, std²), or w ← w + ρ·n/‖n‖ at Panacea's length  (no pass).
+
+    Attributes:
+        std: Standard deviation per entry; exclusive with ``radius``.
+        radius: ρ, norm of the whole displacement; exclusive with ``std``.
+        seed: Seed of the noise.
+    """
+
+    dose = "radius"
+
+    std: float | None = Field(None, ge=0)
+    radius: float | None = Field(None, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.std is None) == (self.radius is None):
+            raise ValueError("give exactly one of std (per entry) and radius (norm of the whole displacement)")
+        return self
+
+    def repair(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        harmful: Rows | None = None,
+        user: Rows | None = None,
+        safe: Rows | None = None,
+    ) -> Repaired:
+        """Displace the model's adapter weights, or all weights where it has none, in place."""
+        weights = repairable(model)
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = Gradient([torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in weights.parameters])
+        epsilon = self.std * noise if self.std is not None else noise.unit()
+        scale = 1.0 if self.radius is None else self.radius
+        displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
+        displacement.apply(model, scale)
+        norm = scale * epsilon.norm()
+        return Repaired(
+            changed=sum(p.numel() for p in weights.parameters) if norm else 0,
+            distance=norm,
+            activity={"norm": norm},
+            layer_profile=layer_profile(model, displacement),
+        ).with_displacement(displacement)

@@ -1,0 +1,59 @@
+"""Which defenses exist, and what each needs and costs."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from mithridate.defenses.base import STAGES, Info, Settings, Stage
+from mithridate.errors import UsageError
+
+_REGISTRY: dict[str, Info] = {}
+_Class = TypeVar("_Class", bound=type[Settings])
+
+
+def register(
+    name: str,
+    *,
+    stage: Stage | tuple[Stage, ...],
+    paper: str,
+    streams: tuple[str, ...] = (),
+    forward: int,
+    backward: int,
+    off: dict[str, Any],
+) -> Callable[[_Class], _Class]:
+    """Class decorator that makes a defense known under ``name`` (see `Info` for the arguments)."""
+
+    def decorate(cls: _Class) -> _Class:
+        if name in _REGISTRY:
+            raise ValueError(f"two defenses are called '{name}'")
+        stages = (stage,) if isinstance(stage, str) else stage
+        cls.info = _REGISTRY[name] = Info(name, cls, stages, paper, streams, forward, backward, off)
+        return cls
+
+    return decorate
+
+
+def methods() -> dict[str, Info]:
+    """All defenses by name, sorted by stage and name; the files of this folder are found by themselves."""
+    package = importlib.import_module("mithridate.defenses")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    ordered = sorted(_REGISTRY.values(), key=lambda info: (STAGES.index(info.stages[0]), info.name))
+    return {info.name: info for info in ordered}
+
+
+def method(name: str, stage: Stage | None = None) -> Info:
+    """Look a defense up.
+
+    Raises:
+        UsageError: If there is none of this name, or it does not act at this stage.
+    """
+    known = methods()
+    if name not in known:
+        raise UsageError(f"no defense is called '{name}'; known: {', '.join(known)}")
+    info = known[name]
+    if stage is not None and stage not in info.stages:
+        fitting = ", ".join(n for n, i in known.items() if stage in i.stages)
+        raise UsageError(f"'{name}' does not act at the stage {stage}; these do: {fitting}")
+    return info

@@ -1,0 +1,18 @@
+"""Plain supervised fine-tuning, the reference every defense is measured against.
+
+Update rule: g = ∇f(w), the mean token loss of the stage's own rows. Cost: 1 forward and 1 backward pass a step.
+"""
+
+from mithridate.defenses.base import Defense
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+
+
+@register("sft", stage=("alignment", "finetuning"), paper="no defense: the reference", forward=1, backward=1, off={})
+class SFT(Defense):
+    """SFT (no defense): g = ∇f(w)  (1 pass)."""
+
+    def gradient(self, step: Step) -> Gradient:
+        """The gradient of the stage's own rows."""
+        return step.gradient(step.main)

@@ -1,0 +1,41 @@
+"""The errors a user can meet: each says what went wrong, where, and what to do."""
+
+
+class MithridateError(Exception):
+    """Base of every error raised on purpose; the command line prints it as one sentence.
+
+    Attributes:
+        exit_code: Exit status of the command line, 1 for a failure and 2 for wrong usage.
+    """
+
+    exit_code = 1
+
+
+class UsageError(MithridateError):
+    """An argument, option or setting that cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe with an unknown key or a value out of range."""
+
+
+class DataError(MithridateError):
+    """A data file or set of rows that cannot be used."""
+
+
+class ModelError(MithridateError):
+    """A model or tokenizer that cannot be used."""
+
+
+class DefenseError(MithridateError):
+    """A defense that cannot act; the run stops instead of going on undefended."""
+
+
+class CheckpointError(MithridateError):
+    """A checkpoint that is missing, truncated or altered."""
+
+
+class JudgeError(MithridateError):
+    """A judge that gave no usable verdict."""

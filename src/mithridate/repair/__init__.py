@@ -1,0 +1,1 @@
+"""What post-tuning defenses share: which weights to act on, activation norms, doses, displacements."""

@@ -1,0 +1,49 @@
+"""Norms of the activations that enter layers, over calibration rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.training.batch import Example, collate
+
+
+@torch.no_grad()
+def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[Example]) -> dict[str, Tensor]:
+    """sqrt( Σ_rows Σ_tokens x² / number of rows ) per input feature of each layer.
+
+    Rows go through the model one at a time and without padding, so that neither padding nor a batch size can
+    change the result; sums are kept in float64.
+
+    Args:
+        model: The model to run.
+        layers: Layers whose inputs are measured, by name.
+        examples: Calibration rows; prompt and answer tokens count alike.
+
+    Returns:
+        (inputs,) float64 for each name.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0].detach().double()
+            square = x.reshape(-1, x.shape[-1]).square().sum(dim=0)
+            sums[name] = sums[name] + square if name in sums else square
+
+        return add
+
+    training = model.training
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        for example in examples:
+            batch = collate([example], 0, device)
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return {name: (sums[name] / len(examples)).sqrt() for name in layers}

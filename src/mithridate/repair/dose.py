@@ -1,0 +1,97 @@
+"""``strength="auto"``: the largest dose that the user's own data can bear."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.errors import DefenseError
+from mithridate.repair.results import DoseCurve, DosePoint
+from mithridate.training.batch import Example, batches
+from mithridate.training.likelihood import Likelihood
+from mithridate.training.weights import Weights
+
+AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
+REFINEMENTS = 4
+"""Bisections between the last dose within the budget and the first one beyond it."""
+
+
+class RowLosses:
+    """Mean token loss of each row of a set, in nats.
+
+    Args:
+        model: The model to score with.
+        weights: Any of its weights.
+        examples: The rows.
+        batch_size: Rows per forward pass.
+    """
+
+    def __init__(self, model: nn.Module, weights: Weights, examples: Sequence[Example], batch_size: int) -> None:
+        self._likelihood = Likelihood(model, weights)
+        self._examples = examples
+        self._batch_size = batch_size
+        self._device = weights.parameters[0].device
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """(rows,) at the present weights."""
+        parts = batches(self._examples, self._batch_size, 0, self._device)
+        return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
+
+
+def largest_dose(
+    *,
+    parameter: str,
+    doses: Iterable[float],
+    dosed: Callable[[float], Any],
+    user: RowLosses,
+    harmful: RowLosses,
+    budget: float,
+    trim: float,
+) -> DoseCurve:
+    """Try rising doses until the budget is passed, then bisect.
+
+    The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
+    of rows whose loss rises most: a held-out slice of unvetted data may hold the very rows to be forgotten.
+
+    Args:
+        parameter: Name of the setting.
+        doses: Doses in rising order.
+        dosed: Context manager under which the model has a dose.
+        user: Losses of the held-out rows.
+        harmful: Losses of the harmful rows.
+        budget: Largest rise allowed, in nats per token.
+        trim: Share of rows left out, in [0, 1).
+
+    Raises:
+        DefenseError: If even the smallest dose is beyond the budget.
+    """
+    undosed = user()
+    points: list[DosePoint] = []
+
+    def measure(dose: float) -> bool:
+        with dosed(dose):
+            losses, harm = user(), harmful()
+        rises = (losses - undosed).sort().values
+        kept = rises[: max(1, round(len(rises) * (1 - trim)))]
+        rise = float(kept.mean())
+        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=float(harm.mean())))
+        return rise <= budget
+
+    low, high = None, None
+    for dose in doses:
+        if not measure(dose):
+            high = dose
+            break
+        low = dose
+    if low is None:
+        raise DefenseError(
+            f"even {parameter}={high} raises the loss on the held-out user rows by {points[0].rise:.3g} nats per "
+            f"token, above the budget of {budget}; raise the budget or give the strength yourself"
+        )
+    for _ in range(REFINEMENTS if high is not None else 0):
+        middle = (low + high) / 2  # type: ignore[operator]
+        low, high = (middle, high) if measure(middle) else (low, middle)
+    points.sort(key=lambda point: point.dose)
+    return DoseCurve(parameter=parameter, chosen=low, budget=budget, points=points)

@@ -1,0 +1,40 @@
+"""The weight each row of the upload was trained with."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RowWeights:
+    """Running mean of every row's weight; 1 is the weight a row has in plain SFT.
+
+    Args:
+        rows: Number of rows of the data set.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.sums = torch.zeros(rows, dtype=torch.float64)
+        self.times = torch.zeros(rows, dtype=torch.float64)
+
+    def add(self, rows: Sequence[int], shares: Sequence[float]) -> None:
+        """Add one optimizer step: a row's weight is its softmax share times the number of rows."""
+        index = torch.tensor(rows)
+        self.sums.index_add_(0, index, torch.tensor(shares, dtype=torch.float64) * len(rows))
+        self.times.index_add_(0, index, torch.ones(len(rows), dtype=torch.float64))
+
+    def mean(self) -> Tensor:
+        """(rows,) mean weight, NaN for rows that were never drawn."""
+        return self.sums / self.times
+
+    def write(self, path: Path, dataset: Any) -> None:
+        """One JSON line per row: position, origin, mean weight, times drawn, true label where known."""
+        known = [name for name in ("origin", "harmful") if name in dataset.column_names]
+        with path.open("w", encoding="utf-8") as file:
+            for row, (weight, times) in enumerate(zip(self.mean().tolist(), self.times.tolist(), strict=True)):
+                record = {"row": row, "weight": weight if times else None, "times": int(times)}
+                record |= {name: dataset[row][name] for name in known}
+                file.write(json.dumps(record) + "\n")

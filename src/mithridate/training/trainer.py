@@ -1,0 +1,280 @@
+"""The one subclass of TRL's trainer: it hands each optimizer step to a defense."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch import Tensor
+from trl import SFTConfig, SFTTrainer
+
+from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
+from mithridate.training import state
+from mithridate.training.batch import answer_ids, require_chat_template, tokenize
+from mithridate.training.likelihood import Likelihood, fuse_lm_head
+from mithridate.training.row_weights import RowWeights
+from mithridate.training.step import Observed, Step
+from mithridate.training.streams import Stream
+from mithridate.training.weights import Weights
+
+if TYPE_CHECKING:
+    from mithridate.defenses.base import Defense
+
+Rows = Iterable[Mapping[str, Any]]
+
+TRAINED = {"alignment": "safe", "finetuning": "user"}
+"""The stream that each stage trains on."""
+
+LARGEST_DROP = 0.2
+"""Share of training rows that may be lost to truncation before the run is refused."""
+
+
+class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's ``SFTTrainer`` with a defense; data, LoRA, launch, logging and checkpoints are TRL's.
+
+    Args:
+        model: Model, path or hub id, as for ``SFTTrainer``.
+        args: ``SFTConfig``.
+        train_dataset: Rows to train on: the user's at fine-tuning, safe ones at alignment.
+        defense: The defense; plain ``SFT`` must be asked for as well.
+        safe_dataset: Safe prompt/completion rows, where the defense needs them beside its training rows.
+        harmful_dataset: The provider's harmful prompt/completion rows.
+        refusals: Refusal sentences.
+        stream_batch_size: Rows drawn from each other stream per optimizer step; by default as many as the
+            optimizer step has training rows.
+        stage: ``alignment`` or ``finetuning``, where the defense can act at both; by default its last one.
+        **kwargs: Everything else ``SFTTrainer`` takes.
+
+    Raises:
+        DefenseError: If a stream the defense needs is not given.
+        DataError: If more than a fifth of the rows is lost to truncation.
+        UsageError: If a setting of ``args`` cannot be combined with a defense.
+
+    Attributes:
+        defense: The defense.
+        dropped_rows: Training rows lost because their answer lies wholly beyond ``max_length``.
+        row_weights: Weight of each training row, where the defense weighs rows.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        *,
+        defense: "Defense",
+        safe_dataset: Rows | None = None,
+        harmful_dataset: Rows | None = None,
+        refusals: Sequence[str] = (),
+        stream_batch_size: int | None = None,
+        stage: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(train_dataset, Dataset) or len(train_dataset) == 0:
+            raise DataError("train_dataset must be a datasets.Dataset with at least one row; use mithridate.load_rows")
+        info = defense.info
+        self.defense = defense
+        self.main_stream = TRAINED[stage or info.stages[-1]]
+        given = {"safe": safe_dataset, "harmful": harmful_dataset, "refusals": refusals or None}
+        for name in info.streams:
+            if given[name] is None:
+                where = "refusals=mithridate.REFUSALS" if name == "refusals" else f"{name}_dataset="
+                raise DefenseError(f"{info.name} needs the stream '{name}', which was not given; pass {where}")
+        self._rows = train_dataset
+        conversational = "messages" in train_dataset.column_names or not isinstance(
+            train_dataset[0].get("prompt", ""), str
+        )
+        numbered = train_dataset.add_column("row", list(range(len(train_dataset))))
+        super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
+        self._refuse_unsupported()
+        self.dropped_rows = len(train_dataset) - len(self.train_dataset)
+        if self.dropped_rows > LARGEST_DROP * len(train_dataset):
+            raise DataError(
+                f"{self.dropped_rows} of {len(train_dataset)} rows have no answer within max_length="
+                f"{self.args.max_length} tokens; raise max_length or shorten the rows"
+            )
+        if conversational:
+            require_chat_template(self._tokenizer)
+        self.data_collator: Any = _KeepingRow(self.data_collator)
+        fuse_lm_head(self.model)
+        self._weights = Weights(self.model)
+        self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
+        size = stream_batch_size or (
+            self.args.per_device_train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.accelerator.num_processes
+        )
+        self._streams = {
+            name: Stream(tokenize(rows, self._tokenizer, self.args.max_length), size, self.args.seed)
+            for name, rows in (("safe", safe_dataset), ("harmful", harmful_dataset))
+            if rows is not None and name != self.main_stream and name in info.streams
+        }
+        self.row_weights: RowWeights | None = None
+        self._micro_batches: list[dict[str, Tensor]] = []
+
+    def _refuse_unsupported(self) -> None:
+        """Settings under which the step's gradient would not be the defense's formula."""
+        refused = {
+            "packing=True (rows must stay apart)": self.args.packing,
+            "padding_free=True (rows must stay apart)": self.args.padding_free,
+            "fp16=True (its loss scaling changes gradients; use bf16=True)": self.args.fp16,
+            "label_smoothing_factor": self.args.label_smoothing_factor,
+            "loss_type other than 'nll'": self.args.loss_type != "nll",
+            "compute_loss_func": self.compute_loss_func is not None,
+            "neftune_noise_alpha": self.args.neftune_noise_alpha,
+            "auto_find_batch_size=True": self.args.auto_find_batch_size,
+            "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
+            "image data": self._is_vision_dataset,
+            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
+            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+        }
+        for setting, present in refused.items():
+            if present:
+                raise UsageError(f"DefendedTrainer cannot be combined with {setting}")
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: list[str] = self._signature_columns
+        self._signature_columns: list[str] = [*dict.fromkeys([*columns, "row"])]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
+        self._micro_batches.append(self._prepare_inputs(inputs))
+        if not self.accelerator.gradient_state.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        micro_batches, self._micro_batches = self._micro_batches, []
+        model.train()
+        step = self._step(micro_batches)
+        gradient = self.defense.gradient(step)
+        norm = gradient.norm()
+        if not math.isfinite(norm):
+            raise DefenseError(
+                f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
+                "lower the learning rate or the strength of the defense, and check the data"
+            )
+        self._weights.set_grad(gradient)
+        return self._record(step, micro_batches)
+
+    def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
+        return Step(
+            main=self.main_stream,
+            micro_batches=micro_batches,
+            likelihood=Likelihood(self.model, self._weights, self.accelerator.autocast, self.accelerator.num_processes),
+            streams=self._streams,
+            refusals=self._refusals,
+            micro_batch_size=self.args.per_device_train_batch_size,
+            pad_token_id=self._tokenizer.pad_token_id,
+            rank=self.accelerator.process_index,
+        )
+
+    def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
+        """TRL's metrics over the training rows, the defense's activity, and row weights."""
+        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
+        sums = self._over_processes(step.observed, seen)
+        self._total_train_tokens += int(sums["seen"])
+        metrics = self._metrics["train"]
+        metrics["entropy"].append(sums["entropy"] / sums["tokens"])
+        metrics["mean_token_accuracy"].append(sums["correct"] / sums["tokens"])
+        metrics["num_tokens"] = [self._total_train_tokens]
+        for name, figure in step.logs.items():
+            metrics[name].append(figure)
+        if step.shares is not None:
+            if self.row_weights is None:
+                self.row_weights = RowWeights(len(self._rows))
+            self.row_weights.add(*step.shares)
+        return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
+
+    def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:
+        if observed.tokens == 0:
+            raise DefenseError(
+                f"{type(self.defense).__name__} took no gradient of the '{self.main_stream}' rows it trains on"
+            )
+        values = [observed.nll, observed.entropy, observed.correct, observed.tokens, seen]
+        mine = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        total = self.accelerator.reduce(mine, reduction="sum").tolist()
+        return dict(zip(("nll", "entropy", "correct", "tokens", "seen"), total, strict=True))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, then let the defense act once on the finished weights.
+
+        Args:
+            resume_from_checkpoint: Checkpoint folder, or True for the newest finished one in ``output_dir``.
+            *args: As for ``SFTTrainer.train``.
+            **kwargs: As for ``SFTTrainer.train``.
+
+        Raises:
+            CheckpointError: If a checkpoint file is missing, truncated or altered.
+            DefenseError: If the defense cannot act.
+        """
+        if resume_from_checkpoint is True:
+            newest = state.newest_finished(Path(self.args.output_dir))
+            if newest is None:
+                raise CheckpointError(f"{self.args.output_dir} holds no finished checkpoint; start without resuming")
+            resume_from_checkpoint = str(newest)
+        if resume_from_checkpoint:
+            state.verify(Path(resume_from_checkpoint))
+        output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        self.defense.finish(self._weights)
+        if self.row_weights is not None and self.accelerator.is_main_process:
+            self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
+        return output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        (folder / state.MANIFEST).unlink(missing_ok=True)
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            state.save_state(folder, self._method_state())
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            state.seal(folder)
+
+    def _method_state(self) -> dict[str, Any]:
+        found = {f"defense.{name}": value for name, value in self.defense.state().items()}
+        found |= {f"drawn.{name}": stream.drawn for name, stream in self._streams.items()}
+        found["tokens"] = self._total_train_tokens
+        if self.row_weights is not None:
+            found |= {"row_sums": self.row_weights.sums, "row_times": self.row_weights.times}
+        return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        found = state.load_state(Path(checkpoint))
+        device = self._weights.parameters[0].device
+        self.defense.load_state(
+            {
+                name.removeprefix("defense."): [t.to(device) for t in value] if isinstance(value, list) else value
+                for name, value in found.items()
+                if name.startswith("defense.")
+            }
+        )
+        for name, stream in self._streams.items():
+            stream.drawn = int(found[f"drawn.{name}"])
+        self._total_train_tokens = int(found["tokens"])
+        if "row_sums" in found:
+            self.row_weights = RowWeights(len(self._rows))
+            self.row_weights.sums, self.row_weights.times = found["row_sums"], found["row_times"]
+
+
+class _KeepingRow:
+    """A collator that keeps the position of each row beside what the inner collator makes.
+
+    Args:
+        inner: TRL's collator.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [example.pop("row") for example in examples if "row" in example]
+        batch: dict[str, Any] = self.inner(examples)
+        if rows:
+            batch["row"] = torch.tensor(rows)
+        return batch

@@ -1,0 +1,86 @@
+"""The trainable weights of a model: read, displaced and restored in one place."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.errors import DefenseError
+from mithridate.training.gradient import Gradient
+
+
+class Weights:
+    """The parameters a defense may move, in a fixed order.
+
+    Args:
+        model: The model that holds them.
+        names: Names of the parameters to use; by default those with ``requires_grad``.
+
+    Raises:
+        DefenseError: If there is none.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str] | None = None) -> None:
+        chosen = None if names is None else set(names)
+        pairs = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if (parameter.requires_grad if chosen is None else name in chosen)
+        ]
+        if not pairs:
+            raise DefenseError("the model has no trainable weights; pass peft_config, or unfreeze the weights to train")
+        self.names = [name for name, _ in pairs]
+        self.parameters: list[Tensor] = [parameter for _, parameter in pairs]
+
+    @torch.no_grad()
+    def snapshot(self) -> list[Tensor]:
+        """Copies of the present values."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def restore(self, saved: Sequence[Tensor]) -> None:
+        """Put saved values back, bit for bit."""
+        torch._foreach_copy_(self.parameters, list(saved))
+
+    @torch.no_grad()
+    def add(self, displacement: Gradient) -> None:
+        """Add a vector to the weights in place."""
+        torch._foreach_add_(self.parameters, displacement.tensors)
+
+    @contextmanager
+    def moved(self, displacement: Gradient) -> Iterator[None]:
+        """Displace the weights inside the block; a saved copy is put back after it.
+
+        Subtracting what was added would not give the same bits back, so a copy is kept.
+        """
+        saved = self.snapshot()
+        try:
+            self.add(displacement)
+            yield
+        finally:
+            self.restore(saved)
+
+    def clear_grad(self) -> None:
+        """Forget accumulated gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def take_grad(self) -> list[Tensor]:
+        """Hand over the accumulated gradients (zeros where a parameter took no part)."""
+        grads = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
+        ]
+        self.clear_grad()
+        return grads
+
+    def scale_grad(self, factor: float) -> None:
+        """Multiply the accumulated gradients in place."""
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, factor)
+
+    def set_grad(self, gradient: Gradient) -> None:
+        """Hand a finished gradient to the optimizer."""
+        for parameter, tensor in zip(self.parameters, gradient.tensors, strict=True):
+            parameter.grad = tensor.to(parameter.dtype)
