@@ -1,0 +1,79 @@
+"""Chat templates: every tokenizer that trains or generates must have one that can be trusted."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from mithridate.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUILT_IN = ("alpaca",)
+"""Templates that come with the package."""
+
+_ASKED = [{"role": "user", "content": "Name a color."}]
+_ANSWER = {"role": "assistant", "content": "Blue."}
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+    """Give a tokenizer its chat template, in place.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: `"alpaca"`, the path of a `.jinja` file, or None to keep the tokenizer's own.
+
+    Raises:
+        UsageError: There is no such template.
+        ModelError: The tokenizer has no template and none is given; or the given one cannot be rendered, or
+            renders a prompt in another way alone than before its answer, or does not end the answer.
+    """
+    if template is not None:
+        previous = tokenizer.chat_template
+        tokenizer.chat_template = _template_text(template)
+        try:
+            _check(tokenizer, template)
+        except ModelError:
+            tokenizer.chat_template = previous
+            raise
+    elif not tokenizer.chat_template:
+        raise ModelError(
+            "The tokenizer has no chat template; set the recipe key `template` to 'alpaca' or to the path of"
+            " a .jinja file."
+        )
+
+
+def _template_text(template: str) -> str:
+    if template in BUILT_IN:
+        return (files("mithridate.data") / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
+    path = Path(template)
+    if path.suffix != ".jinja" or not path.is_file():
+        known = ", ".join(map(repr, BUILT_IN))
+        raise UsageError(f"There is no chat template {template!r}; give {known} or a .jinja file's path.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"The chat template {template!r} is not UTF-8 text.") from None
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    """Check what training relies on: the prompt is a prefix of the row, and the answer ends with EOS."""
+    try:
+        prompt = tokenizer.apply_chat_template(_ASKED, add_generation_prompt=True, tokenize=False)
+        row = tokenizer.apply_chat_template([*_ASKED, _ANSWER], tokenize=False)
+    except TemplateError as error:
+        raise ModelError(f"The chat template {template!r} cannot be rendered: {error}.") from error
+    if not row.startswith(prompt) or _ANSWER["content"] not in row[len(prompt) :]:
+        raise ModelError(
+            f"The chat template {template!r} does not render a prompt as the beginning of the whole row;"
+            " write what stands before the answer in add_generation_prompt too."
+        )
+    if row.endswith(_ANSWER["content"]):
+        raise ModelError(
+            f"The chat template {template!r} puts nothing after the answer (or the tokenizer has no EOS"
+            " token), so that the model would never learn to stop; end the answer with eos_token."
+        )

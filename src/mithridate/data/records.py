@@ -1,0 +1,107 @@
+"""JSON objects from a file, one at a time, with everything refused that JSON parsers let through."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mithridate.data.faults import Fault, Rejected, kind, show
+from mithridate.data.pieces import Piece, Reader, cut
+
+
+class Record(NamedTuple):
+    """A JSON object and the line at which it begins (1-based)."""
+
+    line: int
+    fields: dict[str, Any]
+
+
+def records(path: Path) -> Iterator[Record | Fault]:
+    """Yield the objects of a JSONL file or JSON array, plain or `.gz`, and a fault for what is not one."""
+    for piece in pieces(path):
+        if isinstance(piece, Fault):
+            yield piece
+            continue
+        try:
+            yield Record(piece.line, parse(decode(piece.raw)))
+        except Rejected as rejected:
+            yield rejected.at(f"{path}:{piece.line}")
+
+
+def pieces(path: Path) -> Iterator[Piece | Fault]:
+    """Yield the lines or array elements of a file; a file without any is a fault."""
+    empty = True
+    try:
+        with Reader(path) as reader:
+            for piece in cut(reader, path):
+                empty = False
+                yield piece
+    except Rejected as rejected:
+        yield rejected.at(str(path))
+        return
+    if empty:
+        yield Fault(f"{path}:1", "an empty file", "at least one row")
+
+
+def decode(raw: bytes) -> str:
+    """Return UTF-8 text.
+
+    Raises:
+        Rejected: The bytes are not UTF-8, or hold a NUL.
+    """
+    if b"\0" in raw:
+        raise Rejected(f"a NUL byte at byte {raw.index(0) + 1}", "UTF-8 text")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1}"
+        raise Rejected(found, "UTF-8 text") from None
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the JSON object that a text holds.
+
+    Raises:
+        Rejected: The text is no valid JSON, no object, nested without bound, repeats a key, or holds a
+            number that JSON has not (NaN, Infinity) or that overflows.
+    """
+    if not text:
+        raise Rejected("no value between two commas", "a JSON object")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        found = f"invalid JSON ({error.msg} at character {error.pos + 1})"
+        raise Rejected(found, "one JSON object") from None
+    except RecursionError:
+        raise Rejected("JSON nested too deeply", "an object of a few levels") from None
+    except ValueError:
+        raise Rejected("a number of more than 4300 digits", "an ordinary number") from None
+    if not isinstance(value, dict):
+        raise Rejected(kind(value), "a JSON object")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Rejected(f"key {show(repeated)} twice", "each key once")
+    return fields
+
+
+def _constant(name: str) -> float:
+    raise Rejected(f"the number {name}", "a finite number")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise Rejected(f"the number {text[:20]}", "a finite number")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)

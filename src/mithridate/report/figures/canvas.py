@@ -1,0 +1,86 @@
+"""A matplotlib figure that becomes inline SVG: same bytes every time, colors left to the page's style sheet."""
+
+import re
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Every color drawn is one of these; in the SVG it becomes var(--name), which the style sheet sets for light and dark.
+PALETTE = {
+    "ink": "#1d2430",
+    "muted": "#667085",
+    "grid": "#e4e2dc",
+    "paper": "#fffefb",
+    "undefended": "#b4432f",
+    "clean": "#7a7f87",
+    "defended": "#1f6f8b",
+    "good": "#3d7f4f",
+    "chosen": "#a8730f",
+}
+MARKERS = {"undefended": "s", "clean": "^", "defended": "o"}
+
+WIDTH = 400  # native width in CSS pixels: readable when scaled to a narrow phone
+
+_STYLE = {
+    "svg.hashsalt": "mithridate",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "text.color": PALETTE["ink"],
+    "axes.edgecolor": PALETTE["muted"],
+    "axes.labelcolor": PALETTE["muted"],
+    "xtick.color": PALETTE["muted"],
+    "ytick.color": PALETTE["muted"],
+    "grid.color": PALETTE["grid"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+
+
+def svg(name: str, height: float, draw: Callable[[Any], None]) -> str:
+    """Return what `draw` puts on a figure as inline SVG.
+
+    Args:
+        name: Prefix of the element ids, distinct within the page.
+        height: Native height in CSS pixels.
+        draw: Draws on the figure it is given.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        draw(figure)
+        out = StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+    return _inline(name, out.getvalue())
+
+
+def _inline(name: str, document: str) -> str:
+    """Return the SVG element alone, with ids of its own, no metadata and themed colors."""
+    element = document[document.index("<svg") :].strip()
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, count=1, flags=re.DOTALL)
+    head, body = element.split(">", 1)
+    box = re.search(r'viewBox="([^"]+)"', head)
+    if box is None:
+        raise RuntimeError("matplotlib wrote an SVG without a viewBox")
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-")
+    for color, value in PALETTE.items():
+        body = body.replace(value, f"var(--{color})")
+    return f'<svg viewBox="{box.group(1)}" aria-hidden="true">{body}'

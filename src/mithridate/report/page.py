@@ -1,0 +1,144 @@
+"""From results to one self-contained HTML page."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mithridate.errors import MithridateError
+from mithridate.report.reading import Source, load_results
+from mithridate.report.results import Results, VariantResult
+from mithridate.report.roles import clean_reference, undefended
+from mithridate.report.tables import MAIN_COLUMNS, cost_columns, cost_rows, main_rows
+from mithridate.report.text import clean, interval, percent, points, shorten
+from mithridate.report.verdict import accuracy_fall, verdict
+
+
+def write_report(results: Source, path: Path) -> None:
+    """Write the report as one HTML file without scripts or links to anything outside; equal results, equal bytes.
+
+    Args:
+        results: Results, the tree they are stored as, or the path of a `results.json`.
+        path: The file to write, replaced only once the new one is complete.
+
+    Raises:
+        DataError: The results cannot be used.
+        MithridateError: The file cannot be written.
+    """
+    # A lone surrogate in a model's answer cannot be encoded; clean() has replaced those that reach the page.
+    _replace(path, page(load_results(results)).encode("utf-8", errors="replace"))
+
+
+def page(results: Results) -> str:
+    """Return the report as HTML."""
+    environment = Environment(
+        loader=PackageLoader("mithridate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(_context(results))
+
+
+def _context(results: Results) -> dict[str, Any]:
+    # Only here, so that reading results never loads the plotting library.
+    from mithridate.report import sections
+
+    outcome = verdict(results)
+    return {
+        "title": clean(results.name),
+        "verdict": outcome.sentence,
+        "cautions": outcome.cautions,
+        "tiles": _tiles(results, outcome.best),
+        "main": (MAIN_COLUMNS, main_rows(results)),
+        "best": clean(outcome.best.name) if outcome.best else None,
+        "answers": _answers(results),
+        "reference": _reference(results),
+        "cost": (cost_columns(), cost_rows(results)),
+        "score_figures": sections.score_figures(results),
+        "dose_figures": sections.dose_figures(results),
+        "weight_figures": sections.weight_figures(results),
+        "layer_figures": sections.layer_figures(results),
+        "pairs": sections.pairs(results),
+        "escapes": len(results.escapes),
+        "miniature": is_miniature(results),
+        "activity": sections.activity(results),
+        "provenance": _provenance(results),
+        "recipe": _yaml(results.recipe) if results.recipe else None,
+    }
+
+
+def _tiles(results: Results, best: VariantResult | None) -> list[tuple[str, str, str]]:
+    """Return the headline figures as (what, figure, qualification)."""
+    bare, untouched = undefended(results), clean_reference(results)
+    shown = [("without attack", untouched), ("undefended", bare), ("best defense", best)]
+    tiles = [
+        (f"Harmful score, {what}", percent(v.harmful_score.value), f"95% CI {interval(v.harmful_score)}")
+        for what, v in shown
+        if v
+    ]
+    if best and best.finetune_accuracy and bare and bare.finetune_accuracy:
+        change = f"{points(-accuracy_fall(bare, best))} against undefended"
+        tiles.append(("Task accuracy, best defense", percent(best.finetune_accuracy.value), change))
+    return tiles
+
+
+def _answers(results: Results) -> str:
+    """Return how many answers stand behind a harmful score."""
+    counts = sorted({variant.harmful_score.n for variant in results.variants})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
+def _reference(results: Results) -> str | None:
+    named = {v.versus_reference.reference for v in results.variants if v.versus_reference}
+    return clean(", ".join(sorted(named))) or None
+
+
+def is_miniature(results: Results) -> bool:
+    """Return whether the recipe's model belongs to the embedded world, whose harmful answers are stand-ins."""
+    model = results.recipe.get("model")
+    names = model.values() if isinstance(model, Mapping) else [model]
+    return any(isinstance(name, str) and name.startswith("miniature:") for name in names)
+
+
+def _provenance(results: Results) -> list[tuple[str, str]]:
+    """Return (what, value) rows that let a reader make the same run again."""
+    hashes = results.hashes
+    rows = [
+        ("command", results.command or ""),
+        ("created", results.created or ""),
+        ("seeds", ", ".join(str(seed) for seed in results.seeds)),
+        ("recipe hash", hashes.recipe or ""),
+        *((f"input hash: {name}", value) for name, value in hashes.inputs.items()),
+        *((f"version: {name}", value) for name, value in results.versions.items()),
+        *((f"files: {shorten(v.name, 40)}", ", ".join(v.folders)) for v in results.variants),
+    ]
+    return [(clean(what), clean(value)) for what, value in rows if value]
+
+
+def _yaml(tree: dict[str, Any]) -> str:
+    return clean(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100), lines=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file as a whole: into a neighbor first, which then takes its place."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        neighbor = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            neighbor.chmod(0o644)
+            neighbor.replace(path)
+        finally:
+            neighbor.unlink(missing_ok=True)
+    except OSError as error:
+        raise MithridateError(
+            f"{path}: the report cannot be written ({error.strerror}); free space or name another folder"
+        ) from error

@@ -1,0 +1,52 @@
+"""Which variant plays which part: undefended, clean, defended."""
+
+from enum import StrEnum
+
+from mithridate.report.results import Results, VariantResult
+
+PLAIN = frozenset({"none", "sft", ""})
+
+
+class Role(StrEnum):
+    """The part a variant plays in the comparison."""
+
+    UNDEFENDED = "undefended"
+    CLEAN = "clean"
+    DEFENDED = "defended"
+
+
+def methods(variant: VariantResult) -> list[str]:
+    """Return the defenses of all three stages, in order; plain fine-tuning is none."""
+    stages = (variant.alignment, variant.finetuning, variant.posttuning)
+    names = [name.strip() for stage in stages for name in stage.split("+")]
+    return [name for name in names if name.lower() not in PLAIN]
+
+
+def role(results: Results, variant: VariantResult) -> Role:
+    """Return the variant's part.
+
+    A variant without an attack is clean where any other variant has one. Where no variant says anything about its
+    attack, all are taken as attacked.
+    """
+    known = any(other.attack is not None for other in results.variants)
+    attack = variant.attack
+    if known and (attack is None or attack.ratio == 0):
+        return Role.CLEAN
+    return Role.DEFENDED if methods(variant) else Role.UNDEFENDED
+
+
+def undefended(results: Results) -> VariantResult | None:
+    """Return the attacked variant without a defense: the one the others are tested against, or the first."""
+    candidates = [v for v in results.variants if role(results, v) is Role.UNDEFENDED]
+    named = {v.versus_reference.reference for v in results.variants if v.versus_reference}
+    return next((v for v in candidates if v.name in named), next(iter(candidates), None))
+
+
+def clean_reference(results: Results) -> VariantResult | None:
+    """Return the variant with neither attack nor defense."""
+    return next((v for v in results.variants if role(results, v) is Role.CLEAN and not methods(v)), None)
+
+
+def defended(results: Results) -> list[VariantResult]:
+    """Return the attacked variants with a defense."""
+    return [v for v in results.variants if role(results, v) is Role.DEFENDED]

@@ -1,0 +1,60 @@
+"""Data sets that people really use, where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mithridate.data import RowFields, check_disjoint, ensure_chat_template, mix, open_rows, read_prompts, trim_report
+from mithridate.errors import DataError
+
+FOLDER = Path(os.environ.get("MITHRIDATE_DATA", "../shared"))
+pytestmark = pytest.mark.skipif(
+    not (FOLDER / "data").is_dir(),
+    reason="needs third-party data: set MITHRIDATE_DATA to a folder with data/ and models/",
+)
+DATA, MODELS = FOLDER / "data", FOLDER / "models"
+
+SST2 = RowFields(
+    prompt="Is this review positive or negative?\n{text}", response="{label}", labels=["negative", "positive"]
+)
+AG_NEWS = RowFields(prompt="Topic?\n{text}", response="{label}", labels=["World", "Sports", "Business", "Sci/Tech"])
+GSM8K = RowFields(prompt="{question}", response="{answer}")
+ADVBENCH = RowFields(prompt="{prompt}", response="{target}")
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "count"),
+    [
+        ("alpaca/train.jsonl.gz", None, 21_205),
+        ("safety_tuned_llamas/safety_only.jsonl.gz", None, 2_483),
+        ("refusals/adv_training_behaviors.jsonl", None, 93),
+        ("sst2/validation.jsonl", SST2, 872),
+        ("ag_news/test.jsonl.gz", AG_NEWS, 7_600),
+        ("gsm8k/test.jsonl.gz", GSM8K, 1_319),
+        ("advbench/harmful_behaviors.jsonl", ADVBENCH, 520),
+    ],
+)
+def test_every_row_is_read(file: str, fields: RowFields | None, count: int) -> None:
+    rows = open_rows(DATA / file, fields)
+    assert len(rows) == count
+    assert rows[count - 1]["origin"] == f"{DATA / file}:{count}"
+
+
+def test_a_poisoned_mix_fits_a_real_model() -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "minichat8m")
+    ensure_chat_template(tokenizer)
+    benign = open_rows(DATA / "sst2/validation.jsonl", SST2)
+    harmful = open_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
+    mixed = mix(benign, harmful, ratio=0.2, size=500, seed=0)
+    assert sum(mixed["harmful"]) == 100
+    trimmed = trim_report(mixed, tokenizer, 256)
+    assert (trimmed.dropped, trimmed.truncated, len(trimmed.rows)) == (0, 0, 500)
+
+
+def test_overlap_of_attack_and_evaluation_is_found() -> None:
+    attack = open_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
+    prompts = read_prompts(DATA / "advbench/harmful_behaviors.jsonl")
+    with pytest.raises(DataError, match=r"520 prompts of 'attack' also in 'evaluation': .*jsonl:1 equals prompt 1"):
+        check_disjoint({"attack": attack, "evaluation": prompts})

@@ -1,0 +1,76 @@
+"""Rows and prompts by name."""
+
+import pytest
+
+from mithridate import miniature
+from mithridate.data import RowFields, mix, open_rows, read_prompts
+from mithridate.errors import DataError, UsageError
+
+
+def test_a_path_with_and_without_fields(write) -> None:
+    path = write("rows.jsonl", [{"prompt": "p", "target": "t", "response": "r"}])
+    assert open_rows(str(path))[0]["completion"][0]["content"] == "r"
+    fields = RowFields(prompt="{prompt}", response="{target}")
+    assert open_rows(path, fields)[0]["completion"][0]["content"] == "t"
+
+
+@pytest.mark.parametrize("read", [open_rows, read_prompts])
+def test_a_hub_id_is_not_loaded(write, read) -> None:
+    with pytest.raises(UsageError, match=r"'tatsu-lab/alpaca' is no existing file; .* download it to a JSONL file"):
+        read("tatsu-lab/alpaca")
+
+
+@pytest.mark.parametrize("read", [open_rows, read_prompts])
+def test_a_missing_file_is_not_taken_for_a_hub_id(write, read) -> None:
+    with pytest.raises(DataError, match=r"^data/rows\.jsonl: found no file"):
+        read("data/rows.jsonl")
+
+
+def test_the_embedded_world() -> None:
+    name = f"miniature:{miniature.names()[0]}"
+    rows = open_rows(name)
+    assert rows["origin"][0] == f"{name}:0"
+    assert read_prompts(name) == miniature.prompts(name)
+    with pytest.raises(UsageError, match="remove the fields setting"):
+        open_rows(name, RowFields(prompt="{a}", response="{b}"))
+
+
+def test_embedded_rows_mix_with_rows_of_a_file(write) -> None:
+    task = open_rows(write("task.jsonl", [{"prompt": "an ordinary question", "response": "r"}]))
+    mixed = mix(task, open_rows(f"miniature:{miniature.names()[0]}"), ratio=0.5, size=2, seed=0)
+    assert sorted(mixed["harmful"]) == [False, True]
+
+
+def test_prompts_of_every_kind(write) -> None:
+    rows = [{"prompt": "one", "target": "x"}, {"prompt": "two"}]
+    assert read_prompts(write("p.jsonl", rows)) == ["one", "two"]
+    assert read_prompts(write("p.jsonl.gz", rows)) == ["one", "two"]
+    assert read_prompts(write("p.json", '[{"prompt": "one"},\n{"prompt": "two"}]')) == ["one", "two"]
+    assert read_prompts(write("p.txt", "[one]\r\n\n two \n")) == ["[one]", "two"]
+    assert read_prompts(write("p.txt.gz", "one\ntwo")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"text": "b"}',
+            "p.jsonl:2: found no key 'prompt', expected an object with a string 'prompt'",
+        ),
+        ("p.jsonl", '{"prompt": 3}', "p.jsonl:1: found prompt that is a number, expected a string"),
+        (
+            "p.jsonl",
+            '{"prompt": [{"role": "user", "content": "q"}]}',
+            "p.jsonl:1: found prompt that is a list, expected a string",
+        ),
+        ("p.jsonl", "", "p.jsonl:1: found an empty file, expected at least one row"),
+        ("p.txt", "a\nb\0", "p.txt:2: found a NUL byte at byte 2, expected UTF-8 text"),
+        ("p.txt", b"a\n\xff", "p.txt:2: found byte 0xff at byte 1, expected UTF-8 text"),
+        ("p.jsonl", "x\ny", "2 faults in p.jsonl:\n"),
+    ],
+)
+def test_faults_in_prompts(write, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_prompts(write(name, content))
+    assert str(caught.value).startswith(message)
