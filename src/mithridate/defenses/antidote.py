@@ -89,6 +89,7 @@ class Antidote(Repair):
             distance=square**0.5,
             activity={"mask_ratio": ratio, "entries_pruned": pruned, "entries": entries, "harmful_rows": len(rows)},
             dose_curve=curve,
+            merged=pruned > 0 and self.scope != "adapter",
         )
 
     def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:

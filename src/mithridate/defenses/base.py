@@ -106,6 +106,7 @@ class Repaired(BaseModel):
         activity: Figures that prove that the defense acted.
         dose_curve: Doses tried, where the strength was ``"auto"``.
         layer_profile: Norm of the change per layer, where the defense is a displacement.
+        merged: Whether the adapter was merged into the base weights, which must then be saved too.
     """
 
     changed: int
@@ -113,6 +114,7 @@ class Repaired(BaseModel):
     activity: dict[str, float] = {}
     dose_curve: DoseCurve | None = None
     layer_profile: LayerProfile | None = None
+    merged: bool = False
     _displacement: Any = PrivateAttr(default=None)
 
     def with_displacement(self, displacement: Any) -> "Repaired":

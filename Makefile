@@ -1,0 +1,30 @@
+# Each target sets itself up: a virtual environment in .venv, with the versions pinned in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: quickstart test check clean
+
+quickstart: $(VENV)/ready
+	$(BIN)/mithridate run recipes/quickstart.yaml --out runs/quickstart --jobs $(JOBS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal tests
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist

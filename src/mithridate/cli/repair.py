@@ -1,0 +1,90 @@
+"""``mithridate repair`` and ``mithridate rescale``."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from peft import PeftModel
+from pydantic import ValidationError
+
+from mithridate.cli.models import open_model
+from mithridate.data import open_rows
+from mithridate.defenses.base import Repair
+from mithridate.errors import UsageError
+from mithridate.pipeline.manifest import versions, write_manifest
+from mithridate.pipeline.models import save_merged
+from mithridate.pipeline.reading import sentence
+from mithridate.pipeline.recipe import Choice
+from mithridate.pipeline.stages import DISPLACEMENT
+from mithridate.pipeline.store import plain_disk_errors
+from mithridate.repair.displacement import Displacement
+
+
+def command(
+    name: str, out: Path, method: str, streams: dict[str, str | None], settings: list[str], template: str | None
+) -> None:
+    """Repair a model and write it with a manifest of what was changed."""
+    _refuse_existing(out)
+    defense = _build(method, settings)
+    rows = {stream: open_rows(source) for stream, source in streams.items() if source is not None}
+    model, tokenizer = open_model(name, template)
+    repaired = defense.repair(model, tokenizer, **rows)
+    with plain_disk_errors(out):
+        _save(model, tokenizer, out, merge=repaired.merged)
+        if repaired.displacement is not None:
+            repaired.displacement.save(out / DISPLACEMENT)
+        write_manifest(
+            out,
+            {
+                "model": name,
+                "method": method,
+                "settings": defense.model_dump(mode="json"),
+                "streams": streams,
+                "versions": versions(),
+                "repaired": repaired.model_dump(mode="json"),
+            },
+        )
+    print(f"{out}: {method} changed {repaired.changed} weights by {repaired.distance:.4g} (L2 norm)")
+
+
+def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
+    """Set a displaced model to base + scale·ε and write it."""
+    _refuse_existing(out)
+    found = Displacement.load(displacement)
+    model, tokenizer = open_model(name, None)
+    before = found.scale
+    found.apply(model, scale)
+    with plain_disk_errors(out):
+        _save(model, tokenizer, out, merge=False)
+        found.save(out / DISPLACEMENT)
+        write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
+    print(f"{out}: scale of ε changed from {before:g} to {scale:g}")
+
+
+def _build(method: str, settings: list[str]) -> Repair:
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise UsageError(f"--set {setting!r} has no form name=value")
+        values[key] = yaml.safe_load(value)
+    try:
+        defense = Choice(method=method, **values).build("posttuning")
+    except ValidationError as error:
+        raise UsageError(f"{method}: {sentence(error)}") from error
+    assert isinstance(defense, Repair)
+    return defense
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; give another --out, nothing is overwritten")
+
+
+def _save(model: Any, tokenizer: Any, out: Path, merge: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel) and not merge:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    else:
+        save_merged(model, tokenizer, out)

@@ -1,0 +1,179 @@
+"""The rows of a run, read once, checked against each other and stored under their own hash."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, concatenate_datasets
+
+from mithridate.data import check_disjoint, mix, open_rows, read_prompts, split_rows
+from mithridate.data.refusals import REFUSALS
+from mithridate.errors import DataError, UsageError
+from mithridate.pipeline.recipe import Recipe, Source, Sources, resolved_path
+from mithridate.training.state import file_hash
+
+DISJOINT = (
+    ("attack", "safe"),
+    ("attack", "harmful"),
+    ("attack", "evaluation"),
+    ("safe", "evaluation"),
+    ("harmful", "evaluation"),
+    ("benign", "test"),
+    ("benign", "attack"),
+)
+"""Sets that must share no prompt; safe and harmful rows of the provider may, as in the papers."""
+
+
+class Stored(NamedTuple):
+    """A file of rows or texts, and the hash of its bytes."""
+
+    path: str
+    sha256: str
+
+
+class Inputs:
+    """All rows of a recipe, as files in the store.
+
+    Args:
+        recipe: The recipe.
+        base: Folder that relative paths are looked up in first.
+        folder: Where the files are written.
+
+    Raises:
+        DataError: If a file has faults, or two sets that must be disjoint share a prompt.
+        UsageError: If more rows are asked for than there are.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
+        self._base, self._folder = base, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        user, measured = recipe.streams.user, recipe.evaluation
+        self._user = user
+        self._benign, self._attack = self._rows(user.benign), self._rows(user.harmful)
+        safe, harmful = self._rows(recipe.streams.safe), self._rows(recipe.streams.harmful)
+        test, prompts = self._rows(measured.task.rows), self._prompts(measured.harmful)
+        check_disjoint(
+            {
+                "attack": self._attack,
+                "safe": safe,
+                "harmful": harmful,
+                "evaluation": prompts,
+                "benign": self._benign,
+                "test": test,
+            },
+            DISJOINT,
+        )
+        self.safe = self._store_rows("safe", safe)
+        self.harmful = self._store_rows("harmful", harmful)
+        self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
+        self.evaluation = self._store_texts("evaluation", prompts)
+        self.test = self._store_rows("test", test)
+        self.look_alikes: Stored | None = None
+        if measured.look_alikes is not None:
+            self.look_alikes = self._store_texts("look-alikes", self._prompts(measured.look_alikes))
+
+    def upload(self, ratio: float, seed: int) -> tuple[Stored, Stored | None]:
+        """The user's rows at a harmful ratio: those to train on, and those held out."""
+        rows = mix(self._benign, self._attack, ratio=ratio, size=self._user.size, seed=seed)
+        if not self._user.held_out:
+            return self._store_rows("user", rows), None
+        split = split_rows(rows, self._user.held_out / len(rows), seed)
+        return self._store_rows("user", split.kept), self._store_rows("held-out", split.held_out)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every fixed input by name."""
+        named = {
+            "safe": self.safe,
+            "harmful": self.harmful,
+            "refusals": self.refusals,
+            "evaluation": self.evaluation,
+            "test": self.test,
+        }
+        if self.look_alikes is not None:
+            named["look_alikes"] = self.look_alikes
+        return {name: stored.sha256 for name, stored in named.items()}
+
+    def _rows(self, sources: Sources) -> Dataset:
+        several = sources if isinstance(sources, list) else [sources]
+        parts = [_slice(open_rows(self._path(one), one.fields), one) for one in several]
+        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+    def _prompts(self, source: Source) -> list[str]:
+        if source.fields is None:
+            return list(_slice(read_prompts(self._path(source)), source))
+        rows = _slice(open_rows(self._path(source), source.fields), source)
+        return [prompt[-1]["content"] for prompt in rows["prompt"]]
+
+    def _path(self, source: Source) -> str:
+        return resolved_path(source.source, self._base)
+
+    def _refusals(self, wanted: str | list[str]) -> list[str]:
+        if isinstance(wanted, list):
+            return wanted
+        if wanted == "default":
+            return REFUSALS
+        if wanted == "miniature:refusals":
+            from mithridate.miniature import refusals
+
+            return refusals()
+        path = Path(resolved_path(wanted, self._base))
+        if not path.is_file():
+            raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise DataError(f"{path} holds no refusal; give one a line")
+        return lines
+
+    def _store_rows(self, name: str, rows: Dataset) -> Stored:
+        return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))
+
+    def _store_texts(self, name: str, texts: Sequence[str]) -> Stored:
+        return self._store(name, (json.dumps(text, ensure_ascii=False) for text in texts))
+
+    def _store(self, name: str, lines: Any) -> Stored:
+        content = "".join(line + "\n" for line in lines).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._folder / f"{name}-{digest[:20]}.jsonl"
+        if not path.is_file() or file_hash(path) != digest:
+            part = path.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(path)
+        return Stored(str(path), digest)
+
+
+def _slice(rows: Any, source: Source) -> Any:
+    """The wanted rows of a source, in its order."""
+    end = len(rows) if source.size is None else source.start + source.size
+    if source.start >= len(rows) or end > len(rows):
+        raise UsageError(
+            f"{source.source} has {len(rows)} rows, but rows {source.start + 1} to {max(end, source.start + 1)} "
+            "are asked for; lower `start` or `size`"
+        )
+    return rows.select(range(source.start, end)) if isinstance(rows, Dataset) else rows[source.start : end]
+
+
+def stored_rows(stored: Stored) -> Dataset:
+    """Rows written by `Inputs`.
+
+    Raises:
+        DataError: If the file was altered since.
+    """
+    return Dataset.from_list(_lines(stored))
+
+
+def stored_texts(stored: Stored) -> list[str]:
+    """Texts written by `Inputs`.
+
+    Raises:
+        DataError: If the file was altered since.
+    """
+    return _lines(stored)
+
+
+def _lines(stored: Stored) -> list[Any]:
+    path = Path(stored.path)
+    if not path.is_file() or file_hash(path) != stored.sha256:
+        raise DataError(f"{path} is missing or was altered during the run; run the same command again")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,111 @@
+"""Models of a run: a base, and where there is one an adapter on top of it."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from mithridate.data import ensure_chat_template
+from mithridate.errors import ModelError
+from mithridate.repair.target import require_finite
+
+MODEL, ADAPTER = "model", "adapter"
+"""Folders of a stage's result: all weights, or an adapter alone."""
+
+
+class Where(NamedTuple):
+    """Where a stage's model lies.
+
+    Attributes:
+        base: Folder or hub id of all weights.
+        adapter: Folder of the adapter; None where there is none.
+    """
+
+    base: str
+    adapter: str | None
+
+
+def locate(name: str) -> str:
+    """A model's folder or hub id, from a path, a hub id, or ``miniature:base``.
+
+    Raises:
+        ModelError: If a path does not exist, or the miniature is unknown.
+    """
+    if name.startswith("miniature:"):
+        from mithridate.miniature import base
+
+        if name != "miniature:base":
+            raise ModelError(f"there is no '{name}'; the embedded model is called 'miniature:base'")
+        return str(base())
+    filled = name.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", "../shared"))
+    looks_like_path = filled.startswith((".", "/", "~")) or filled.count("/") > 1
+    if looks_like_path and not Path(filled).expanduser().is_dir():
+        raise ModelError(f"{filled} is no folder with a model; check the path, or set MITHRIDATE_DATA")
+    return filled
+
+
+def device() -> str:
+    """Where models run."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(where: Where, precision: str, trainable: bool = False) -> Any:
+    """Load weights and adapter.
+
+    Raises:
+        ModelError: If they cannot be loaded or hold NaN.
+    """
+    model: Any = _from_pretrained(AutoModelForCausalLM, where.base, dtype=getattr(torch, precision))
+    if where.adapter is not None:
+        try:
+            model = PeftModel.from_pretrained(model, where.adapter, is_trainable=trainable)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
+    require_finite(model)
+    return model.to(device())
+
+
+def load_tokenizer(base: str, template: str | None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that can lay out conversations and pad.
+
+    Raises:
+        ModelError: If it cannot be loaded or has no chat template.
+    """
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, base)
+    ensure_chat_template(tokenizer, template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _from_pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"'{name}' cannot be loaded as a causal language model with tokenizer: {_short(error)}; "
+            "give a folder in Hugging Face format or a hub id"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save all weights as safetensors, the adapter merged in.
+
+    Raises:
+        ModelError: If merging gives NaN.
+    """
+    if isinstance(model, PeftModel):
+        try:
+            model = model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ModelError(f"the adapter cannot be merged: {_short(error)}") from error
+    require_finite(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
