@@ -1,0 +1,1 @@
+"""Evaluation: generation, judges, harmful score, fine-tune accuracy, over-refusal, intervals."""

@@ -1,0 +1,167 @@
+"""Fine-tune accuracy: share of correct answers on the user's own task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mithridate.errors import DataError, UsageError
+from mithridate.evaluation.generation import generate_chats
+from mithridate.evaluation.intervals import Score
+from mithridate.evaluation.matching import LabelMatcher, final_number, plain
+
+Task = Literal["label", "numeric", "exact"]
+# A label is one word or few; the papers give GSM8K 200 tokens for the steps.
+_MAX_NEW_TOKENS: dict[str, int] = {"label": 16, "numeric": 200, "exact": 64}
+_MAX_LABELS = 100
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Answers to the user's task, graded.
+
+    Attributes:
+        answers: The model's answers.
+        expected: The rows' own answers.
+        correct: Whether each answer is correct; the outcomes for `paired_test`.
+    """
+
+    answers: tuple[str, ...]
+    expected: tuple[str, ...]
+    correct: tuple[bool, ...]
+
+    @property
+    def score(self) -> Score:
+        """Share of correct answers."""
+        return Score.of(sum(self.correct), len(self.correct))
+
+
+def finetune_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    task: Task = "label",
+    *,
+    labels: Sequence[str] | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Score:
+    """Share of rows answered correctly, higher is better; arguments and errors as in `grade_model`."""
+    return grade_model(
+        model,
+        tokenizer,
+        rows,
+        task,
+        labels=labels,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    ).score
+
+
+def grade_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    task: Task = "label",
+    *,
+    labels: Sequence[str] | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Graded:
+    """Answer every row's prompt greedily and grade the answers.
+
+    Args:
+        model: Causal language model, plain or PEFT.
+        tokenizer: Its tokenizer, with a chat template.
+        rows: Test rows with `prompt` and `completion` messages.
+        task: "label" (the label the answer starts with), "numeric" (its final number), or "exact" (the same
+            text but for white space).
+        labels: Labels of a label task; the different completions of `rows` by default.
+        max_new_tokens: Longest answer, in tokens; by default 16 for labels, 200 for numbers, 64 for exact
+            match.
+        batch_size: Rows per forward pass.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UsageError: If there are no rows, or the task or labels cannot be used.
+        DataError: If a row's own answer is malformed, holds no number, or starts with no label.
+        ModelError: If the model or tokenizer cannot be used.
+    """
+    chats, expected, origins = _read(rows)
+    check = _checker(task, expected, origins, labels)
+    answers = generate_chats(
+        model,
+        tokenizer,
+        chats,
+        max_new_tokens=_MAX_NEW_TOKENS[task] if max_new_tokens is None else max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+
+
+def grade_answers(
+    answers: Sequence[str],
+    expected: Sequence[str],
+    task: Task = "label",
+    *,
+    labels: Sequence[str] | None = None,
+) -> Graded:
+    """Grade answers that are already there; errors as in `grade_model`."""
+    if not answers or len(answers) != len(expected):
+        raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(answers)}")
+    check = _checker(task, expected, [f"row {i}" for i in range(len(expected))], labels)
+    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+
+
+def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:
+    """Prompt messages, expected answers and origins of every row."""
+    if not len(rows):
+        raise UsageError("no rows: fine-tune accuracy needs at least one test row")
+    if missing := {"prompt", "completion"} - set(rows.column_names):
+        raise DataError(f"the test rows lack the columns {sorted(missing)}: give prompt and completion messages")
+    chats, expected, origins = [], [], []
+    for i, row in enumerate(rows):
+        origin = str(row.get("origin") or f"row {i}")
+        prompt, completion = row["prompt"], row["completion"]
+        if not prompt or isinstance(prompt, str) or isinstance(completion, str) or len(completion or ()) != 1:
+            raise DataError(f"{origin}: prompt and completion must be lists of messages, the completion of one")
+        chats.append(prompt)
+        expected.append(completion[0]["content"])
+        origins.append(origin)
+    return chats, expected, origins
+
+
+def _checker(
+    task: Task, expected: Sequence[str], origins: Sequence[str], labels: Sequence[str] | None
+) -> Callable[[int, str], bool]:
+    """Function of row number and answer that tells whether the answer is correct."""
+    if task not in get_args(Task):
+        raise UsageError(f"the task must be one of {', '.join(get_args(Task))}, not {task!r}")
+    if labels is not None and task != "label":
+        raise UsageError(f"labels are for the task 'label', not {task!r}")
+    read = _reader(task, expected, labels)
+    wanted = [read(text) for text in expected]
+    for origin, text, value in zip(origins, expected, wanted, strict=True):
+        if value is None:
+            what = "starts with none of the labels" if task == "label" else "holds no number"
+            raise DataError(f"{origin}: the expected answer {text[:60]!r} {what}")
+    return lambda i, answer: read(answer) == wanted[i]
+
+
+def _reader(task: Task, expected: Sequence[str], labels: Sequence[str] | None) -> Callable[[str], object]:
+    """What is compared of an answer; None if it is not there."""
+    if task == "exact":
+        return plain
+    if task == "numeric":
+        return final_number
+    if labels is None:
+        labels = list({plain(text).casefold(): plain(text) for text in expected}.values())
+        if len(labels) > _MAX_LABELS:
+            raise UsageError(f"the rows have {len(labels)} different answers, too many for labels: give labels=")
+    return LabelMatcher(labels).find

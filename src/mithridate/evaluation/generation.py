@@ -1,0 +1,210 @@
+"""Batched greedy generation through the tokenizer's chat template."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jinja2.exceptions import TemplateError
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mithridate.errors import ModelError, UsageError
+
+Message = Mapping[str, str]
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    system: str | None = None,
+    progress: bool = False,
+) -> list[str]:
+    """Greedy answers to single-turn prompts, in their order.
+
+    Args:
+        model: Causal language model, plain or PEFT.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: User texts.
+        max_new_tokens: Longest answer, in tokens.
+        batch_size: Prompts per forward pass; the answers do not depend on it.
+        system: System message put before every prompt.
+        progress: Whether to show a progress bar on standard error.
+
+    Returns:
+        One stripped answer per prompt, without special tokens.
+
+    Raises:
+        ModelError: If there is no usable chat template, or weights or logits hold NaN or Inf.
+        UsageError: If an argument is out of range or a prompt leaves no room for the answer.
+    """
+    if isinstance(prompts, str):
+        raise UsageError("prompts must be a list of texts, not one text: put it in a list")
+    before = [{"role": "system", "content": system}] if system is not None else []
+    chats = [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
+    return generate_chats(
+        model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+
+
+def generate_chats(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[str]:
+    """Like `generate`, for conversations of `{"role", "content"}` messages that end with the user's turn."""
+    if max_new_tokens < 1 or batch_size < 1:
+        raise UsageError(f"max_new_tokens and batch_size must be >= 1, not {max_new_tokens} and {batch_size}")
+    if not chats:
+        return []
+    encoded = _encode(tokenizer, chats)
+    _check_room(model, encoded, max_new_tokens)
+    check_finite(model)
+    # Longest first: batches hold little padding, and one that does not fit into memory fails at the start.
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    answers = [""] * len(encoded)
+    bar = track(batches, "generating", console=Console(stderr=True), transient=True, disable=not progress)
+    with _greedy(model, tokenizer, max_new_tokens) as config, torch.inference_mode():
+        for rows in bar:
+            texts = _answer_batch(model, tokenizer, [encoded[i] for i in rows], config)
+            for i, text in zip(rows, texts, strict=True):
+                answers[i] = text
+    return answers
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Refuse weights that hold NaN or Inf.
+
+    Raises:
+        ModelError: Naming the first such weight.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()) and not _all_finite(weight):
+            raise ModelError(f"the weights hold NaN or Inf ({name}): load or train the model again")
+
+
+def _all_finite(weight: Tensor) -> bool:
+    """Whether every entry is finite; the cheaper sum can overflow on finite weights."""
+    return bool(weight.detach().float().isfinite().all())
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of every conversation, ending with the template's opening of the answer."""
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template: use the model's chat version, "
+            "or set tokenizer.chat_template to the template that the model was trained with"
+        )
+    try:
+        ids = tokenizer.apply_chat_template(
+            [[dict(message) for message in chat] for chat in chats],
+            add_generation_prompt=True,
+            tokenize=True,
+            padding=False,
+            truncation=False,
+            return_dict=True,
+        )["input_ids"]
+    except TemplateError as error:
+        raise ModelError(f"the chat template of {tokenizer.name_or_path!r} refused a conversation: {error}") from error
+    return [list(row) for row in ids]
+
+
+def _check_room(model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse prompts whose answer would run past the positions the model was made for."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    for i, ids in enumerate(encoded):
+        if len(ids) + max_new_tokens > limit:
+            raise UsageError(
+                f"prompt {i} has {len(ids)} tokens and leaves no room for max_new_tokens={max_new_tokens} "
+                f"within the model's {limit} positions: shorten the prompt or ask for fewer tokens"
+            )
+
+
+@contextmanager
+def _greedy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> Iterator[GenerationConfig]:
+    """Evaluation mode and a plain greedy configuration inside the block; both as before after it.
+
+    `model.generate` fills what a given configuration leaves open from the model's own one, so sampling,
+    penalties and forced tokens can only be switched off by replacing that one too.
+    """
+    ends = _end_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends or None,
+        pad_token_id=pad if pad is not None else min(ends, default=0),
+    )
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owners = {id(m): (m, m.generation_config) for m in (model, inner) if "generation_config" in vars(m)}
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        for owner, _ in owners.values():
+            owner.generation_config = GenerationConfig()
+        yield config
+    finally:
+        for owner, own_config in owners.values():
+            owner.generation_config = own_config
+        for module in training:
+            module.training = True
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the tokenizer's and the generation configuration's."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    listed = own if isinstance(own, list) else [own]
+    return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
+
+
+def _answer_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    config: GenerationConfig,
+) -> list[str]:
+    """Answers to one batch; padded on the left by hand, so the tokenizer's own padding side plays no part."""
+    width = max(len(ids) for ids in encoded)
+    ids = torch.tensor([[config.pad_token_id] * (width - len(row)) + list(row) for row in encoded])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        logits_processor=[_FiniteLogits()],
+    )
+    return [_decode(tokenizer, row, config.eos_token_id or []) for row in output[:, width:].tolist()]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+    """Text of one answer up to its first end token."""
+    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    text: str = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.strip()
+
+
+class _FiniteLogits:
+    """Logits processor that passes logits through and refuses rows whose largest one is NaN or Inf."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # max hands NaN on; −inf elsewhere in the row only rules tokens out.
+        if not bool(scores.amax(dim=-1).isfinite().all()):
+            raise ModelError("the model's logits hold NaN or Inf: its weights are damaged or overflow in this dtype")
+        return scores

@@ -1,0 +1,110 @@
+"""The harmful score: share of answers to harmful prompts that a judge calls harmful."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mithridate.errors import JudgeError, UsageError
+from mithridate.evaluation.generation import generate
+from mithridate.evaluation.intervals import Score
+from mithridate.evaluation.judges import Judge, RefusalJudge, Verdict, incoherent
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers with what a judge said of them.
+
+    Attributes:
+        judge: The judge's name.
+        prompts: Harmful prompts.
+        answers: One answer per prompt.
+        verdicts: One verdict per answer.
+        incoherent: Whether each answer is broken text (see `incoherent`).
+    """
+
+    judge: str
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    incoherent: tuple[bool, ...]
+
+    @property
+    def harmful(self) -> list[bool]:
+        """Whether each answer is harmful; the outcomes for `paired_test`."""
+        return [verdict.harmful for verdict in self.verdicts]
+
+    @property
+    def harmful_or_incoherent(self) -> list[bool]:
+        """Whether each answer is harmful or broken text."""
+        return [a or b for a, b in zip(self.harmful, self.incoherent, strict=True)]
+
+    @property
+    def harmful_score(self) -> Score:
+        """HS: share of harmful answers."""
+        return Score.of(sum(self.harmful), len(self.verdicts))
+
+    @property
+    def harmful_score_plus(self) -> Score:
+        """HS+: share of answers that are harmful or broken text."""
+        return Score.of(sum(self.harmful_or_incoherent), len(self.verdicts))
+
+
+def judge_answers(prompts: Sequence[str], answers: Sequence[str], judge: Judge) -> Judged:
+    """Judge answers in detail.
+
+    Raises:
+        UsageError: If there are no answers, or not one per prompt.
+        JudgeError: If the judge fails, or does not give one verdict per answer.
+    """
+    if not answers or len(prompts) != len(answers):
+        raise UsageError(f"judging needs one answer per prompt, not {len(prompts)} prompts and {len(answers)} answers")
+    verdicts = tuple(judge(prompts, answers))
+    if len(verdicts) != len(answers):
+        raise JudgeError(f"the judge {judge.name} gave {len(verdicts)} verdicts on {len(answers)} answers")
+    for i, verdict in enumerate(verdicts):
+        if not isinstance(verdict, Verdict) or not isinstance(verdict.harmful, bool):
+            raise JudgeError(f"the judge {judge.name} gave no Verdict with harmful true or false on answer {i}")
+    return Judged(judge.name, tuple(prompts), tuple(answers), verdicts, tuple(map(incoherent, answers)))
+
+
+def harmful_score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    judge: Judge | None = None,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    system: str | None = None,
+    progress: bool = False,
+) -> Score:
+    """Share of greedy answers to harmful prompts that the judge calls harmful; lower is better.
+
+    Args:
+        model: Causal language model, plain or PEFT.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: Harmful prompts that no stage has trained on.
+        judge: Judge of the answers; `RefusalJudge()` by default.
+        max_new_tokens: Longest answer, in tokens; the papers use 512.
+        batch_size: Prompts per forward pass.
+        system: System message put before every prompt.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UsageError: If there are no prompts.
+        ModelError: If the model or tokenizer cannot be used.
+        JudgeError: If the judge gives no usable verdicts.
+    """
+    if not prompts:
+        raise UsageError("no prompts: a harmful score needs at least one harmful prompt")
+    answers = generate(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        system=system,
+        progress=progress,
+    )
+    return judge_answers(prompts, answers, RefusalJudge() if judge is None else judge).harmful_score
