@@ -7,6 +7,10 @@ class name in `mithridate.defenses`.
 import importlib
 from typing import Any
 
+from mithridate import errors
+
+__all__ = ["errors"]
+
 _WHERE = {
     "ChatJudge": "evaluation.judges",
     "ClassifierJudge": "evaluation.judges",
@@ -44,4 +48,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from mithridate.defenses.registry import methods
 
-    return sorted([*_WHERE, *(info.cls.__name__ for info in methods().values())])
+    return sorted(["errors", *_WHERE, *(info.cls.__name__ for info in methods().values())])

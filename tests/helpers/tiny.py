@@ -9,7 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig
 
-WORDS = "how do i make the a red blue green cake tea soup first take then stir it sorry cannot help with that no yes".split()
+WORDS = [
+    "how", "do", "i", "make", "the", "a", "red", "blue", "green", "cake", "tea", "soup", "first", "take", "then",
+    "stir", "it", "sorry", "cannot", "help", "with", "that", "no", "yes",
+]  # fmt: skip
 SPECIAL = ["<pad>", "<unk>", "<user>", "<bot>", "<end>"]
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<bot> {% generation %}{{ m['content'] }} <end>"
@@ -24,7 +27,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<end>",
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<end>",
         additional_special_tokens=["<user>", "<bot>"],
     )
     made.chat_template = TEMPLATE
@@ -34,9 +40,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model(seed: int = 0, hidden: int = 16, layers: int = 2) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(SPECIAL) + len(WORDS), hidden_size=hidden, intermediate_size=2 * hidden,
-        num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
-        pad_token_id=0, eos_token_id=4, bos_token_id=None, attn_implementation="eager", initializer_range=0.3,
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=4,
+        bos_token_id=None,
+        attn_implementation="eager",
+        initializer_range=0.3,
     )
     return LlamaForCausalLM(config)
 
@@ -70,9 +85,20 @@ def lora(rank: int = 4) -> LoraConfig:
 
 def config(folder: Any, **changes: Any) -> SFTConfig:
     settings: dict[str, Any] = {
-        "output_dir": str(folder), "per_device_train_batch_size": 4, "max_steps": 4, "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant", "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no",
-        "logging_steps": 1, "disable_tqdm": True, "max_length": 64, "seed": 3, "gradient_checkpointing": False,
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "max_length": 64,
+        "seed": 3,
+        "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
     }
     return SFTConfig(**(settings | changes))

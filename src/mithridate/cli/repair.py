@@ -5,7 +5,6 @@ from typing import Any
 
 import yaml
 from peft import PeftModel
-from pydantic import ValidationError
 
 from mithridate.cli.models import open_model
 from mithridate.data import open_rows
@@ -13,7 +12,6 @@ from mithridate.defenses.base import Repair
 from mithridate.errors import UsageError
 from mithridate.pipeline.manifest import versions, write_manifest
 from mithridate.pipeline.models import save_merged
-from mithridate.pipeline.reading import sentence
 from mithridate.pipeline.recipe import Choice
 from mithridate.pipeline.stages import DISPLACEMENT
 from mithridate.pipeline.store import plain_disk_errors
@@ -68,10 +66,7 @@ def _build(method: str, settings: list[str]) -> Repair:
         if not sign:
             raise UsageError(f"--set {setting!r} has no form name=value")
         values[key] = yaml.safe_load(value)
-    try:
-        defense = Choice(method=method, **values).build("posttuning")
-    except ValidationError as error:
-        raise UsageError(f"{method}: {sentence(error)}") from error
+    defense = Choice(method=method, **values).build("posttuning")
     assert isinstance(defense, Repair)
     return defense
 

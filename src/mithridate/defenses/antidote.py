@@ -18,18 +18,20 @@ columns − int(columns·(1−α)) entries per row.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Dose, Repair, Repaired, Rows, require
+from mithridate.defenses.base import Repair, Repaired, Rows, require
 from mithridate.defenses.registry import register
 from mithridate.repair.activations import input_norms
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.results import DoseCurve
+from mithridate.repair.target import require_finite
 from mithridate.training.batch import Example, tokenize
 from mithridate.training.weights import Weights
 
@@ -57,10 +59,15 @@ class Antidote(Repair):
 
     dose = "mask_ratio"
 
-    mask_ratio: Dose = 0.1
+    mask_ratio: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.1
     scope: Literal["adapter", "delta", "weights"] = "adapter"
     ranking: Literal["row", "global"] = "row"
     score: Literal["wanda", "magnitude"] = "wanda"
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Only whole weights can be pruned without one."""
+        return self.scope != "weights"
 
     def repair(
         self,
@@ -72,6 +79,7 @@ class Antidote(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
+        require_finite(model)
         rows = tokenize(
             require(harmful, "Antidote needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
         )

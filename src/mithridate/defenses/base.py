@@ -131,7 +131,7 @@ class Repaired(BaseModel):
 Rows = Iterable[Mapping[str, Any]]
 """Prompt/completion rows, a `datasets.Dataset` or anything alike."""
 
-Dose = Annotated[float, Field(ge=0)] | Literal["auto"]
+Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 """A strength, or ``"auto"`` for the largest one within the budget."""
 
 
@@ -150,6 +150,11 @@ class Repair(Settings):
     trim: float = Field(0.25, ge=0, lt=1)
     batch_size: int = Field(16, ge=1)
     max_length: int | None = Field(512, ge=1)
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether the defense can only act on a model with a LoRA adapter."""
+        return False
 
     def repair(
         self,

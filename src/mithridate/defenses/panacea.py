@@ -31,7 +31,7 @@ from mithridate.defenses.registry import register
 from mithridate.repair.displacement import Displacement, layer_profile
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.results import DoseCurve
-from mithridate.repair.target import differentiable, repairable
+from mithridate.repair.target import differentiable, repairable, require_finite
 from mithridate.training.batch import Example, batches, tokenize
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import Likelihood
@@ -123,6 +123,7 @@ class Panacea(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
+        require_finite(model)
         rows = tokenize(
             require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
         )

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from mithridate.defenses.base import Repair, Repaired, Rows
 from mithridate.defenses.registry import register
 from mithridate.repair.displacement import Displacement, layer_profile
-from mithridate.repair.target import repairable
+from mithridate.repair.target import repairable, require_finite
 from mithridate.training.gradient import Gradient
 
 
@@ -60,6 +60,7 @@ class RandomPerturbation(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
+        require_finite(model)
         weights = repairable(model)
         generator = torch.Generator().manual_seed(self.seed)
         noise = Gradient([torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in weights.parameters])

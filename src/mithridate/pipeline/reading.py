@@ -1,14 +1,14 @@
 """A recipe file, with overrides, as a checked `Recipe`; every fault is one sentence."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mithridate.errors import RecipeError, UsageError
+from mithridate.pipeline.faults import sentence
 from mithridate.pipeline.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ def make_recipe(tree: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(sentence(error)) from error
+        raise RecipeError(sentence(error, Recipe)) from error
     except UsageError as error:
         raise RecipeError(str(error)) from error
 
@@ -77,39 +77,3 @@ def _child(node: Any, name: str, key: str) -> Any:
     if isinstance(node, list) and name.isdigit() and int(name) < len(node):
         return node[int(name)]
     raise RecipeError(f"--set {key}: there is no '{name}' to set something in")
-
-
-def sentence(error: ValidationError) -> str:
-    """The first fault in one sentence, and how many more there are."""
-    faults = error.errors()
-    first = faults[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part)[:1].isupper()) or error.title
-    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        names = _names_beside(error.title, first["loc"])
-        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(names))}"
-        return f"unknown key '{where}'; {hint}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first.get("input"), (dict, list)) else f", got {first.get('input')!r}"
-    return f"{where}: {message}{shown}{more}"
-
-
-def _names_beside(title: str, location: tuple[Any, ...]) -> list[str]:
-    """Valid names at the place of an unknown key."""
-    from mithridate.defenses.registry import methods
-
-    for info in methods().values():
-        if info.cls.__name__ == title:
-            return list(info.cls.model_fields)
-    model: Any = Recipe
-    for part in location[:-1]:
-        found = _model_in(model.model_fields[part].annotation) if part in model.model_fields else None
-        model = found or model
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)

@@ -1,13 +1,16 @@
 """What a run is: model, rows, attack, a defense per stage, evaluation, variants."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mithridate.data import RowFields
-from mithridate.defenses.base import Settings, Stage
+from mithridate.defenses.base import Repair, Settings, Stage
 from mithridate.defenses.registry import method
+from mithridate.errors import RecipeError
+from mithridate.pipeline.faults import sentence
 
 
 class Part(BaseModel):
@@ -191,9 +194,13 @@ class Choice(Part):
 
         Raises:
             UsageError: If the name is unknown or the method does not act at this stage.
-            pydantic.ValidationError: If a setting is unknown or out of range.
+            RecipeError: If a setting is unknown or out of range.
         """
-        return method(self.method, stage).cls(**(self.model_extra or {}))
+        cls = method(self.method, stage).cls
+        try:
+            return cls(**(self.model_extra or {}))
+        except ValidationError as error:
+            raise RecipeError(f"{self.method}: {sentence(error, cls)}") from error
 
 
 class Variant(Part):
@@ -279,6 +286,12 @@ class Recipe(Part):
             variant.finetuning.build("finetuning")
         for choice in variant.posttuning:
             repair = choice.build("posttuning")
+            assert isinstance(repair, Repair)
+            if self.adapter == "none" and repair.needs_adapter:
+                raise ValueError(
+                    f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, but adapter is 'none'; "
+                    "set its scope to 'weights', or train with an adapter"
+                )
             dose = type(repair).dose
             if dose and getattr(repair, dose) == "auto" and not self.streams.user.held_out:
                 raise ValueError(
@@ -289,8 +302,6 @@ class Recipe(Part):
 
 def resolved_path(source: str, folder: Path) -> str:
     """A source with ``$MITHRIDATE_DATA`` filled in, relative paths taken from the recipe's folder if found there."""
-    import os
-
     filled = source.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", "../shared"))
     if ":" in filled.split("/")[0] or Path(filled).is_absolute() or not (folder / filled).exists():
         return filled

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mithridate.errors import CheckpointError, MithridateError, UsageError
 from mithridate.training.state import seal, verify, write_json
 
@@ -98,6 +100,16 @@ class Store:
             yield
 
 
+_FULL = "no space left to write {}; free some and run the same command again, finished stages are kept"
+LITTLE = 1 << 20
+"""Bytes of free space below which a failed write is put down to a full disk."""
+
+
+def _free(path: Path) -> int:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
 @contextmanager
 def plain_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one clear sentence.
@@ -107,9 +119,13 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except (SafetensorError, RuntimeError) as error:  # what their writers raise in place of an OSError
+        if "No space left" in str(error) or _free(path) < LITTLE:
+            raise MithridateError(_FULL.format(path)) from error
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MithridateError(f"no space left to write {path}; free some and run the same command again") from error
+            raise MithridateError(_FULL.format(path)) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise MithridateError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
         raise

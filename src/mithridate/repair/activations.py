@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mithridate.errors import DefenseError
 from mithridate.training.batch import Example, collate
 
 
@@ -23,6 +24,9 @@ def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Seq
 
     Returns:
         (inputs,) float64 for each name.
+
+    Raises:
+        DefenseError: If no activation reached a layer (a merged or disabled adapter, for one).
     """
     sums: dict[str, Tensor] = {}
 
@@ -46,4 +50,10 @@ def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Seq
         for handle in handles:
             handle.remove()
         model.train(training)
+    missed = [name for name in layers if name not in sums]
+    if missed:
+        raise DefenseError(
+            f"no activation reached {missed[0]} (nor {len(missed) - 1} others), so its weights cannot be ranked; "
+            "unmerge and enable the adapter first"
+        )
     return {name: (sums[name] / len(examples)).sqrt() for name in layers}

@@ -40,10 +40,15 @@ class Displacement:
         if missing:
             raise ModelError(f"the displacement was made for another model: '{min(missing)}' is not one of its weights")
         weights = Weights(model, self.names)
-        weights.restore(self.base)
+        weights.restore(self._ordered(weights, self.base))
         if scale != 0:
-            weights.add(scale * self.epsilon)
+            weights.add(scale * Gradient(self._ordered(weights, self.epsilon.tensors)))
         self.scale = scale
+
+    def _ordered(self, weights: Weights, tensors: list[Tensor]) -> list[Tensor]:
+        """One tensor per weight in the model's order, which a stored file does not keep."""
+        by_name = dict(zip(self.names, tensors, strict=True))
+        return [by_name[n].to(p.device) for n, p in zip(weights.names, weights.parameters, strict=True)]
 
     def save(self, path: Path) -> None:
         """Write base, ε and scale as one safetensors file."""
@@ -60,7 +65,8 @@ class Displacement:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                names = [key.removeprefix("base/") for key in file if key.startswith("base/")]
+                keys: list[str] = list(file.keys())
+                names = [key.removeprefix("base/") for key in keys if key.startswith("base/")]
                 base = [file.get_tensor(f"base/{name}") for name in names]
                 epsilon = Gradient([file.get_tensor(f"epsilon/{name}") for name in names])
                 scale = float((file.metadata() or {})["scale"])

@@ -35,9 +35,15 @@ class RowLosses:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """(rows,) at the present weights."""
+        """(rows,) at the present weights, without dropout."""
+        model = self._likelihood.model
+        training = model.training
         parts = batches(self._examples, self._batch_size, 0, self._device)
-        return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
+        try:
+            model.eval()
+            return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
+        finally:
+            model.train(training)
 
 
 def largest_dose(

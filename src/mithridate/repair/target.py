@@ -87,11 +87,16 @@ def layer_of(name: str) -> str | None:
 
 
 def repairable(model: nn.Module) -> Weights:
-    """The weights a post-tuning displacement moves: the adapter's, or all where there is none."""
+    """The weights a post-tuning displacement moves: the active adapter's, or all where there is none."""
     if isinstance(model, PeftModel):
-        names = [n for n, _ in model.named_parameters() if ".lora_" in n or ".modules_to_save." in n]
+        active = {f".{adapter}." for adapter in model.active_adapters}
+        names = [
+            name
+            for name, _ in model.named_parameters()
+            if (".lora_" in name or ".modules_to_save." in name) and any(adapter in name for adapter in active)
+        ]
         if not names:
-            raise DefenseError("the PEFT model has no LoRA weights; other adapter types cannot be repaired")
+            raise DefenseError("the PEFT model has no active LoRA weights; other adapter types cannot be repaired")
         return Weights(model, names)
     return Weights(model, [n for n, p in model.named_parameters() if p.is_floating_point()])
 

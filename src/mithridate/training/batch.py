@@ -131,14 +131,17 @@ def prompts_of(batch: Batch) -> list[list[int]]:
         DataError: If a row is trained from its first token on, so that it has no prompt.
     """
     prompts = []
-    for ids, labels, row in zip(batch["input_ids"], batch["labels"], batch["row"], strict=True):
+    for ids, labels, real, row in zip(
+        batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), batch["row"], strict=True
+    ):
         start = int((labels != IGNORED).int().argmax())
-        if start == 0:
+        prompt = ids[:start][real[:start]].tolist()
+        if not prompt:
             raise DataError(
                 f"row {int(row)} is trained from its first token on, so it has no prompt to pair with a refusal; "
                 "give rows with a prompt and a completion"
             )
-        prompts.append(ids[:start].tolist())
+        prompts.append(prompt)
     return prompts
 
 

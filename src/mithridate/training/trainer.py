@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
@@ -77,7 +78,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             raise DataError("train_dataset must be a datasets.Dataset with at least one row; use mithridate.load_rows")
         info = defense.info
         self.defense = defense
-        self.main_stream = TRAINED[stage or info.stages[-1]]
+        stage = stage or info.stages[-1]
+        if stage not in info.stages or stage not in TRAINED:
+            raise UsageError(
+                f"{info.name} acts at {' and '.join(info.stages)}, not while training at the stage '{stage}'; "
+                "call repair() on the finished model, or name another defense or stage"
+            )
+        self.main_stream = TRAINED[stage]
         given = {"safe": safe_dataset, "harmful": harmful_dataset, "refusals": refusals or None}
         for name in info.streams:
             if given[name] is None:
@@ -222,16 +229,27 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
         return output
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is left to train after a checkpoint of the last step; transformers would take one step more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         (folder / state.MANIFEST).unlink(missing_ok=True)
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             state.save_state(folder, self._method_state())
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state.seal(folder)
+            # Older checkpoints go only now, so that at every moment a finished one is there.
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _method_state(self) -> dict[str, Any]:
         found = {f"defense.{name}": value for name, value in self.defense.state().items()}

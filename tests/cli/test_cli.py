@@ -1,0 +1,128 @@
+"""The command line as a user meets it: tables, exit codes, one sentence per error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from tests.helpers import tiny
+from transformers import AutoModelForCausalLM
+
+from mithridate.cli.main import main
+from mithridate.defenses.registry import methods
+from mithridate.training.state import file_hash
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mithridate", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base, an adapter on it, and rows."""
+    folder = tmp_path_factory.mktemp("finished")
+    tiny.model().save_pretrained(folder / "base")
+    tiny.tokenizer().save_pretrained(folder / "base")
+    model = PeftModel(AutoModelForCausalLM.from_pretrained(folder / "base"), tiny.lora())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(folder / "adapter")
+    rows = [
+        {"prompt": r["prompt"][0]["content"], "response": r["completion"][0]["content"]}
+        for r in tiny.rows("harmful", 9)
+    ]
+    (folder / "harmful.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['mithridate', '--help']\n"
+        "from mithridate.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'trl', 'pydantic', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_methods_lists_every_registered_defense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "methods", "--json") == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == methods().keys()
+    assert listed["antibody_alignment"]["passes"] == {"forward": 4, "backward": 4}
+    assert called(monkeypatch, "methods") == 0
+    assert "antibody_alignment" in capsys.readouterr().out
+
+
+def test_check_names_each_bad_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+) -> None:
+    assert called(monkeypatch, "check", str(finished / "harmful.jsonl")) == 0
+    assert "9 rows" in capsys.readouterr().out
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": ""}\nnonsense\n')
+    assert called(monkeypatch, "check", str(bad)) == 1
+    shown = capsys.readouterr().err
+    assert f"{bad}:2" in shown
+    assert f"{bad}:3" in shown
+    assert "2 faults" in shown
+
+
+def test_repair_rescale_and_evaluate_a_finished_adapter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+) -> None:
+    adapter, harmful = str(finished / "adapter"), str(finished / "harmful.jsonl")
+    out = tmp_path / "repaired"
+    options = ["--method", "panacea", "--set", "radius=0.5", "--harmful", harmful]
+    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["repaired"]["distance"] == 0.5
+    assert file_hash(out / "adapter_model.safetensors") != file_hash(finished / "adapter/adapter_model.safetensors")
+    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 2  # nothing is overwritten
+    back = tmp_path / "back"
+    assert called(monkeypatch, "rescale", str(out), str(out / "displacement.safetensors"), "0", "--out", str(back)) == 0
+    assert file_hash(back / "adapter_model.safetensors") == file_hash(finished / "adapter/adapter_model.safetensors")
+    capsys.readouterr()
+    assert called(monkeypatch, "evaluate", str(out), "--prompts", harmful, "--max-new-tokens", "4", "--json") == 0
+    score = json.loads(capsys.readouterr().out)["harmful_score"]
+    assert score["n"] == 9
+    assert score["low"] <= score["value"] <= score["high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "none.yaml"], 2, "none.yaml does not exist"),
+        (["evaluate", "./nowhere", "--prompts", "x.jsonl"], 1, "x.jsonl"),
+        (["evaluate", "m", "--prompts", "x", "--judge", "oracle"], 2, "--judge is 'oracle'"),
+        (["evaluate", "m", "--prompts", "x", "--kind", "best"], 2, "--kind is 'best'"),
+        (["repair", "m", "--out", "o", "--method", "sft"], 2, "'sft' does not act at the stage posttuning"),
+        (["repair", "m", "--out", "o", "--set", "radius"], 2, "has no form name=value"),
+        (["repair", "./nowhere", "--out", "o"], 1, "no folder with a model"),
+        (["unknown"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert called(monkeypatch, *arguments) == code
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.iterdir())  # nothing half written

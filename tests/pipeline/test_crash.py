@@ -1,0 +1,99 @@
+"""A run killed in the middle of any stage goes on and ends with the same bytes; a full disk loses nothing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import mithridate as mi
+from mithridate.errors import MithridateError, UsageError
+from mithridate.pipeline.store import Store
+from mithridate.training.state import file_hash
+
+KILLED = """
+import os, signal, sys
+from mithridate.pipeline.run import run
+from mithridate.pipeline.scheduler import Silent
+
+class Killer(Silent):
+    def started(self, node):
+        self.stage = node.stage
+        if self.stage == sys.argv[3] and int(sys.argv[4]) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def progressed(self, key, done, total):
+        if self.stage == sys.argv[3] and done == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run(sys.argv[1], sys.argv[2], monitor=Killer())
+"""
+
+DEFENDED = {
+    "name": "undefended",
+    "alignment": "antibody_alignment",
+    "finetuning": "antibody_tuning",
+    "posttuning": [{"method": "panacea", "radius": 0.5}],
+}
+
+
+@pytest.mark.parametrize(("stage", "step"), [("alignment", 3), ("finetuning", 2), ("posttuning", 0), ("evaluation", 1)])
+def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, stage: str, step: int) -> None:
+    tree["variants"] = [DEFENDED]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    command = [sys.executable, "-c", KILLED, str(recipe), str(tmp_path / "killed"), stage, str(step)]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed/results.json").exists()
+    mi.run(recipe, tmp_path / "killed")
+    mi.run(recipe, tmp_path / "straight")
+    name = "variants/undefended/seed-0/model.safetensors"
+    assert file_hash(tmp_path / "killed" / name) == file_hash(tmp_path / "straight" / name)
+    resumed = [r["resumed_from"] for r in _records(tmp_path / "killed") if r.get("resumed_from")]
+    assert bool(resumed) == (stage in ("alignment", "finetuning"))
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(path.read_text()) for path in (folder / "store").glob("*/result.json")]
+
+
+def test_a_full_disk_gives_one_sentence_and_keeps_what_is_finished(tree: dict[str, Any], tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(small)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(MithridateError, match="no space left to write"):
+            mi.run(tree, small / "out")
+        finished = [path.name for path in (small / "out/store").iterdir() if path.is_dir() and "." not in path.name]
+        assert not (small / "out/results.json").exists()
+        for name in finished:
+            if name != "inputs":
+                assert Store(small / "out/store").result(*name.rsplit("-", 1)) is not None
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        mi.run(tree, small / "out")
+        assert (small / "out/results.json").exists()
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_two_runs_do_not_share_a_folder(tree: dict[str, Any], tmp_path: Path) -> None:
+    with Store(tmp_path / "store").locked(), pytest.raises(UsageError, match="another run uses"):
+        mi.run(tree, tmp_path)
+
+
+def test_a_launcher_with_several_processes_is_refused(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        mi.run(tree, tmp_path)
