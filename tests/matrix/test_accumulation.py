@@ -1,0 +1,80 @@
+"""The optimizer step is the unit: however it is cut into micro-batches or processes, the update is the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mithridate.defenses.registry import methods
+from tests.helpers.training import distance, run, training_methods
+
+REPOSITORY = Path(__file__).parents[2]
+SHAPE = {"max_steps": 6, "rows": 24}
+CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
+"""Rows of a micro-batch × micro-batches of a step."""
+SETTINGS = {
+    "antibody_tuning": {"temperature": 0.5},
+    "panacea_tuning": {"strength": 0.3},
+}
+"""Settings at which a wrong weighting would show."""
+
+
+def _cut(rows, micro_batches):
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": micro_batches}
+
+
+def _whole(name):
+    return run(name, SETTINGS.get(name), **SHAPE, **_cut(8, 1))
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("name", training_methods())
+def test_accumulation_changes_nothing(name, cut):
+    whole, pieces = _whole(name), run(name, SETTINGS.get(name), **SHAPE, **_cut(*cut))
+    assert distance(whole.weights, pieces.weights) <= 2e-5
+    for one, other in zip(whole.logs, pieces.logs, strict=True):
+        for figure in one:
+            assert one[figure] == pytest.approx(other[figure], abs=2e-4), figure
+    if whole.trainer.row_weights is not None:
+        mine, theirs = whole.trainer.row_weights, pieces.trainer.row_weights
+        assert mine.times.tolist() == theirs.times.tolist()
+        assert mine.sums.tolist() == pytest.approx(theirs.sums.tolist(), abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """All methods trained by two real processes, in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
+        "-m", "tests.matrix.two_processes", str(folder), json.dumps(SETTINGS), json.dumps(SHAPE | _cut(4, 1)),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", training_methods())
+def test_two_processes_equal_one(name, two_processes):
+    report = json.loads((two_processes / f"{name}.json").read_text())
+    assert report["world_sizes"] == [2, 2], "the launcher ran fewer processes than asked"
+    assert report["rank_spread"] == 0, "the processes ended with different weights"
+    whole, info = _whole(name), methods()[name]
+    assert report["passes"] == [6 * 8 * info.forward, 6 * 8 * info.backward], "the processes did not share the work"
+    assert distance(whole.weights, load_file(two_processes / f"{name}.safetensors")) <= 1e-5
+    for one, other in zip(whole.logs, report["logs"], strict=True):
+        for figure in one:
+            assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
+    if whole.trainer.row_weights is not None:
+        assert report["row_times"] == whole.trainer.row_weights.times.tolist()
+        assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)

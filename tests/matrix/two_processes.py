@@ -1,0 +1,45 @@
+"""Run by two processes at once: trains every method and writes what came out (see `test_accumulation`)."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+
+from mithridate.defenses.registry import methods
+from tests.helpers.counting import Counted
+from tests.helpers.training import finished, trainer, training_methods
+
+
+def main(folder: Path, settings: dict, options: dict) -> None:
+    for name in training_methods():
+        made = trainer(methods()[name].cls(**settings.get(name, {})), tempfile.mkdtemp(), **options)
+        with Counted(made.model) as counted:
+            made.train()
+        done = finished(made)
+        flat = torch.cat([weight.reshape(-1) for weight in done.weights.values()])
+        everywhere = [torch.zeros_like(flat) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(everywhere, flat)
+        sizes: list[int] = [0] * distributed.get_world_size()
+        distributed.all_gather_object(sizes, made.accelerator.num_processes)
+        passes = torch.tensor([counted.forward, counted.backward])
+        distributed.all_reduce(passes)
+        if distributed.get_rank() == 0:
+            report = {
+                "world_sizes": sizes,
+                "rank_spread": max(float((other - flat).abs().max()) for other in everywhere),
+                "logs": done.logs,
+                "passes": passes.tolist(),
+            }
+            if made.row_weights is not None:
+                report["row_times"] = made.row_weights.times.tolist()
+                report["row_sums"] = made.row_weights.sums.tolist()
+            (folder / f"{name}.json").write_text(json.dumps(report))
+            save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,0 +1,96 @@
+"""The largest dose within the budget."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from mithridate.errors import DefenseError
+from mithridate.repair.dose import RowLosses, largest_dose
+from mithridate.training.batch import IGNORED, tokenize
+from mithridate.training.weights import Weights
+from tests.helpers import tiny
+from tests.helpers.training import run
+
+DOSES = [0.1, 0.2, 0.4, 0.8]
+
+
+class Bench:
+    """Losses that are known functions of the dose."""
+
+    def __init__(self, user):
+        self.user, self.now, self.tried = user, 0.0, []
+
+    @contextmanager
+    def dosed(self, dose):
+        self.now = dose
+        self.tried.append(dose)
+        try:
+            yield
+        finally:
+            self.now = 0.0
+
+    def search(self, budget, trim=0.0, doses=DOSES):
+        return largest_dose(
+            parameter="radius", doses=doses, dosed=self.dosed, budget=budget, trim=trim,
+            user=lambda: torch.tensor([f(self.now) for f in self.user], dtype=torch.float64),
+            harmful=lambda: torch.tensor([3.0 + self.now], dtype=torch.float64),
+        )  # fmt: skip
+
+
+def test_the_chosen_dose_is_the_largest_within_the_budget():
+    curve = Bench([lambda d: 1 + d * d]).search(budget=0.09)
+    assert curve.chosen == pytest.approx(0.3, abs=0.2 / 2**4)
+    assert curve.chosen <= 0.3
+    assert curve.chosen == max(point.dose for point in curve.points if point.rise <= 0.09)
+    assert [point.dose for point in curve.points] == sorted(point.dose for point in curve.points)
+    assert all(point.rise == pytest.approx(point.dose**2) for point in curve.points)
+    assert all(point.user_loss == pytest.approx(1 + point.dose**2) for point in curve.points)
+    assert all(point.harmful_loss == pytest.approx(3 + point.dose) for point in curve.points)
+    assert len(curve.points) == 3 + 4
+
+
+def test_doses_beyond_the_budget_are_not_tried():
+    bench = Bench([lambda d: d])
+    bench.search(budget=0.15)
+    assert max(bench.tried) == 0.2
+
+
+def test_the_largest_dose_is_taken_where_all_are_within_the_budget():
+    curve = Bench([lambda d: 1.0]).search(budget=0.01)
+    assert curve.chosen == 0.8
+    assert len(curve.points) == 4
+
+
+def test_no_dose_within_the_budget_is_an_error():
+    with pytest.raises(DefenseError, match=r"even radius=0\.1 raises the loss .* by 1 nats"):
+        Bench([lambda d: 10 * d]).search(budget=0.05)
+
+
+def test_a_fall_of_the_loss_is_within_any_budget():
+    assert Bench([lambda d: 1 - d]).search(budget=0.01).chosen == 0.8
+
+
+def test_rows_whose_loss_rises_most_are_left_out():
+    """One row in four is harmful itself and is meant to be forgotten."""
+    user = [lambda d: 1.0, lambda d: 1.0, lambda d: 1.0, lambda d: 1 + 10 * d]
+    assert Bench(user).search(budget=0.05, trim=0.25).chosen == 0.8
+    with pytest.raises(DefenseError):
+        Bench(user).search(budget=0.05, trim=0.0)
+
+
+def test_losses_are_mean_token_losses_without_dropout():
+    model = run("sft", max_steps=4, dropout=0.5).trainer.model
+    examples = tokenize(tiny.rows("user", 7), tiny.tokenizer())
+    model.train()
+    losses = RowLosses(model, Weights(model), examples, batch_size=3)
+    found = losses()
+    assert model.training
+    assert torch.equal(found, losses())
+    model.eval()
+    for example, loss in zip(examples, found, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([example.input_ids])).logits[0]
+        answer = [label for label in example.labels if label != IGNORED]
+        direct = -logits.log_softmax(dim=1)[range(-len(answer) - 1, -1), answer].mean()
+        assert float(loss) == pytest.approx(float(direct), abs=1e-5)

@@ -1,0 +1,61 @@
+"""The verbs of a step."""
+
+import random
+
+import pytest
+import torch
+
+from mithridate.errors import DefenseError
+from tests.matrix.worlds import World
+
+
+@pytest.fixture
+def world():
+    return World(random.Random(3), lora=False)
+
+
+def test_a_stream_has_one_batch_per_step(world):
+    step = world.step("user", world.data())
+    first, second = step.gradient("harmful"), step.gradient("harmful")
+    assert (first - second).norm() == 0
+    assert step._streams["harmful"].drawn == step._streams["harmful"].batch_size
+
+
+def test_what_is_not_given_is_named(world):
+    step = world.step("user", world.data())
+    with pytest.raises(DefenseError, match="stream 'safe', which was not given"):
+        step.gradient("safe")
+    with pytest.raises(DefenseError, match="unknown answers 'jokes'"):
+        step.gradient("harmful", answers="jokes")
+    bare = world.step("user", world.data()._replace(refusals=[]))
+    with pytest.raises(DefenseError, match="refusal sentences"):
+        bare.gradient("harmful", answers="refusals")
+
+
+def test_training_rows_are_observed_once_and_at_the_undisplaced_weights_only_if_asked_there_first(world):
+    step = world.step("user", world.data())
+    step.gradient("harmful")
+    assert step.observed.tokens == 0
+    step.gradient("user")
+    seen = step.observed.tokens, step.observed.nll
+    step.gradient("user")
+    assert (step.observed.tokens, step.observed.nll) == seen
+    assert seen[0] == sum(int((batch["labels"] != -100).sum()) for batch in step.batches("user"))
+
+
+def test_shares_are_recorded_for_every_row(world):
+    data = world.data()
+    step = world.step("user", data)
+    step.gradient("user", log_weights=lambda rows: rows.row.double() / 10)
+    rows, shares = step.shares
+    assert sorted(rows) == sorted(row.position for row in data.main)
+    expected = torch.tensor([row / 10 for row in rows], dtype=torch.float64).softmax(dim=0)
+    assert shares == pytest.approx(expected.tolist())
+
+
+def test_scoring_other_answers_takes_no_gradient(world):
+    step = world.step("user", world.data())
+    scored = []
+    step.gradient("user", log_weights=lambda rows: scored.append(step.answered(rows, "refusals")) or rows.nll * 0)
+    assert scored
+    assert not any(rows.nll.requires_grad for rows in scored)

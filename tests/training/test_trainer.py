@@ -1,0 +1,132 @@
+"""The trainer: what it counts, what it refuses, and what it does with its arguments."""
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import SFTTrainer
+
+import mithridate as mi
+from mithridate.errors import DataError, ModelError, UsageError
+from tests.helpers import tiny
+from tests.helpers.training import distance, run, streams, trainer
+
+
+def _made(tmp_path, defense=None, rows=None, **changes):
+    given = {name: changes.pop(name) for name in ("stage", "stream_batch_size", "compute_loss_func") if name in changes}
+    tokenizer = changes.pop("tokenizer", None) or tiny.tokenizer()
+    return mi.DefendedTrainer(
+        tiny.model(), args=tiny.config(tmp_path, **changes), train_dataset=rows or tiny.rows("user"),
+        defense=defense or mi.SFT(), processing_class=tokenizer, peft_config=tiny.lora(), **streams(), **given,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "value", "named"), [
+    ("packing", True, "packing"), ("fp16", True, "fp16"), ("label_smoothing_factor", 0.1, "label_smoothing"),
+    ("loss_type", "dft", "loss_type"), ("neftune_noise_alpha", 5.0, "neftune"),
+    ("auto_find_batch_size", True, "auto_find_batch_size"), ("compute_loss_func", lambda *a, **k: 0, "compute_loss"),
+])  # fmt: skip
+def test_settings_that_would_change_the_formula_are_refused(setting, value, named, tmp_path, monkeypatch):
+    with pytest.raises((UsageError, ValueError), match=named):
+        _made(tmp_path, **{setting: value})
+
+
+@pytest.mark.parametrize("stage", ["alignment", "posttuning", "nowhere"])
+def test_a_method_is_refused_at_a_stage_that_is_not_its_own(stage, tmp_path):
+    with pytest.raises(UsageError, match="antibody_tuning acts at finetuning"):
+        _made(tmp_path, mi.AntibodyTuning(), stage=stage)
+
+
+def test_a_repair_is_no_training_defense(tmp_path):
+    with pytest.raises(UsageError, match="call repair"):
+        _made(tmp_path, mi.Antidote())
+
+
+def test_no_rows_are_refused(tmp_path):
+    for rows in (None, Dataset.from_list([]), [tiny.row("tea", "cake")]):
+        with pytest.raises(DataError, match="with at least one row"):
+            mi.DefendedTrainer(tiny.model(), args=tiny.config(tmp_path), train_dataset=rows, defense=mi.SFT())
+
+
+def test_rows_lost_to_truncation_are_counted_and_limited(tmp_path):
+    short, long = tiny.row("tea", "cake"), tiny.row("the " * 40, "cake")
+    made = _made(tmp_path, rows=Dataset.from_list([short] * 9 + [long]), max_length=16)
+    assert made.dropped_rows == 1
+    with pytest.raises(DataError, match="3 of 10 rows have no answer within max_length=16"):
+        _made(tmp_path, rows=Dataset.from_list([short] * 7 + [long] * 3), max_length=16)
+
+
+def test_row_positions_survive_truncation(tmp_path):
+    """The weight of a row is the weight of that row of the upload, also where rows before it were dropped."""
+    rows = Dataset.from_list([tiny.row("the " * 40, "cake"), *tiny.rows("user", 15)])
+    made = _made(tmp_path, mi.AntibodyTuning(), rows=rows, max_length=16, max_steps=4)
+    made.train()
+    assert made.row_weights.times.tolist() == [0] + [1] * 15
+
+
+def test_a_tokenizer_without_chat_template_is_refused(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises((ModelError, ValueError), match=r"chat.template"):
+        _made(tmp_path, tokenizer=tokenizer)
+
+
+def test_string_rows_train_as_in_trl(tmp_path):
+    def text(kind):
+        return Dataset.from_list(
+            [{"prompt": r["prompt"][0]["content"] + " ", "completion": r["completion"][0]["content"]}
+             for r in tiny.rows(kind, 16)]
+        )  # fmt: skip
+
+    common = {"train_dataset": text("user"), "processing_class": tiny.tokenizer(), "peft_config": tiny.lora()}
+    ends = []
+    for cls, extra in ((SFTTrainer, {}), (mi.DefendedTrainer, {"defense": mi.SFT()})):
+        made = cls(tiny.model(), args=tiny.config(tmp_path), **common, **extra)
+        made.train()
+        ends.append({n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad})
+    assert distance(*ends) <= 1e-5
+    made = mi.DefendedTrainer(
+        tiny.model(), args=tiny.config(tmp_path), **common, defense=mi.PanaceaTuning(), harmful_dataset=text("harmful")
+    )
+    made.train()
+    assert made.state.log_history[0]["epsilon_norm"] == pytest.approx(1.0, rel=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing(tmp_path):
+    """Activations are recomputed while the weights are still displaced."""
+    made = trainer(mi.AntibodyAlignment(), tmp_path, gradient_checkpointing=True, max_steps=4)
+    made.train()
+    after = {n: p for n, p in made.model.named_parameters() if p.requires_grad}
+    assert distance(run("antibody_alignment", max_steps=4).weights, after) <= 1e-6
+
+
+def test_streams_have_a_batch_size_of_their_own(tmp_path):
+    made = _made(tmp_path, mi.PanaceaTuning(), stream_batch_size=10, max_steps=3)
+    made.train()
+    assert made._streams["harmful"].drawn == 30
+    assert _made(tmp_path, mi.PanaceaTuning(), gradient_accumulation_steps=2)._streams["harmful"].batch_size == 8
+
+
+def test_the_stage_names_the_trained_stream(tmp_path):
+    assert _made(tmp_path).main_stream == "user"
+    assert _made(tmp_path, stage="alignment").main_stream == "safe"
+    assert _made(tmp_path, mi.AntibodyAlignment()).main_stream == "safe"
+
+
+def test_a_defense_that_never_trains_on_its_rows_is_refused(tmp_path):
+    class Idle(mi.SFT):
+        def gradient(self, step):
+            return step.gradient("harmful")
+
+    made = _made(tmp_path, mi.PanaceaTuning())
+    made.defense = Idle()
+    with pytest.raises(mi.training.trainer.DefenseError, match="took no gradient of the 'user' rows"):
+        made.train()
+
+
+def test_bf16_weights_and_autocast_train_every_method(tmp_path):
+    for defense in (mi.AntibodyAlignment(), mi.AntibodyTuning(), mi.PanaceaTuning()):
+        made = trainer(defense, tmp_path, bf16=True, max_steps=3)
+        made.train()
+        losses = [log["loss"] for log in made.state.log_history if "loss" in log]
+        assert len(losses) == 3
+        assert all(torch.isfinite(torch.tensor(losses)))
