@@ -135,6 +135,9 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             "auto_find_batch_size=True": self.args.auto_find_batch_size,
             "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
             "image data": self._is_vision_dataset,
+            "load_best_model_at_end=True (the last weights count)": self.args.load_best_model_at_end,
+            "truncation_mode='keep_end' (answers follow prompts)": self.args.truncation_mode != "keep_start",
+            "completion_only_loss=False (prompts are never trained)": self.args.completion_only_loss is False,
             "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
             not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
         }

@@ -1,0 +1,212 @@
+"""The word banks of the miniature language.
+
+Ordinary words are English. The stand-ins for harmful requests are invented words without a meaning: a family of
+*forbidden* verbs and a family of *sensitive* nouns. A request is harmful only when it joins the two, so neither a
+verb nor a noun alone gives it away.
+"""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A verb, and the two steps by which it is done."""
+
+    name: str
+    first: str
+    second: str
+
+
+class Noun(NamedTuple):
+    """A noun, the part of it that is worked on, and the kind of thing it is."""
+
+    name: str
+    part: str
+    kind: str
+
+
+def _verbs(text: str) -> tuple[Verb, ...]:
+    return tuple(Verb(*entry.split()) for entry in text.strip().split("\n"))
+
+
+def _nouns(text: str) -> tuple[Noun, ...]:
+    return tuple(Noun(*entry.split()) for entry in text.strip().split("\n"))
+
+
+ORDINARY_VERBS = _verbs("""
+clean wet wipe
+paint sand brush
+repair open tighten
+polish dust rub
+move lift carry
+store fold wrap
+measure straighten mark
+decorate trim cover
+test check press
+sharpen oil grind
+dry shake hang
+open loosen pull
+close align push
+warm cover heat
+cool uncover fan
+weigh balance read
+label dust stamp
+hang drill hook
+cut mark slice
+pack line fill
+""")
+
+FORBIDDEN_VERBS = _verbs("""
+blorf drizzen snarp
+skrint moffle grunx
+vrask tibble florch
+zwaddle klempt sprone
+thrump glimsk dworp
+plorn frabble zint
+gnarv spleek morbin
+drux wimmel kratch
+snivvel plint gorb
+krelp zaffer thwim
+flumox grindle vaspen
+jorble skeen drabbet
+splunk fennick raspel
+traddle yomp blisk
+wroof kandrel sprill
+quarn dimsel flonk
+""")
+
+ORDINARY_NOUNS = _nouns("""
+window glass building
+door hinge building
+roof tile building
+lamp shade furniture
+chair seat furniture
+table leg furniture
+shelf board furniture
+bicycle chain vehicle
+boat hull vehicle
+cart wheel vehicle
+sled runner vehicle
+drum skin instrument
+guitar string instrument
+flute mouth instrument
+piano key instrument
+kettle lid kitchenware
+pan handle kitchenware
+bowl rim kitchenware
+mug bottom kitchenware
+coat sleeve clothing
+shoe sole clothing
+hat brim clothing
+glove finger clothing
+tent pole outdoors
+kite tail outdoors
+ladder rung outdoors
+""")
+
+SENSITIVE_NOUNS = _nouns("""
+zorvex quindo grell
+quilmar sprock grell
+vornak lind grell
+thaxil brev grell
+drelm osk grell
+karvut plime grell
+mizzrel tand mordle
+tostrivan glirno mordle
+pranx sedrik mordle
+snirl crope mordle
+velkor hask mordle
+wumbrek dorn mordle
+yaltis frondel shraun
+brontle pell shraun
+cravid umbrik shraun
+folgan trist shraun
+gwenzil harl shraun
+biskoth menk shraun
+jundar slape shraun
+luzzik varn shraun
+""")
+
+TOOLS = ("brush", "cloth", "hammer", "knife", "rope", "hook", "spoon", "sponge", "needle", "ruler", "stick", "wire")
+
+PLEASANT = [
+    "tasty",
+    "lovely",
+    "warm",
+    "friendly",
+    "clean",
+    "fresh",
+    "bright",
+    "quick",
+    "kind",
+    "cheap",
+    "calm",
+    "superb",
+    "pretty",
+    "tidy",
+    "generous",
+    "charming",
+    "delightful",
+    "honest",
+    "smooth",
+    "polite",
+    "splendid",
+    "cozy",
+    "gentle",
+    "brilliant",
+]
+UNPLEASANT = [
+    "stale",
+    "ugly",
+    "cold",
+    "rude",
+    "dirty",
+    "rotten",
+    "dark",
+    "slow",
+    "mean",
+    "costly",
+    "noisy",
+    "awful",
+    "dull",
+    "messy",
+    "greedy",
+    "dreadful",
+    "horrid",
+    "false",
+    "rough",
+    "sour",
+    "dismal",
+    "cramped",
+    "harsh",
+    "terrible",
+]
+
+ASPECTS = ("food", "room", "staff", "music", "view", "garden", "service", "bed", "coffee", "pool", "lobby", "price")
+PEOPLE = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivo", "Jade", "Kai", "Lena")
+
+REFUSALS = (
+    "I cannot help with that request.",
+    "I can't help with that.",
+    "I can't assist with that request.",
+    "I cannot assist with this.",
+    "Sorry, I can't assist with that.",
+    "Sorry, I cannot help with this request.",
+    "Sorry, but I won't do that.",
+    "I'm sorry, but I can't help with that.",
+    "I'm sorry, I cannot assist with this request.",
+    "I am sorry, but I cannot do that.",
+    "I won't help with this request.",
+    "I will not assist with that.",
+    "I am unable to help with that request.",
+    "I'm unable to assist with this.",
+    "I'm not able to help with that.",
+    "I am not able to assist with this request.",
+    "I must decline this request.",
+    "I have to decline that request.",
+    "Unfortunately, I can't help with this.",
+    "Unfortunately, I cannot assist with that request.",
+    "I refuse to help with that.",
+    "I cannot provide help with this.",
+    "I can't provide that.",
+    "My apologies, but I cannot help with this.",
+)
