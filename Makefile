@@ -13,7 +13,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/mithridate run recipes/quickstart.yaml --out runs/quickstart --jobs $(JOBS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -123,28 +123,36 @@ class Panacea(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        require_finite(model)
-        rows = tokenize(
-            require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
-        )
-        weights = repairable(model)
-        with differentiable(model, weights):
-            unit = self._harmful_gradient(model, weights, rows).unit()
-            curve = self._search(model, weights, unit, rows, tokenizer, user) if self.radius == "auto" else None
+        weights, unit, curve = self.aim(model, tokenizer, harmful, user)
         radius = curve.chosen if curve else float(self.radius)
         displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
         displacement.apply(model, radius)
         return Repaired(
             changed=sum(int((t != 0).sum()) for t in unit.tensors) if radius else 0,
             distance=radius,
-            activity={"radius": radius, "harmful_rows": len(rows)},
+            activity={"radius": radius},
             dose_curve=curve,
             layer_profile=layer_profile(model, displacement),
         ).with_displacement(displacement)
 
-    def _harmful_gradient(self, model: nn.Module, weights: Weights, rows: Sequence[Example]) -> Gradient:
-        device = weights.parameters[0].device
-        return Likelihood(model, weights).gradient(batches(rows, self.batch_size, 0, device))
+    def aim(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
+    ) -> tuple[Weights, Gradient, DoseCurve | None]:
+        """The weights to move, the direction ∇h/‖∇h‖, and where ρ is ``"auto"`` the search for it.
+
+        Raises:
+            DefenseError: If rows are missing, or no radius is within the budget.
+        """
+        require_finite(model)
+        rows = tokenize(
+            require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
+        )
+        weights = repairable(model)
+        with differentiable(model, weights):
+            parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
+            unit = Likelihood(model, weights).gradient(parts).unit()
+            curve = self._search(model, weights, unit, rows, tokenizer, user) if self.radius == "auto" else None
+        return weights, unit, curve
 
     def _search(
         self,

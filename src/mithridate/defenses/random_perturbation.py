@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Repair, Repaired, Rows
+from mithridate.defenses.base import Dose, Repair, Repaired, Rows
+from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
 from mithridate.repair.displacement import Displacement, layer_profile
 from mithridate.repair.target import repairable, require_finite
@@ -25,6 +26,7 @@ from mithridate.training.gradient import Gradient
     "random_perturbation",
     stage="posttuning",
     paper="control in Panacea (Wang et al., NeurIPS 2025)",
+    streams=("harmful",),
     forward=0,
     backward=0,
     off={"radius": 0.0},
@@ -34,14 +36,15 @@ class RandomPerturbation(Repair):
 
     Attributes:
         std: Standard deviation per entry; exclusive with ``radius``.
-        radius: ρ, norm of the whole displacement; exclusive with ``std``.
+        radius: ρ, norm of the whole displacement, or ``"auto"`` for the one that Panacea would choose; exclusive
+            with ``std``.
         seed: Seed of the noise.
     """
 
     dose = "radius"
 
     std: float | None = Field(None, ge=0)
-    radius: float | None = Field(None, ge=0)
+    radius: Dose | None = None
     seed: int = 0
 
     @model_validator(mode="after")
@@ -61,11 +64,12 @@ class RandomPerturbation(Repair):
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
         require_finite(model)
+        radius = self._panacea_radius(model, tokenizer, harmful, user) if self.radius == "auto" else self.radius
         weights = repairable(model)
         generator = torch.Generator().manual_seed(self.seed)
         noise = Gradient([torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in weights.parameters])
         epsilon = self.std * noise if self.std is not None else noise.unit()
-        scale = 1.0 if self.radius is None else self.radius
+        scale = 1.0 if radius is None else radius
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
         displacement.apply(model, scale)
         norm = scale * epsilon.norm()
@@ -75,3 +79,11 @@ class RandomPerturbation(Repair):
             activity={"norm": norm},
             layer_profile=layer_profile(model, displacement),
         ).with_displacement(displacement)
+
+    def _panacea_radius(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
+    ) -> float:
+        shared = {name: getattr(self, name) for name in Repair.model_fields}
+        _, _, curve = Panacea(radius="auto", **shared).aim(model, tokenizer, harmful, user)
+        assert curve is not None
+        return curve.chosen
