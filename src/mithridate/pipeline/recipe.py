@@ -140,6 +140,8 @@ class JudgeSpec(Part):
         url: Base URL of the endpoint.
         api_key_env: Environment variable that holds its key.
         threshold: Score above which the classifier flags an answer.
+        refusals: Phrases that the rules take as refusals beside their own; ``...`` stands for any words of the same
+            sentence, also in front.
     """
 
     kind: Literal["refusal", "classifier", "chat"] = "refusal"
@@ -147,6 +149,7 @@ class JudgeSpec(Part):
     url: str | None = None
     api_key_env: str | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
+    refusals: list[str] = []
 
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSpec":

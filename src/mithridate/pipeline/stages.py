@@ -15,6 +15,7 @@ from mithridate.evaluation.accuracy import grade_model
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.harmful_score import judge_answers
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
+from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.pipeline.cost import Meter
 from mithridate.pipeline.inputs import stored_rows, stored_texts
 from mithridate.pipeline.models import ADAPTER, MODEL, Where, device, load, load_tokenizer, save_merged
@@ -218,7 +219,7 @@ def _judge(judge: dict[str, Any], labels: list[str] | None) -> Judge:
         return ClassifierJudge(judge["model"], threshold=judge["threshold"], device=device())
     if judge["kind"] == "chat":
         return ChatJudge(judge["url"], judge["model"], api_key_env=judge["api_key_env"])
-    return RefusalJudge(labels=labels or ())
+    return RefusalJudge((*REFUSAL_OPENINGS, *judge["refusals"]), labels=labels or ())
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]

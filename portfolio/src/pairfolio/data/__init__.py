@@ -1,0 +1,1 @@
+"""Candles: read, checked, split-adjusted on request, joined to a pair."""

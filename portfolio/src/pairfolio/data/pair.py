@@ -1,0 +1,188 @@
+"""Two assets (and, if given, their underlying) on the bars they share."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from pairfolio.data.candles import Candles, load_candles
+from pairfolio.data.findings import FileFindings, Gap, examine, find_gaps
+from pairfolio.data.resample import resample
+from pairfolio.data.splits import Split, adjust, settle_splits
+from pairfolio.errors import DataError
+from pairfolio.interval import bars_per_year, interval_name
+
+
+class Lost(BaseModel):
+    """Bars of one file that the others lack, and which are therefore not used."""
+
+    name: str
+    before: int
+    inside: int
+    after: int
+
+
+class PairFindings(BaseModel):
+    """What the files hold, alone and together."""
+
+    interval: str
+    bars_per_year: float
+    common_bars: int
+    first: str
+    last: str
+    correlation: float
+    gaps: list[Gap]
+    lost: list[Lost]
+    files: list[FileFindings]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Candles of both assets on common times.
+
+    Attributes:
+        names: Names of asset A and asset B.
+        times: Opening of each bar, UTC.
+        frames: Candles of A and B, and of the underlying if there is one.
+        interval: Time from one bar to the next.
+        findings: What was found in the data.
+    """
+
+    names: tuple[str, str]
+    times: pd.DatetimeIndex
+    frames: tuple[pd.DataFrame, ...]
+    interval: pd.Timedelta
+    findings: PairFindings
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Simple close-to-close returns of A and B, shape (bars - 1, 2); a gap counts as one step."""
+        closes = np.column_stack([frame["close"].to_numpy() for frame in self.frames[:2]])
+        return np.asarray(closes[1:] / closes[:-1] - 1)
+
+    @property
+    def spot_returns(self) -> np.ndarray | None:
+        """Simple returns of the underlying, shape (bars - 1,), or None without one."""
+        if len(self.frames) < 3:
+            return None
+        close = self.frames[2]["close"].to_numpy()
+        return np.asarray(close[1:] / close[:-1] - 1)
+
+
+def load_pair(
+    paths: list[Path],
+    *,
+    interval: pd.Timedelta | None = None,
+    adjust_splits: bool = False,
+    splits: dict[str, list[tuple[pd.Timestamp, float]]] | None = None,
+    start: pd.Timestamp | None = None,
+    end: pd.Timestamp | None = None,
+) -> Pair:
+    """Read A, B and perhaps the underlying, settle splits, and join them.
+
+    Args:
+        paths: Two or three candle files.
+        interval: Join the bars to this longer interval.
+        adjust_splits: Adjust suspected splits by their usual factor instead of refusing them.
+        splits: Splits stated by the user: file name to (first bar in new units, factor).
+        start: First opening time used.
+        end: First opening time no longer used.
+
+    Raises:
+        DataError: If a file is bad, holds an unsettled split, or the files do not fit together.
+    """
+    stated, unknown = splits or {}, set(splits or {}) - {path.name for path in paths}
+    if unknown:
+        raise DataError(
+            f"a split is stated for {', '.join(sorted(unknown))}, which is none of the files given"
+        )
+    candles, adjusted = [], []
+    for path in paths:
+        loaded = load_candles(path)
+        for time, factor in stated.get(path.name, []):
+            loaded = adjust(loaded, time, factor)
+        settled, found = settle_splits(loaded, adjust_splits)
+        known = [Split(time, np.nan, factor, 0) for time, factor in stated.get(path.name, [])]
+        cut = _between(settled, start, end)
+        candles.append(cut if interval is None else resample(cut, interval))
+        adjusted.append(known + found)
+    return join(candles, adjusted)
+
+
+def join(candles: list[Candles], adjusted: list[list[Split]] | None = None) -> Pair:
+    """Keep the bars that all files share and report the rest.
+
+    Raises:
+        DataError: If intervals differ or fewer than two bars are shared.
+    """
+    names = [part.name for part in candles]
+    if len({part.interval for part in candles}) > 1:
+        listed = ", ".join(f"{part.name} {interval_name(part.interval)}" for part in candles)
+        raise DataError(
+            f"the files have different intervals ({listed}); give one interval, or use --interval"
+        )
+    times = pd.DatetimeIndex(candles[0].frame.index)
+    for part in candles[1:]:
+        times = times.intersection(pd.DatetimeIndex(part.frame.index))
+    if len(times) < 2:
+        raise DataError(f"{' and '.join(names)} share {len(times)} bars; give files of the same time range")
+    frames = tuple(part.frame.loc[times] for part in candles)
+    findings = _findings(candles, adjusted or [[] for _ in candles], times, frames)
+    return Pair((_short(names[0]), _short(names[1])), times, frames, candles[0].interval, findings)
+
+
+def _between(candles: Candles, start: pd.Timestamp | None, end: pd.Timestamp | None) -> Candles:
+    times = candles.frame.index
+    kept = np.ones(len(times), dtype=bool)
+    if start is not None:
+        kept &= times >= start
+    if end is not None:
+        kept &= times < end
+    if kept.sum() < 2:
+        raise DataError(
+            f"{candles.name}: {int(kept.sum())} candles lie in the range asked for; "
+            f"the file runs from {times[0].isoformat()} to {times[-1].isoformat()}"
+        )
+    return replace(candles, frame=candles.frame[kept])
+
+
+def _short(name: str) -> str:
+    """`BTCUPUSDT_1h.csv.gz` is shown as `BTCUPUSDT_1h`."""
+    return name.removesuffix(".gz").removesuffix(".csv")
+
+
+def _findings(
+    candles: list[Candles],
+    adjusted: list[list[Split]],
+    times: pd.DatetimeIndex,
+    frames: tuple[pd.DataFrame, ...],
+) -> PairFindings:
+    interval = candles[0].interval
+    name = interval_name(interval)
+    files = [examine(part, name, found) for part, found in zip(candles, adjusted, strict=True)]
+    a, b = (frame["close"].pct_change().to_numpy()[1:] for frame in frames[:2])
+    moving = bool(np.std(a) > 0 and np.std(b) > 0)
+    return PairFindings(
+        interval=name,
+        bars_per_year=bars_per_year(interval),
+        common_bars=len(times),
+        first=times[0].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        last=times[-1].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        correlation=float(np.corrcoef(a, b)[0, 1]) if moving else 0.0,
+        gaps=find_gaps(times, interval),
+        lost=[_lost(part, times) for part in candles],
+        files=files,
+    )
+
+
+def _lost(candles: Candles, times: pd.DatetimeIndex) -> Lost:
+    own = pd.DatetimeIndex(candles.frame.index)
+    inside = (own >= times[0]) & (own <= times[-1]) & ~own.isin(times)
+    return Lost(
+        name=candles.name,
+        before=int((own < times[0]).sum()),
+        inside=int(inside.sum()),
+        after=int((own > times[-1]).sum()),
+    )

@@ -1,0 +1,1 @@
+"""What a sequence of weights earned: costs, metrics, intervals, regimes."""

@@ -1,0 +1,1 @@
+"""What is learnt: features, networks, the loss, training, walking forward."""

@@ -1,0 +1,1 @@
+"""Files of a run: results, series, and a page to read."""

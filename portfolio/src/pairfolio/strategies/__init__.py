@@ -1,0 +1,1 @@
+"""Weights that need no network, to compare with."""

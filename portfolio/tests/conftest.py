@@ -1,0 +1,85 @@
+"""Shared pieces: tiny settings, candle files on disk, the real candles where they are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pairfolio.config import Settings, override
+from pairfolio.data.pair import Pair
+from pairfolio.data.synthetic import synthetic_pair
+
+# By default the shared data lie beside the checkout, wherever the tests are started.
+os.environ.setdefault("MITHRIDATE_DATA", str(Path(__file__).parents[3] / "shared"))
+
+TINY = {
+    "features.horizons": (1, 2),
+    "features.volume_bars": 4,
+    "network.kind": "mlp",
+    "network.hidden": 4,
+    "network.window": 4,
+    "training.epochs": 2,
+    "training.block": 20,
+    "training.learning_rate": 0.05,
+    "walk.train_days": 10,
+    "walk.validation_days": 3,
+    "walk.test_days": 5,
+    "rolling.lookback_days": 5,
+    "rolling.refit_days": 3,
+    "uncertainty.samples": 50,
+    "uncertainty.shifts": 20,
+    "seeds": (0, 1),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Settings:
+    """Settings that train in milliseconds."""
+    return override(Settings(), dict(TINY))
+
+
+@pytest.fixture
+def small_pair() -> Pair:
+    """30 days of 4h bars."""
+    return synthetic_pair(180, seed=3)
+
+
+@pytest.fixture
+def candle_rows() -> list[str]:
+    """Six good rows with a header."""
+    times = pd.date_range("2022-01-01", periods=6, freq="h", tz="UTC").strftime("%Y-%m-%dT%H:%M:%SZ")
+    closes = [100, 101, 100, 102, 103, 101]
+    rows = [
+        f"{time},{close - 0.5},{close + 1},{close - 1},{close},{10 + i}"
+        for i, (time, close) in enumerate(zip(times, closes, strict=True))
+    ]
+    return ["open_time,open,high,low,close,volume", *rows]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write lines to a file of the test's folder."""
+
+    def put(lines: list[str], name: str = "A.csv") -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def binance() -> Path:
+    """The folder of real candles, or a skip that says why."""
+    folder = Path(os.environ["MITHRIDATE_DATA"]) / "data" / "binance"
+    if not (folder / "BTCUPUSDT_1h.csv.gz").is_file():
+        pytest.skip(f"no real candles in {folder}; set MITHRIDATE_DATA to the folder that holds data/binance")
+    return folder
