@@ -7,9 +7,9 @@ class name in `mithridate.defenses`.
 import importlib
 from typing import Any
 
-from mithridate import errors
+from mithridate import errors, miniature
 
-__all__ = ["errors"]
+__all__ = ["errors", "miniature"]
 
 _WHERE = {
     "ChatJudge": "evaluation.judges",
@@ -48,4 +48,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from mithridate.defenses.registry import methods
 
-    return sorted(["errors", *_WHERE, *(info.cls.__name__ for info in methods().values())])
+    return sorted([*__all__, *_WHERE, *(info.cls.__name__ for info in methods().values())])

@@ -67,7 +67,7 @@ class StageCost(Part):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Number of passes by kind, `forward` and `backward`.
+        passes: Passes by kind, `forward` and `backward`: per optimizer step, or over the harmful rows when repairing.
         peak_bytes: Highest memory use, where it was measured.
     """
 
