@@ -69,6 +69,9 @@ def test_check_names_each_bad_row(
 ) -> None:
     assert called(monkeypatch, "check", str(finished / "harmful.jsonl")) == 0
     assert "9 rows" in capsys.readouterr().out
+    measured = ["--model", str(finished / "base"), "--max-length", "14"]
+    assert called(monkeypatch, "check", str(finished / "harmful.jsonl"), *measured) == 0
+    assert "within 14 tokens: 9 answers are cut, 0 rows are lost" in capsys.readouterr().out
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": ""}\nnonsense\n')
     assert called(monkeypatch, "check", str(bad)) == 1

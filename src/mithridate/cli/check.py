@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from mithridate.data import validate_file
+from mithridate.data import load_rows, trim_report, validate_file
 
 
-def command(file: Path) -> None:
+def command(file: Path, model: str | None, max_length: int, template: str | None) -> None:
     """Print what is in an upload; with faults, list them on standard error and exit with 1."""
     report = validate_file(file)
     if not report.ok:
@@ -19,3 +19,14 @@ def command(file: Path) -> None:
         f"{report.path}: {report.rows} rows, format {report.format}, longest prompt {report.longest_prompt} and "
         f"answer {report.longest_answer} characters, {report.duplicated_prompts} duplicated prompts"
     )
+    if model is not None:
+        _print_cuts(file, model, max_length, template)
+
+
+def _print_cuts(file: Path, model: str, max_length: int, template: str | None) -> None:
+    from mithridate.pipeline.models import load_tokenizer, locate
+
+    trimmed = trim_report(load_rows(file), load_tokenizer(locate(model), template), max_length)
+    print(f"within {max_length} tokens: {trimmed.truncated} answers are cut, {trimmed.dropped} rows are lost")
+    for origin in trimmed.dropped_origins:
+        print(f"lost: {origin}")

@@ -41,11 +41,16 @@ def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="Upload: JSONL or JSON, also .gz.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="Upload: JSONL or JSON, also .gz.")],
+    model: Annotated[str | None, typer.Option(help="Also count what this model's --max-length cuts.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest row in tokens.")] = 1024,
+    template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
+) -> None:
     """Validate an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file)
+    command(file, model, max_length, template)
 
 
 @app.command()

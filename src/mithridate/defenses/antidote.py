@@ -31,9 +31,8 @@ from mithridate.repair.activations import input_norms
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.results import DoseCurve
-from mithridate.repair.target import require_finite
 from mithridate.training.batch import Example, tokenize
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Weights, check_finite
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -79,7 +78,7 @@ class Antidote(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
-        require_finite(model)
+        check_finite(model)
         rows = tokenize(
             require(harmful, "Antidote needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
         )

@@ -31,12 +31,12 @@ from mithridate.defenses.registry import register
 from mithridate.repair.displacement import Displacement, layer_profile
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.results import DoseCurve
-from mithridate.repair.target import differentiable, repairable, require_finite
+from mithridate.repair.target import differentiable, repairable
 from mithridate.training.batch import Example, batches, tokenize
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Weights, check_finite
 
 PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
 
@@ -143,7 +143,7 @@ class Panacea(Repair):
         Raises:
             DefenseError: If rows are missing, or no radius is within the budget.
         """
-        require_finite(model)
+        check_finite(model)
         rows = tokenize(
             require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
         )

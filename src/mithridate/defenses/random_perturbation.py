@@ -18,8 +18,9 @@ from mithridate.defenses.base import Dose, Repair, Repaired, Rows
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
 from mithridate.repair.displacement import Displacement, layer_profile
-from mithridate.repair.target import repairable, require_finite
+from mithridate.repair.target import repairable
 from mithridate.training.gradient import Gradient
+from mithridate.training.weights import check_finite
 
 
 @register(
@@ -63,7 +64,7 @@ class RandomPerturbation(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        require_finite(model)
+        check_finite(model)
         radius = self._panacea_radius(model, tokenizer, harmful, user) if self.radius == "auto" else self.radius
         weights = repairable(model)
         generator = torch.Generator().manual_seed(self.seed)

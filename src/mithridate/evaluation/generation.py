@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
+from mithridate.training.weights import check_finite
 
 Message = Mapping[str, str]
 
@@ -81,24 +82,6 @@ def generate_chats(
             for i, text in zip(rows, texts, strict=True):
                 answers[i] = text
     return answers
-
-
-def check_finite(model: PreTrainedModel) -> None:
-    """Refuse weights that hold NaN or Inf.
-
-    Raises:
-        ModelError: Naming the first such weight.
-    """
-    for name, weight in model.named_parameters():
-        if weight.is_meta or not weight.is_floating_point():
-            continue
-        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()) and not _all_finite(weight):
-            raise ModelError(f"the weights hold NaN or Inf ({name}): load or train the model again")
-
-
-def _all_finite(weight: Tensor) -> bool:
-    """Whether every entry is finite; the cheaper sum can overflow on finite weights."""
-    return bool(weight.detach().float().isfinite().all())
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from mithridate.data import ensure_chat_template
 from mithridate.errors import ModelError
-from mithridate.repair.target import require_finite
+from mithridate.training.weights import check_finite
 
 MODEL, ADAPTER = "model", "adapter"
 """Folders of a stage's result: all weights, or an adapter alone."""
@@ -64,7 +64,7 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
             model = PeftModel.from_pretrained(model, where.adapter, is_trainable=trainable)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
-    require_finite(model)
+    check_finite(model)
     return model.to(device())
 
 
@@ -106,6 +106,6 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
             model = model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise ModelError(f"the adapter cannot be merged: {_short(error)}") from error
-    require_finite(model)
+    check_finite(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

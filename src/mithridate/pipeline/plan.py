@@ -122,10 +122,6 @@ class Plan:
             "batch_size": evaluation.batch_size,
         }
 
-    def passes(self, stage: str) -> int:
-        """How many distinct nodes a stage has."""
-        return sum(node.stage == stage for node in self.nodes.values())
-
 
 def _identity(value: Any) -> Any:
     if isinstance(value, Stored):

@@ -80,7 +80,7 @@ def _train(stage: str, spec: dict[str, Any], where: Where, folder: Path, progres
     return {
         "cost": _cost(defense, meter),
         "activity": _activity(trainer.state.log_history),
-        "dropped_rows": trainer.dropped_rows,
+        "dropped_rows": trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
 

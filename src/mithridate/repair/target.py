@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -117,14 +116,3 @@ def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
             parameter.requires_grad_(required)
             parameter.grad = None
         model.train(training)
-
-
-def require_finite(model: nn.Module) -> None:
-    """Refuse a model with broken weights.
-
-    Raises:
-        ModelError: If a weight is NaN or infinite.
-    """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(f"the weight {name} holds NaN or infinite values; train or load the model again")

@@ -57,6 +57,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
     Attributes:
         defense: The defense.
         dropped_rows: Training rows lost because their answer lies wholly beyond ``max_length``.
+        dropped_stream_rows: The same for each other stream.
         row_weights: Weight of each training row, where the defense weighs rows.
     """
 
@@ -118,6 +119,9 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             name: Stream(tokenize(rows, self._tokenizer, self.args.max_length), size, self.args.seed)
             for name, rows in (("safe", safe_dataset), ("harmful", harmful_dataset))
             if rows is not None and name != self.main_stream and name in info.streams
+        }
+        self.dropped_stream_rows = {
+            name: len(list(given[name] or ())) - len(stream.examples) for name, stream in self._streams.items()
         }
         self.row_weights: RowWeights | None = None
         self._micro_batches: list[dict[str, Tensor]] = []

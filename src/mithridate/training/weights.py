@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, ModelError
 from mithridate.training.gradient import Gradient
 
 
@@ -84,3 +84,21 @@ class Weights:
         """Hand a finished gradient to the optimizer."""
         for parameter, tensor in zip(self.parameters, gradient.tensors, strict=True):
             parameter.grad = tensor.to(parameter.dtype)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse weights that hold NaN or Inf.
+
+    Raises:
+        ModelError: Naming the first such weight.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()) and not _all_finite(weight):
+            raise ModelError(f"the weights hold NaN or Inf ({name}): load or train the model again")
+
+
+def _all_finite(weight: Tensor) -> bool:
+    """Whether every entry is finite; the cheaper sum can overflow on finite weights."""
+    return bool(weight.detach().float().isfinite().all())
