@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -55,6 +57,25 @@ def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Pat
     assert file_hash(tmp_path / "killed" / name) == file_hash(tmp_path / "straight" / name)
     resumed = [r["resumed_from"] for r in _records(tmp_path / "killed") if r.get("resumed_from")]
     assert bool(resumed) == (stage in ("alignment", "finetuning"))
+
+
+def test_no_worker_outlives_a_killed_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["alignment"]["epochs"] = 500
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    script = tmp_path / "run.py"
+    script.write_text("import sys, mithridate\nif __name__ == '__main__': mithridate.run(*sys.argv[1:], jobs=2)")
+    run = subprocess.Popen([sys.executable, str(script), str(recipe), str(tmp_path / "out")])
+    parent = psutil.Process(run.pid)
+    while not list((tmp_path / "out").glob("store/alignment-*.part/checkpoint-*")):
+        assert run.poll() is None
+        time.sleep(0.1)
+    workers = parent.children(recursive=True)
+    assert len(workers) >= 2
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """Runs stages in an order that respects their parents, in this process or in several."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -79,12 +81,20 @@ def run_job(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
 _QUEUE: Any = None
 
 
-def _enter(queue: Any, threads: int) -> None:
+def _enter(queue: Any, threads: int, parent: int) -> None:
     """Set a worker process up: its thread count must be fixed before torch starts threads."""
     global _QUEUE
     _QUEUE = queue
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     quiet_libraries()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, so that no orphan writes beside the next run."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _run_in_worker(job: Job) -> dict[str, Any]:
@@ -142,27 +152,26 @@ def _run_parallel(
     store: Store, nodes: dict[str, Node], todo: list[Node], jobs: int, threads: int, monitor: Monitor
 ) -> None:
     context = get_context("spawn")
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        with ProcessPoolExecutor(jobs, context, _enter, (queue, threads)) as pool:
-            waiting, running = list(todo), dict[Future[Any], Node]()
-            try:
-                while waiting or running:
-                    blocked = {node.key for node in [*waiting, *running.values()]}
-                    for node in [n for n in waiting if n.parent not in blocked][: jobs - len(running)]:
-                        waiting.remove(node)
-                        running[pool.submit(_run_in_worker, _job(store, node, nodes))] = node
-                        monitor.started(node)
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    while not queue.empty():
-                        monitor.progressed(*queue.get())
-                    for future in done:
-                        future.result()
-                        monitor.finished(running.pop(future))
-            except BrokenProcessPool as error:
-                raise MithridateError(
-                    "a worker process died, most likely for lack of memory; run the same command again "
-                    "with --jobs 1, finished stages are kept"
-                ) from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+    queue: Any = context.SimpleQueue()
+    with ProcessPoolExecutor(jobs, context, _enter, (queue, threads, os.getpid())) as pool:
+        waiting, running = list(todo), dict[Future[Any], Node]()
+        try:
+            while waiting or running:
+                blocked = {node.key for node in [*waiting, *running.values()]}
+                for node in [n for n in waiting if n.parent not in blocked][: jobs - len(running)]:
+                    waiting.remove(node)
+                    running[pool.submit(_run_in_worker, _job(store, node, nodes))] = node
+                    monitor.started(node)
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    monitor.progressed(*queue.get())
+                for future in done:
+                    future.result()
+                    monitor.finished(running.pop(future))
+        except BrokenProcessPool as error:
+            raise MithridateError(
+                "a worker process died, most likely for lack of memory; run the same command again "
+                "with --jobs 1, finished stages are kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
