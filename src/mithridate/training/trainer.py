@@ -110,21 +110,24 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         fuse_lm_head(self.model)
         self._weights = Weights(self.model)
         self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
-        size = stream_batch_size or (
+        self._streams: dict[str, Stream] = {}
+        self.dropped_stream_rows: dict[str, int] = {}
+        for name, dataset in (("safe", safe_dataset), ("harmful", harmful_dataset)):
+            if dataset is not None and name != self.main_stream and name in info.streams:
+                self._add_stream(name, list(dataset), stream_batch_size)
+        self.row_weights: RowWeights | None = None
+        self._micro_batches: list[dict[str, Tensor]] = []
+
+    def _add_stream(self, name: str, rows: list[Mapping[str, Any]], batch_size: int | None) -> None:
+        """Rows to draw from at every optimizer step, by default as many as it has training rows."""
+        size = batch_size or (
             self.args.per_device_train_batch_size
             * self.args.gradient_accumulation_steps
             * self.accelerator.num_processes
         )
-        self._streams = {
-            name: Stream(tokenize(rows, self._tokenizer, self.args.max_length), size, self.args.seed)
-            for name, rows in (("safe", safe_dataset), ("harmful", harmful_dataset))
-            if rows is not None and name != self.main_stream and name in info.streams
-        }
-        self.dropped_stream_rows = {
-            name: len(list(given[name] or ())) - len(stream.examples) for name, stream in self._streams.items()
-        }
-        self.row_weights: RowWeights | None = None
-        self._micro_batches: list[dict[str, Tensor]] = []
+        examples = tokenize(rows, self._tokenizer, self.args.max_length)
+        self._streams[name] = Stream(examples, size, self.args.seed)
+        self.dropped_stream_rows[name] = len(rows) - len(examples)
 
     def _refuse_unsupported(self) -> None:
         """Settings under which the step's gradient would not be the defense's formula."""
