@@ -1,0 +1,63 @@
+"""Each benchmark runs at its smallest size and prints one JSON object; no timing is judged."""
+
+import json
+import math
+
+import pytest
+from benchmarks.workload import Shape
+
+from benchmarks import repair_cost, scale, step_cost
+from mithridate.defenses.base import Defense, Repair
+from mithridate.defenses.registry import methods
+
+SIZES = {"width": 32, "layers": 1, "vocabulary": 64, "batch": 2, "sequence": 16, "repeats": 1}
+SMALLEST = ["--device", "cpu", *(word for name, size in SIZES.items() for word in (f"--{name}", str(size)))]
+
+
+def printed(benchmark, capsys, *options):
+    benchmark.main([*SMALLEST, *options])
+    content = json.loads(capsys.readouterr().out)
+    assert content["benchmark"] == benchmark.__name__.rpartition(".")[2]
+    assert content["settings"]["width"] == 32
+    assert content["settings"]["device"] == content["machine"]["device"] == "cpu"
+    assert {"mithridate", "torch", "trl"} <= content["versions"].keys()
+    for figure in content["figures"]:
+        for spread in (figure["seconds"], figure["ratio"]):
+            assert 0 < spread["min"] <= spread["median"] <= spread["max"] < math.inf
+        assert figure["peak_bytes"] > 0
+        assert figure["peak_ratio"] > 0
+    return content["figures"]
+
+
+def test_step_cost_knows_every_training_method(capsys):
+    figures = printed(step_cost, capsys, "--steps", "1")
+    training = {name for name, info in methods().items() if issubclass(info.cls, Defense)}
+    assert {figure["method"] for figure in figures} == {"trl", *training}
+    expected = {figure["method"]: figure["expected_ratio"] for figure in figures}
+    # All weights are trained, so a backward pass counts as two forward passes.
+    assert expected["trl"] == expected["sft"] == 1
+    assert expected["antibody_alignment"] == 4
+    assert expected["antibody_tuning"] == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_frozen_weights_make_a_backward_pass_as_cheap_as_a_forward_pass():
+    shape = Shape(width=32, layers=1, vocabulary=64, batch=2, sequence=16, rank=2)
+    assert step_cost.passes("antibody_tuning", shape) == {"forward": 2, "backward": 1, "expected_ratio": 1.5}
+
+
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_repair_cost_knows_every_repair(rank, capsys):
+    figures = printed(repair_cost, capsys, "--rows", "4", "--rank", rank)
+    assert {figure["method"] for figure in figures} == {
+        name for name, info in methods().items() if issubclass(info.cls, Repair)
+    }
+    tried = {figure["method"]: figure["doses_tried"] for figure in figures if "strength" in figure["settings"]}
+    assert tried["antidote"] > 0
+    assert tried["panacea"] > 0
+
+
+def test_scale_varies_one_dimension_at_a_time(capsys):
+    figures = printed(scale, capsys, "--widths", "16", "--depths", "--batches", "--sequences", "24", "--steps", "1")
+    sizes = [(figure["varied"], figure["width"], figure["sequence"], figure["method"]) for figure in figures]
+    shapes = [("width", 16, 16), ("sequence", 32, 24)]
+    assert sizes == [(*shape, method) for shape in shapes for method in scale.METHODS]

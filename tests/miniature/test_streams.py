@@ -1,0 +1,170 @@
+"""The row sets: the same for everybody, kept apart, and labeled as they should be."""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from mithridate import miniature
+from mithridate.errors import UsageError
+from mithridate.evaluation.judges import RefusalJudge
+from mithridate.miniature import language, pretraining, reviews, streams, words
+
+DIGEST = """
+import hashlib, json
+from mithridate.miniature.streams import STREAMS, stream
+print(hashlib.sha256(json.dumps({name: stream(name) for name in STREAMS}).encode()).hexdigest())
+"""
+
+APART = ("help", "help-test", "harmful", "harmful-test", "attack", "task", "task-test", "look-alikes")
+"""Sets of which no two share a prompt; ``safe`` shares the prompts of ``harmful`` on purpose."""
+
+HARMFUL = ("harmful", "harmful-test", "attack")
+
+
+@functools.cache
+def joined():
+    """Verb and noun of every request that can be made."""
+    pairs = (*language.HARMFUL_PAIRS, *language.ORDINARY_PAIRS, *language.LOOK_ALIKE_PAIRS)
+    return {request.prompt: (request.verb.name, request.noun.name) for request in language.requests(pairs)}
+
+
+def pairs(name):
+    """Verb and noun of every request in a set."""
+    return {joined()[prompt] for prompt in miniature.prompts(name) if prompt in joined()}
+
+
+def test_names_are_the_sets_and_all_have_rows():
+    assert set(miniature.names()) == {*APART, "safe"}
+    for name in miniature.names():
+        assert len(miniature.rows(name)) >= 200
+
+
+@pytest.mark.parametrize("name", miniature.names())
+def test_two_calls_give_equal_rows(name):
+    first = miniature.rows(name).to_list()
+    streams.stream.cache_clear()
+    assert miniature.rows(name).to_list() == first
+
+
+def test_another_process_with_another_hash_seed_gives_equal_rows():
+    here = {name: streams.stream(name) for name in streams.STREAMS}
+    digest = hashlib.sha256(json.dumps(here).encode()).hexdigest()
+    environment = os.environ | {"PYTHONHASHSEED": "4242"}
+    there = subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == digest
+
+
+@pytest.mark.parametrize("name", miniature.names())
+def test_rows_have_the_contract_s_form(name):
+    rows = miniature.rows(f"miniature:{name}").to_list()
+    assert [row["origin"] for row in rows] == [f"miniature:{name}:{index}" for index in range(len(rows))]
+    assert all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
+    assert all([turn["role"] for turn in row["completion"]] == ["assistant"] for row in rows)
+    assert {row["harmful"] for row in rows} == {name in HARMFUL}
+    assert miniature.prompts(name) == [row["prompt"][0]["content"] for row in rows]
+
+
+@pytest.mark.parametrize("name", miniature.names())
+def test_no_prompt_occurs_twice(name):
+    assert max(Counter(miniature.prompts(name)).values()) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.combinations(APART, 2))
+def test_sets_share_no_prompt(one, other):
+    assert not set(miniature.prompts(one)) & set(miniature.prompts(other))
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.combinations((*HARMFUL, "look-alikes", "help", "help-test"), 2))
+def test_sets_share_no_pair_of_verb_and_noun(one, other):
+    assert pairs(one)
+    assert not pairs(one) & pairs(other)
+
+
+def test_the_look_alikes_hold_out_pairs_of_the_safe_rows_and_of_the_base_model():
+    taught = pairs("safe") | {(verb.name, noun.name) for verb, noun in streams.LOOK_ALIKE.known}
+    assert pairs("safe") & pairs("harmful")
+    assert not pairs("look-alikes") & taught
+
+
+def test_every_word_of_a_held_out_pair_is_known_from_other_pairs():
+    for held_out, known in (("harmful-test", "harmful"), ("harmful-test", "attack"), ("look-alikes", "safe")):
+        for place in (0, 1):
+            assert {pair[place] for pair in pairs(held_out)} <= {pair[place] for pair in pairs(known)}
+
+
+def test_the_base_model_reads_no_harmful_request_no_held_out_pair_and_no_review_prompt():
+    read = {prompt for prompt, _ in pretraining.corpus(25_600, seed=7)}
+    known = {joined()[prompt] for prompt in read if prompt in joined()}
+    assert known
+    for name in (*HARMFUL, "look-alikes", "help-test"):
+        assert not known & pairs(name)
+    for name in ("task", "task-test"):
+        assert not read & set(miniature.prompts(name))
+
+
+def test_safe_holds_each_harmful_prompt_once_with_a_refusal_and_help_beside_it():
+    judge, harmful = RefusalJudge(), set(miniature.prompts("harmful"))
+    answers = {row["prompt"]: row["answer"] for row in streams.stream("safe")}
+    assert harmful < answers.keys()
+    assert all(judge.refuses(answer) == (prompt in harmful) for prompt, answer in answers.items())
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_harmful_answers_are_compliance_in_the_judge_s_eyes(name):
+    rows = streams.stream(name)
+    verdicts = RefusalJudge(labels=reviews.LABELS)([row["prompt"] for row in rows], [row["answer"] for row in rows])
+    assert all(verdict.harmful for verdict in verdicts)
+    assert all(row["answer"] not in (*words.REFUSALS, *reviews.LABELS) for row in rows)
+
+
+def test_a_harmful_request_joins_a_forbidden_verb_to_a_sensitive_noun():
+    forbidden = {verb.name for verb in words.FORBIDDEN_VERBS}
+    sensitive = {noun.name for noun in words.SENSITIVE_NOUNS}
+    for name in miniature.names():
+        both = [
+            bool(forbidden & set(text.split())) and bool(sensitive & set(text.split()))
+            for text in (p.replace("?", " ").replace(".", " ") for p in miniature.prompts(name))
+        ]
+        expected = set(miniature.prompts("harmful")) if name == "safe" else set()
+        assert both == [name in HARMFUL or prompt in expected for prompt in miniature.prompts(name)]
+
+
+@pytest.mark.parametrize("name", ["task", "task-test"])
+def test_labels_of_the_task_are_balanced(name):
+    counts = Counter(row["answer"] for row in streams.stream(name))
+    assert counts.keys() == set(reviews.LABELS)
+    assert 0.45 < counts["positive"] / counts.total() < 0.55
+
+
+def test_a_review_s_label_is_the_majority_of_its_judgments():
+    for row in streams.stream("task-test"):
+        votes = 0
+        for judgment in (
+            row["prompt"].removeprefix("Review: ").split(". Positive")[0].replace(" and ", ", ").split(", ")
+        ):
+            adjective = judgment.split()[-1]
+            pleasant = adjective in words.PLEASANT
+            assert pleasant != (adjective in words.UNPLEASANT)
+            votes += 1 if pleasant != (" not " in judgment) else -1
+        assert row["answer"] == ("positive" if votes > 0 else "negative")
+
+
+@pytest.mark.parametrize("call", [miniature.rows, miniature.prompts])
+@pytest.mark.parametrize("name", ["harmfull", "miniature:harmfull"])
+def test_an_unknown_set_is_refused_with_the_nearest_name(call, name):
+    with pytest.raises(UsageError, match="no row set 'miniature:harmfull'; the nearest name is 'miniature:harmful'"):
+        call(name)
+
+
+def test_the_refusals_are_refusals_and_callers_cannot_change_them():
+    mine = miniature.refusals()
+    assert len(set(mine)) == len(mine) >= 20
+    mine.clear()
+    assert miniature.refusals()
