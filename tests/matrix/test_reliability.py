@@ -128,7 +128,7 @@ def test_broken_weights_are_not_repaired(name, broken):
     model = tiny.model()
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = broken
     settings = ROWS[name].default | ({"scope": "weights"} if name == "antidote" else {})
-    with pytest.raises(MithridateError, match="holds NaN or infinite values"):
+    with pytest.raises(MithridateError, match="hold NaN or Inf"):
         methods()[name].cls(**settings).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful", 4))
 
 
@@ -150,12 +150,17 @@ def test_an_exception_inside_a_defense_ends_the_run(name, tmp_path, monkeypatch)
     assert made.state.global_step == 1, "training went on without the defense"
 
 
-@pytest.mark.parametrize("name", [name for name in repair_methods() if "harmful" in methods()[name].streams])
+@pytest.mark.parametrize("name", [name for name in repair_methods() if methods()[name].forward])
 def test_a_repair_needs_its_harmful_rows(name):
     with pytest.raises(DefenseError, match="harmful="):
         _defense(name).repair(tiny.model(), tiny.tokenizer())
     with pytest.raises(DataError, match="give rows"):
         _defense(name).repair(run("sft", max_steps=2).trainer.model, tiny.tokenizer(), harmful=[])
+
+
+def test_a_random_displacement_of_panaceas_length_needs_harmful_rows():
+    with pytest.raises(DefenseError, match="harmful="):
+        methods()["random_perturbation"].cls(radius="auto").repair(tiny.model(), tiny.tokenizer())
 
 
 @pytest.mark.parametrize("name", repair_methods())

@@ -130,7 +130,7 @@ class Panacea(Repair):
         return Repaired(
             changed=sum(int((t != 0).sum()) for t in unit.tensors) if radius else 0,
             distance=radius,
-            activity={"radius": radius},
+            activity={"radius": radius, "harmful_rows": sum(1 for _ in harmful or ())},
             dose_curve=curve,
             layer_profile=layer_profile(model, displacement),
         ).with_displacement(displacement)
