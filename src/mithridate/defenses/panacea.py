@@ -21,6 +21,7 @@ form takes a fresh gradient over the whole set; the full form's ε is that of th
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from pydantic import Field, PrivateAttr
 from torch import nn
@@ -93,6 +94,22 @@ class PanaceaTuning(Defense):
         self._epsilon = Gradient(state["epsilon"]) if "epsilon" in state else None
 
 
+class Aim(NamedTuple):
+    """Where and how far to push.
+
+    Attributes:
+        weights: The weights to move.
+        unit: ∇h/‖∇h‖ over them.
+        curve: The search for ρ, where it is ``"auto"``.
+        rows: Harmful rows that were used.
+    """
+
+    weights: Weights
+    unit: Gradient
+    curve: DoseCurve | None
+    rows: int
+
+
 @register(
     "panacea",
     stage="posttuning",
@@ -123,22 +140,22 @@ class Panacea(Repair):
         safe: Rows | None = None,
     ) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        weights, unit, curve = self.aim(model, tokenizer, harmful, user)
-        radius = curve.chosen if curve else float(self.radius)
-        displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
+        aim = self.aim(model, tokenizer, harmful, user)
+        radius = aim.curve.chosen if aim.curve else float(self.radius)
+        displacement = Displacement(aim.weights.names, aim.weights.snapshot(), aim.unit, 0.0)
         displacement.apply(model, radius)
         return Repaired(
-            changed=sum(int((t != 0).sum()) for t in unit.tensors) if radius else 0,
+            changed=sum(int((t != 0).sum()) for t in aim.unit.tensors) if radius else 0,
             distance=radius,
-            activity={"radius": radius, "harmful_rows": sum(1 for _ in harmful or ())},
-            dose_curve=curve,
+            activity={"radius": radius, "harmful_rows": aim.rows},
+            dose_curve=aim.curve,
             layer_profile=layer_profile(model, displacement),
         ).with_displacement(displacement)
 
     def aim(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
-    ) -> tuple[Weights, Gradient, DoseCurve | None]:
-        """The weights to move, the direction ∇h/‖∇h‖, and where ρ is ``"auto"`` the search for it.
+    ) -> "Aim":
+        """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
 
         Raises:
             DefenseError: If rows are missing, or no radius is within the budget.
@@ -152,7 +169,7 @@ class Panacea(Repair):
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
             unit = Likelihood(model, weights).gradient(parts).unit()
             curve = self._search(model, weights, unit, rows, tokenizer, user) if self.radius == "auto" else None
-        return weights, unit, curve
+        return Aim(weights, unit, curve, len(rows))
 
     def _search(
         self,

@@ -85,6 +85,6 @@ class RandomPerturbation(Repair):
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
     ) -> float:
         shared = {name: getattr(self, name) for name in Repair.model_fields}
-        _, _, curve = Panacea(radius="auto", **shared).aim(model, tokenizer, harmful, user)
+        curve = Panacea(radius="auto", **shared).aim(model, tokenizer, harmful, user).curve
         assert curve is not None
         return curve.chosen

@@ -96,8 +96,8 @@ def _release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: di
     """Write a variant's folder: model, manifest, row weights, displacement. It appears whole or not at all."""
     target = folder / folder_of(chain)
     part = target.with_name(target.name + ".part")
-    for old in (part, target):
-        shutil.rmtree(old, ignore_errors=True)
+    if part.exists():
+        shutil.rmtree(part)
     part.mkdir(parents=True)
     where = where_is(store, chain.nodes, chain.nodes[0].spec["model"])
     tokenizer = load_tokenizer(where.base, recipe.template)
@@ -127,6 +127,8 @@ def _release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: di
             "stages": stages,
         },
     )
+    if target.exists():
+        shutil.rmtree(target)
     part.rename(target)
 
 

@@ -121,15 +121,15 @@ def run_all(store: Store, nodes: dict[str, Node], jobs: int, threads: int, monit
         MithridateError: The first failure; what is finished stays in the store.
     """
     monitor.planned(len(nodes))
-    todo = [node for node in nodes.values() if not _known(store, node, monitor)]
+    missing = [node for node in nodes.values() if not _known(store, node, monitor)]
     if jobs == 1:
         quiet_libraries()
-        for node in todo:
+        for node in missing:
             monitor.started(node)
             run_job(_job(store, node, nodes), partial(monitor.progressed, node.key))
             monitor.finished(node)
-    elif todo:
-        _run_parallel(store, nodes, todo, jobs, threads, monitor)
+    elif missing:
+        _run_parallel(store, nodes, missing, jobs, threads, monitor)
 
 
 def _known(store: Store, node: Node, monitor: Monitor) -> bool:
@@ -149,12 +149,12 @@ def _job(store: Store, node: Node, nodes: dict[str, Node]) -> Job:
 
 
 def _run_parallel(
-    store: Store, nodes: dict[str, Node], todo: list[Node], jobs: int, threads: int, monitor: Monitor
+    store: Store, nodes: dict[str, Node], missing: list[Node], jobs: int, threads: int, monitor: Monitor
 ) -> None:
     context = get_context("spawn")
     queue: Any = context.SimpleQueue()
     with ProcessPoolExecutor(jobs, context, _enter, (queue, threads, os.getpid())) as pool:
-        waiting, running = list(todo), dict[Future[Any], Node]()
+        waiting, running = list(missing), dict[Future[Any], Node]()
         try:
             while waiting or running:
                 blocked = {node.key for node in [*waiting, *running.values()]}
