@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from torch import nn
@@ -22,6 +22,13 @@ Stage = Literal["alignment", "finetuning", "posttuning"]
 STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
 
 
+class Passes(NamedTuple):
+    """Forward and backward passes of the batch."""
+
+    forward: int
+    backward: int
+
+
 @dataclass(frozen=True)
 class Info:
     """One registration.
@@ -32,9 +39,13 @@ class Info:
         stages: Where the defense can act.
         paper: Short citation.
         streams: Streams needed beside the one that is trained on.
-        forward: Forward passes, per optimizer step when training, over the harmful rows when repairing.
+        forward: Forward passes at default settings, per optimizer step when training, over the rows of its stream
+            when repairing.
         backward: Backward passes, likewise.
         off: Settings at which the defense does nothing, so that plain SFT is left.
+        references: Other models needed: ``base`` (before alignment) and ``aligned`` (before fine-tuning) to repair;
+            ``start`` (the weights the stage started from) to train.
+        extra: What it costs beyond these passes, in words; empty if nothing.
     """
 
     name: str
@@ -45,6 +56,8 @@ class Info:
     forward: int
     backward: int
     off: dict[str, Any]
+    references: tuple[str, ...] = ()
+    extra: str = ""
 
     @property
     def summary(self) -> str:
@@ -64,6 +77,11 @@ class Settings(BaseModel):
 
     dose: ClassVar[str | None] = None
     info: ClassVar[Info]
+
+    @property
+    def passes(self) -> Passes:
+        """Passes at these settings; the registered ones, unless the defense says otherwise."""
+        return Passes(self.info.forward, self.info.backward)
 
     @model_validator(mode="before")
     @classmethod

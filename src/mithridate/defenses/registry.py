@@ -21,6 +21,8 @@ def register(
     forward: int,
     backward: int,
     off: dict[str, Any],
+    references: tuple[str, ...] = (),
+    extra: str = "",
 ) -> Callable[[_Class], _Class]:
     """Class decorator that makes a defense known under ``name`` (see `Info` for the arguments)."""
 
@@ -28,7 +30,8 @@ def register(
         if name in _REGISTRY:
             raise ValueError(f"two defenses are called '{name}'")
         stages = (stage,) if isinstance(stage, str) else stage
-        cls.info = _REGISTRY[name] = Info(name, cls, stages, paper, streams, forward, backward, off)
+        info = Info(name, cls, stages, paper, streams, forward, backward, off, references, extra)
+        cls.info = _REGISTRY[name] = info
         return cls
 
     return decorate

@@ -137,8 +137,7 @@ def _save(model: Any, tokenizer: Any, folder: Path, merge: bool) -> None:
 
 
 def _cost(defense: Defense | Repair, meter: Meter) -> dict[str, Any]:
-    passes = {"forward": defense.info.forward, "backward": defense.info.backward}
-    return {"seconds": meter.seconds, "passes": passes, "peak_bytes": meter.peak_bytes}
+    return {"seconds": meter.seconds, "passes": defense.passes._asdict(), "peak_bytes": meter.peak_bytes}
 
 
 _TRL_FIGURES = {
