@@ -9,11 +9,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks.measure import Now, Watch, clock, memory, peak_bytes, report, spread
 from benchmarks.workload import (
     Shape,
     add_arguments,
     device_of,
+    make_model,
     make_rows,
     make_tokenizer,
     make_trainer,
@@ -66,8 +69,19 @@ def repairer(name: str, settings: dict[str, Any], model: Any, shape: Shape, rows
     repair = methods()[name].cls(**settings)
     assert isinstance(repair, Repair)
     tokenizer = make_tokenizer(shape)
-    harmful, user = make_rows(shape, rows, seed=3), make_rows(shape, rows, seed=4)
-    return lambda: repair.repair(model, tokenizer, harmful=harmful, user=user)
+    streams = {name: make_rows(shape, rows, seed) for name, seed in (("harmful", 3), ("user", 4), ("safe", 5))}
+    device = str(next(model.parameters()).device)
+    others = {name: _origin(shape, device, seed) for seed, name in enumerate(repair.info.references)}
+    return lambda: repair.repair(model, tokenizer, **streams, **others)
+
+
+def _origin(shape: Shape, device: str, seed: int) -> Any:
+    """A stand-in for a model that the tuned one came from: the untrained one with a little noise."""
+    generator, found = torch.Generator().manual_seed(seed), make_model(shape, device)
+    for parameter in found.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data.add_(1e-3 * noise.to(parameter.device, parameter.dtype))
+    return found
 
 
 def trained(build: Build, now: Now) -> tuple[Any, float]:

@@ -102,6 +102,27 @@ def test_repair_rescale_and_evaluate_a_finished_adapter(
     assert score["low"] <= score["value"] <= score["high"]
 
 
+def test_repair_compares_with_other_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+) -> None:
+    """All of the way back to the aligned model leaves that model, merged."""
+    adapter, base, out = str(finished / "adapter"), str(finished / "base"), tmp_path / "back"
+    options = ["--method", "wise_ft", "--set", "alpha=0"]
+    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 1
+    assert "needs aligned=, the model before fine-tuning" in capsys.readouterr().err
+    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options, "--aligned", base) == 0
+    aligned, back = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (base, out))
+    assert all(float((aligned[name] - tensor).abs().max()) < 1e-6 for name, tensor in back.items())
+    assert json.loads((out / "manifest.json").read_text())["references"] == {"aligned": base, "base": None}
+    further = tmp_path / "further"
+    options = ["--method", "resta", "--set", "strength=0.5", "--aligned", adapter, "--base", base]
+    assert called(monkeypatch, "repair", base, "--out", str(further), *options) == 0
+    moved = AutoModelForCausalLM.from_pretrained(further).state_dict()
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+    for name, tensor in tuned.state_dict().items():
+        assert float((aligned[name] + 0.5 * (tensor - aligned[name]) - moved[name]).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mithridate.defenses.antibody import AntibodyAlignment, AntibodyTuning
 from mithridate.training.gradient import Gradient
-from tests.matrix.worlds import END, Row, Slow, World, pairs, refused
+from tests.matrix.worlds import END, RowIds, Slow, World, pairs, refused
 
 VECTORS = st.lists(st.floats(-5, 5), min_size=4, max_size=4)
 
@@ -119,7 +119,7 @@ def test_equal_ratios_are_the_plain_token_mean_loss():
     """Answers equal to the refusals give d = 0 for every row, whatever the temperature."""
     world = World(random.Random(2), lora=False)
     refusals = [[5, END], [6, 7, 8, END]]
-    rows = [Row(i, [3 + i, 4], refusals[i % 2]) for i in range(4)]
+    rows = [RowIds(i, [3 + i, 4], refusals[i % 2]) for i in range(4)]
     data = world.data()._replace(main=rows, refusals=refusals)
     step = world.step("user", data)
     gradient = AntibodyTuning(temperature=0.1).gradient(step)

@@ -10,17 +10,19 @@ class Counted:
     def __init__(self, model):
         block = next(module for name, module in model.named_modules() if name.endswith("layers.1"))
         self.forward = self.backward = 0
-        self._handles = [block.register_forward_hook(self._forth), block.register_full_backward_hook(self._back)]
+        self._handle = block.register_forward_hook(self._forth)
 
     def _forth(self, module, inputs, output):
         self.forward += inputs[0].shape[0]
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(self._back)
 
-    def _back(self, module, grad_input, grad_output):
-        self.backward += grad_output[0].shape[0]
+    def _back(self, gradient):
+        self.backward += gradient.shape[0]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for handle in self._handles:
-            handle.remove()
+        self._handle.remove()

@@ -27,6 +27,9 @@ class SlowLlama:
         kv_heads: Key and value heads.
         scale: LoRA's alpha / rank.
         inputs: Where given, filled with the inputs of every linear map, by name: (tokens, features) per row.
+        outputs: Outputs of the last row that was run, differentiable, each (tokens, features): ``attention.0``,
+            ``mlp.0``, ``block.0`` and so on, ``final`` behind the last norm.
+        shifts: Added to these outputs, by the same names, before they are used.
     """
 
     layers: int
@@ -34,18 +37,28 @@ class SlowLlama:
     kv_heads: int
     scale: float = 1.0
     inputs: dict[str, list[Tensor]] | None = field(default=None)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    shifts: dict[str, Tensor] = field(default_factory=dict)
 
     def logits(self, weights: dict[str, Tensor], ids: Sequence[int]) -> Tensor:
         """(tokens, vocabulary) for one row."""
         x = weights["model.embed_tokens.weight"][list(ids)]
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}."
-            x = x + self._attention(weights, prefix, _norm(x, weights[prefix + "input_layernorm.weight"]))
+            attended = self._attention(weights, prefix, _norm(x, weights[prefix + "input_layernorm.weight"]))
+            x = x + self._out(f"attention.{layer}", attended)
             y = _norm(x, weights[prefix + "post_attention_layernorm.weight"])
             gate = self._linear(weights, prefix + "mlp.gate_proj", y)
             up = self._linear(weights, prefix + "mlp.up_proj", y)
-            x = x + self._linear(weights, prefix + "mlp.down_proj", gate / (1 + torch.exp(-gate)) * up)
-        return _norm(x, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
+            x = x + self._out(
+                f"mlp.{layer}", self._linear(weights, prefix + "mlp.down_proj", gate / (1 + torch.exp(-gate)) * up)
+            )
+            x = self._out(f"block.{layer}", x)
+        return self._out("final", _norm(x, weights["model.norm.weight"])) @ weights["lm_head.weight"].T
+
+    def read(self, weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
+        """(tokens, vocabulary) of a hidden state read through the last norm and the output head."""
+        return _norm(hidden, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
 
     def nll(self, weights: dict[str, Tensor], prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
         """−log π(answer | prompt), summed over the answer's tokens."""
@@ -79,6 +92,11 @@ class SlowLlama:
             self._record(name + ".lora_B", low)
             y = y + self.scale * (low @ weights[name + ".lora_B.weight"].T)
         return y
+
+    def _out(self, name: str, x: Tensor) -> Tensor:
+        x = x + self.shifts[name] if name in self.shifts else x
+        self.outputs[name] = x
+        return x
 
     def _record(self, name: str, x: Tensor) -> None:
         if self.inputs is not None:

@@ -12,16 +12,14 @@ from safetensors.torch import load_file
 
 from mithridate.defenses.registry import methods
 from tests.helpers.training import distance, run, training_methods
+from tests.matrix.row import rows_passed
+from tests.matrix.rows import ROWS
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
 CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
 """Rows of a micro-batch × micro-batches of a step."""
-SETTINGS = {
-    "antibody_tuning": {"temperature": 0.5},
-    "panacea_tuning": {"strength": 0.3},
-}
-"""Settings at which a wrong weighting would show."""
+STEPS, BATCH = 6, 8
 
 
 def _cut(rows, micro_batches):
@@ -29,13 +27,13 @@ def _cut(rows, micro_batches):
 
 
 def _whole(name):
-    return run(name, SETTINGS.get(name), **SHAPE, **_cut(8, 1))
+    return run(name, ROWS[name].strained, **SHAPE, **_cut(8, 1))
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 @pytest.mark.parametrize("name", training_methods())
 def test_accumulation_changes_nothing(name, cut):
-    whole, pieces = _whole(name), run(name, SETTINGS.get(name), **SHAPE, **_cut(*cut))
+    whole, pieces = _whole(name), run(name, ROWS[name].strained, **SHAPE, **_cut(*cut))
     assert distance(whole.weights, pieces.weights) <= 2e-5
     for one, other in zip(whole.logs, pieces.logs, strict=True):
         for figure in one:
@@ -55,7 +53,7 @@ def two_processes(tmp_path_factory):
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
-        "-m", "tests.matrix.two_processes", str(folder), json.dumps(SETTINGS), json.dumps(SHAPE | _cut(4, 1)),
+        "-m", "tests.matrix.two_processes", str(folder), json.dumps(SHAPE | _cut(4, 1)),
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
@@ -69,8 +67,9 @@ def test_two_processes_equal_one(name, two_processes):
     report = json.loads((two_processes / f"{name}.json").read_text())
     assert report["world_sizes"] == [2, 2], "the launcher ran fewer processes than asked"
     assert report["rank_spread"] == 0, "the processes ended with different weights"
-    whole, info = _whole(name), methods()[name]
-    assert report["passes"] == [6 * 8 * info.forward, 6 * 8 * info.backward], "the processes did not share the work"
+    whole, row = _whole(name), ROWS[name]
+    expected = rows_passed(methods()[name].cls(**row.strained), row, row.strained, STEPS, BATCH)
+    assert tuple(report["passes"]) == expected, "the processes did not share the work"
     assert distance(whole.weights, load_file(two_processes / f"{name}.safetensors")) <= 1e-5
     for one, other in zip(whole.logs, report["logs"], strict=True):
         for figure in one:

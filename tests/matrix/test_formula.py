@@ -7,6 +7,7 @@ import torch
 
 from mithridate.defenses.registry import methods
 from mithridate.training.trainer import TRAINED
+from tests.helpers.origins import origins
 from tests.helpers.slow_llama import merged, plain_names
 from tests.helpers.training import repair_methods, training_methods
 from tests.matrix.rows import ROWS
@@ -23,12 +24,12 @@ def test_gradients_of_several_steps_equal_the_reference(name, case):
     rng = random.Random(f"{name} {case}")
     info, row = methods()[name], ROWS[name]
     settings = row.draw(rng)
-    world = World(rng, lora=rng.random() < 0.5)
+    world = World(rng, lora=row.needs_lora(settings) or rng.random() < 0.5, fresh=row.fresh_adapter)
     defense, memory = info.cls(**settings), {}
     slow = Slow(world)
     w = slow.start
-    for _ in range(STEPS):
-        data = world.data()
+    for number in range(STEPS):
+        data = world.data(number, STEPS)
         ours = defense.gradient(world.step(TRAINED[info.stages[0]], data))
         expected = row.reference(slow, w, data, settings, memory)
         flat = torch.cat([tensor.reshape(-1) for tensor in ours.tensors])
@@ -36,7 +37,8 @@ def test_gradients_of_several_steps_equal_the_reference(name, case):
         world.weights.add(-0.1 * ours)
         w = world.flat()
     defense.finish(world.weights)
-    torch.testing.assert_close(world.flat(), w + memory["last"] if row.adds_at_end else w, **TOLERANCE)
+    ended = row.ends(slow, w, settings, memory) if row.ends else w
+    torch.testing.assert_close(world.flat(), ended, **TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -46,9 +48,11 @@ def test_repaired_weights_equal_the_reference(name, case):
     info, row = methods()[name], ROWS[name]
     settings = row.draw(rng)
     world = World(rng, lora=row.needs_lora(settings) or rng.random() < 0.5)
-    harmful = world.rows(rng.randint(1, 6))
-    expected = row.reference(world, harmful, settings)
-    info.cls(**settings).repair(world.model, tokenizer(), harmful=text_rows(harmful))
+    rows = world.rows(rng.randint(1, 6))
+    models = origins(world.model, rng)
+    states = {name: merged(plain_names(m.state_dict()), world.slow.scale) for name, m in models.items()}
+    expected = row.reference(world, rows, settings, *([states] if info.references else []))
+    info.cls(**settings).repair(world.model, tokenizer(), harmful=text_rows(rows), safe=text_rows(rows), **models)
     repaired = plain_names(world.model.state_dict())
     if row.merges(settings):
         repaired, expected = (merged(state, world.slow.scale) for state in (repaired, expected))

@@ -5,6 +5,8 @@ import torch
 
 from mithridate.defenses.registry import methods
 from tests.helpers import tiny
+from tests.helpers.origins import LORA_SCALE, everything, restored
+from tests.helpers.slow_llama import merged, plain_names
 from tests.helpers.training import distance, repair_methods, run, training_methods
 from tests.matrix.rows import ROWS
 
@@ -25,7 +27,7 @@ def test_switched_off_equals_plain_sft(name, full):
 def test_switched_off_a_repair_changes_no_bit(name):
     model = run("sft", max_steps=STEPS).trainer.model
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    repaired = methods()[name].cls(**methods()[name].off).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful"))
+    repaired = methods()[name].cls(**methods()[name].off).repair(model, tiny.tokenizer(), **everything())
     assert distance(before, dict(model.named_parameters())) == 0
     assert (repaired.changed, repaired.distance) == (0, 0)
 
@@ -73,7 +75,10 @@ def test_our_sft_equals_trl_under_bf16_autocast(full):
 @pytest.mark.parametrize("name", [name for name in training_methods() if name != "sft"])
 def test_at_default_strength_the_effect_is_visible(name):
     plain, defended = run("sft", max_steps=STEPS), run(name, ROWS[name].default, max_steps=STEPS)
-    assert distance(plain.weights, defended.weights) > 1e-4
+    if ROWS[name].as_sft:
+        assert distance(plain.weights, defended.weights) == 0
+    else:
+        assert distance(plain.weights, defended.weights) > 1e-4
     for log in defended.logs:
         for figure in ROWS[name].active:
             assert log[figure] > 0, figure
@@ -81,16 +86,14 @@ def test_at_default_strength_the_effect_is_visible(name):
 
 @pytest.mark.parametrize("name", repair_methods())
 def test_at_default_strength_a_repair_is_visible(name):
-    trained = run("sft", max_steps=STEPS)
-    model = trained.trainer.model
-    try:
-        repaired = (
-            methods()[name].cls(**ROWS[name].default).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful"))
-        )
-        after = {n: p.detach() for n, p in model.named_parameters() if n in trained.weights}
-        assert distance(trained.weights, after) > 1e-4
-        moved = sum(float((after[n] - w).double().square().sum()) for n, w in trained.weights.items()) ** 0.5
+    model = run("sft", max_steps=STEPS).trainer.model
+    with restored(model):
+        before = plain_names(model.state_dict())
+        repaired = methods()[name].cls(**ROWS[name].default).repair(model, tiny.tokenizer(), **everything())
+        after = plain_names(model.state_dict())
+        if repaired.merged:
+            before, after = (merged(state, LORA_SCALE) for state in (before, after))
+        assert distance(before, after) > 1e-4
+        moved = sum(float((after[n] - w).square().sum()) for n, w in before.items()) ** 0.5
         assert repaired.distance == pytest.approx(moved, rel=1e-4)
         assert all(repaired.activity[figure] > 0 for figure in ROWS[name].active)
-    finally:
-        model.load_state_dict(trained.weights, strict=False)

@@ -9,10 +9,11 @@ from peft import PeftModel
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError, DefenseError, MithridateError
-from mithridate.training.step import Step
+from mithridate.training.likelihood import Likelihood
 from mithridate.training.trainer import DefendedTrainer
 from mithridate.training.weights import Weights
 from tests.helpers import tiny
+from tests.helpers.origins import everything, restored
 from tests.helpers.training import distance, repair_methods, run, streams, trainer, training_methods
 from tests.matrix.rows import ROWS
 
@@ -25,27 +26,27 @@ def _defense(name):
 
 @pytest.mark.parametrize("name", training_methods())
 def test_weights_are_restored_bit_for_bit_after_every_displacement(name, tmp_path, monkeypatch):
-    original, seen = Weights.moved, []
+    original, moved = Weights.kept, []
 
     @contextmanager
-    def watched(self, displacement):
+    def watched(self):
         before = self.snapshot()
-        with original(self, displacement):
-            seen.append(any(not torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True)))
+        with original(self):
             yield
+            moved.append(any(not torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True)))
         assert all(torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True))
 
-    monkeypatch.setattr(Weights, "moved", watched)
+    monkeypatch.setattr(Weights, "kept", watched)
     trainer(_defense(name), tmp_path, max_steps=3).train()
-    assert all(seen), "a displacement moved nothing"
-    assert len(seen) == (3 if methods()[name].forward >= 3 else 0)
+    assert bool(moved) == ROWS[name].displaces
+    assert any(moved) == ROWS[name].displaces, "no displacement moved anything"
 
 
-@pytest.mark.parametrize("name", [name for name in training_methods() if methods()[name].forward >= 3])
+@pytest.mark.parametrize("name", [name for name in training_methods() if ROWS[name].displaces])
 def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_path, monkeypatch):
     made = trainer(_defense(name), tmp_path, max_steps=3)
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
-    original, moved = Step.gradient, []
+    original, moved = Likelihood.score, []
 
     def failing(self, *args, **kwargs):
         if moved:
@@ -53,13 +54,13 @@ def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_
         return original(self, *args, **kwargs)
 
     @contextmanager
-    def entered(self, displacement, inner=Weights.moved):
-        with inner(self, displacement):
+    def entered(self, inner=Weights.kept):
+        with inner(self):
             moved.append(True)
             yield
 
-    monkeypatch.setattr(Step, "gradient", failing)
-    monkeypatch.setattr(Weights, "moved", entered)
+    monkeypatch.setattr(Likelihood, "score", failing)
+    monkeypatch.setattr(Weights, "kept", entered)
     with pytest.raises(RuntimeError, match="a pass failed"):
         made.train()
     assert moved
@@ -151,11 +152,20 @@ def test_an_exception_inside_a_defense_ends_the_run(name, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", [name for name in repair_methods() if methods()[name].forward])
-def test_a_repair_needs_its_harmful_rows(name):
-    with pytest.raises(DefenseError, match="harmful="):
-        _defense(name).repair(tiny.model(), tiny.tokenizer())
-    with pytest.raises(DataError, match="give rows"):
-        _defense(name).repair(run("sft", max_steps=2).trainer.model, tiny.tokenizer(), harmful=[])
+def test_a_repair_needs_its_rows(name):
+    for stream in methods()[name].streams:
+        with pytest.raises(DefenseError, match=f"{stream}="):
+            _defense(name).repair(tiny.model(), tiny.tokenizer(), **everything() | {stream: None})
+        model = run("sft", max_steps=2).trainer.model
+        with pytest.raises(DataError, match="give rows"):
+            _defense(name).repair(model, tiny.tokenizer(), **everything() | {stream: []})
+
+
+@pytest.mark.parametrize("name", [name for name in repair_methods() if methods()[name].references])
+def test_a_repair_needs_the_models_it_compares_with(name):
+    for reference in methods()[name].references:
+        with pytest.raises(DefenseError, match=f"needs {reference}=, the model before"):
+            _defense(name).repair(tiny.model(), tiny.tokenizer(), **everything() | {reference: None})
 
 
 def test_a_random_displacement_of_panaceas_length_needs_harmful_rows():
@@ -165,16 +175,17 @@ def test_a_random_displacement_of_panaceas_length_needs_harmful_rows():
 
 @pytest.mark.parametrize("name", repair_methods())
 def test_a_repaired_adapter_is_saved_loaded_and_merged(name, tmp_path):
-    trained = run("sft", max_steps=12)
-    model, ids = trained.trainer.model, torch.tensor([[7, 8, 9, 10, 11]])
-    try:
-        _defense(name).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful"))
+    model, ids = run("sft", max_steps=12).trainer.model, torch.tensor([[7, 8, 9, 10, 11]])
+    with restored(model):
+        repaired = _defense(name).repair(model, tiny.tokenizer(), **everything())
         model.eval()
         expected = model(input_ids=ids).logits
         model.save_pretrained(tmp_path)
-    finally:
-        model.load_state_dict(trained.weights, strict=False)
-    loaded = PeftModel.from_pretrained(tiny.model(), tmp_path).eval()
+        whole = {n.replace(".base_layer.", "."): t.clone() for n, t in model.get_base_model().state_dict().items()}
+    base = tiny.model()
+    if repaired.merged:
+        base.load_state_dict({n: t for n, t in whole.items() if ".lora_" not in n})
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-6, rtol=0)
     merged = loaded.merge_and_unload(safe_merge=True)
     torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-5, rtol=0)
@@ -183,24 +194,21 @@ def test_a_repaired_adapter_is_saved_loaded_and_merged(name, tmp_path):
 @pytest.mark.parametrize("name", repair_methods())
 def test_a_repair_done_twice_over_gives_the_same_bits(name):
     """A repair that was killed is simply done again on the stored model."""
-    trained = run("sft", max_steps=12)
-    model, ends = trained.trainer.model, []
+    model, ends = run("sft", max_steps=12).trainer.model, []
     for _ in range(2):
-        model.load_state_dict(trained.weights, strict=False)
-        _defense(name).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful"))
-        ends.append({n: p.detach().clone() for n, p in model.named_parameters()})
-    model.load_state_dict(trained.weights, strict=False)
+        with restored(model):
+            _defense(name).repair(model, tiny.tokenizer(), **everything())
+            ends.append({n: p.detach().clone() for n, p in model.named_parameters()})
     assert distance(*ends) == 0
 
 
 @pytest.mark.parametrize("name", repair_methods())
 def test_a_repair_leaves_the_model_as_it_found_it_otherwise(name):
-    trained = run("sft", max_steps=12)
-    model = trained.trainer.model
+    model = run("sft", max_steps=12).trainer.model
     model.train()
     before = {n: p.requires_grad for n, p in model.named_parameters()}
-    _defense(name).repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful", 4))
-    model.load_state_dict(trained.weights, strict=False)
+    with restored(model):
+        _defense(name).repair(model, tiny.tokenizer(), **everything(4))
     assert model.training
     assert {n: p.requires_grad for n, p in model.named_parameters()} == before
     assert all(p.grad is None for p in model.parameters())

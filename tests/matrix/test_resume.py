@@ -14,6 +14,7 @@ from mithridate.defenses.registry import methods
 from mithridate.errors import CheckpointError
 from mithridate.training import state
 from tests.helpers.training import distance, finished, run, trainer, training_methods
+from tests.matrix.rows import ROWS
 
 SHAPE = {
     "rows": 24, "max_steps": 9, "save_steps": 2, "save_strategy": "steps", "dropout": 0.1,
@@ -22,7 +23,6 @@ SHAPE = {
 """Six optimizer steps an epoch, a checkpoint every two; dropout, so that random states count as well."""
 POINTS = {"first-step": 2, "mid-epoch": 5, "epoch-edge": 6}
 """Optimizer steps finished when the kill comes, in the middle of the next one."""
-SETTINGS = {"antibody_alignment": {"momentum": 0.7}, "panacea_tuning": {"strength": 0.3}}
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.helpers.training"])
@@ -40,7 +40,7 @@ class Killer(TrainerCallback):
 
 
 def _defense(name):
-    return methods()[name].cls(**SETTINGS.get(name, {}))
+    return methods()[name].cls(**ROWS[name].strained)
 
 
 def _train_until_killed(name, folder, step):
@@ -73,7 +73,7 @@ def _resumed(name, folder, checkpoint=True):
 
 
 def _assert_same_end(name, resumed):
-    straight = run(name, SETTINGS.get(name), **SHAPE)
+    straight = run(name, ROWS[name].strained, **SHAPE)
     assert distance(straight.weights, resumed.weights) == 0
     if resumed.logs:
         assert straight.logs[-1] == resumed.logs[-1]
@@ -104,7 +104,7 @@ def test_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(limit,
 @pytest.mark.parametrize("name", training_methods())
 def test_resumed_after_the_last_step_the_end_is_the_same(name, tmp_path):
     """A method that acts once at the end must do so from what the checkpoint holds."""
-    folder = Path(run(name, SETTINGS.get(name), **SHAPE).trainer.args.output_dir)
+    folder = Path(run(name, ROWS[name].strained, **SHAPE).trainer.args.output_dir)
     _assert_same_end(name, _resumed(name, tmp_path, str(folder / "checkpoint-9")))
 
 
@@ -123,7 +123,7 @@ def _flipped(content):
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 @pytest.mark.parametrize("name", ["antibody_tuning", "panacea_tuning"])
 def test_every_damaged_checkpoint_file_is_refused(name, damage, tmp_path):
-    sound = Path(run(name, SETTINGS.get(name), **SHAPE).trainer.args.output_dir) / "checkpoint-8"
+    sound = Path(run(name, ROWS[name].strained, **SHAPE).trainer.args.output_dir) / "checkpoint-8"
     made = trainer(_defense(name), tmp_path, **SHAPE)
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
     files = [path.relative_to(sound) for path in sound.rglob("*") if path.is_file() and path.stat().st_size]

@@ -1,7 +1,9 @@
 """The matrix has one row per registered method, and nothing else."""
 
+import re
 from pathlib import Path
 
+import mithridate
 from mithridate.defenses.registry import methods
 from tests.matrix.rows import ROWS
 
@@ -22,3 +24,22 @@ def test_rows_draw_settings_that_the_classes_take():
     for name, row in ROWS.items():
         for case in range(20):
             methods()[name].cls(**row.draw(random.Random(case)))
+
+
+KNOWN_BY_NAME = {
+    "sft": "the default of both training stages",
+    "panacea": "the default of `mithridate repair`, and a claim of its paper that `compare` answers",
+    "random_perturbation": "the control in that claim",
+    "antidote": "a claim of its paper that `compare` answers",
+}
+
+
+def test_no_file_of_the_package_knows_a_method_but_its_own():
+    """So that adding a method touches its file, its test row, its docs page and its card, and nothing else."""
+    package = Path(mithridate.__file__).parent
+    others = [path for path in package.rglob("*.py") if path.parent.name != "defenses"]
+    others += [package / "defenses" / name for name in ("base.py", "registry.py", "__init__.py")]
+    source = {path: path.read_text(encoding="utf-8") for path in others}
+    for name in methods().keys() - KNOWN_BY_NAME:
+        naming = [path.name for path, text in source.items() if re.search(rf"""["'`]{name}["'`]""", text)]
+        assert not naming, f"{name} is named in {naming}"

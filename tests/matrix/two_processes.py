@@ -12,11 +12,12 @@ from torch import distributed
 from mithridate.defenses.registry import methods
 from tests.helpers.counting import Counted
 from tests.helpers.training import finished, trainer, training_methods
+from tests.matrix.rows import ROWS
 
 
-def main(folder: Path, settings: dict, options: dict) -> None:
+def main(folder: Path, options: dict) -> None:
     for name in training_methods():
-        made = trainer(methods()[name].cls(**settings.get(name, {})), tempfile.mkdtemp(), **options)
+        made = trainer(methods()[name].cls(**ROWS[name].strained), tempfile.mkdtemp(), **options)
         with Counted(made.model) as counted:
             made.train()
         done = finished(made)
@@ -42,4 +43,4 @@ def main(folder: Path, settings: dict, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

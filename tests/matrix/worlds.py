@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mithridate.training.batch import IGNORED, Batch, Example, collate
 from mithridate.training.likelihood import Likelihood
-from mithridate.training.step import Step
+from mithridate.training.step import Clock, Step
 from mithridate.training.streams import Stream
 from mithridate.training.weights import Weights
 from tests.helpers.slow_llama import SlowLlama, plain_names
@@ -20,9 +20,13 @@ from tests.helpers.slow_llama import SlowLlama, plain_names
 WORDS = list("abcdefghijkl")
 PAD, END = 0, 1
 LORA_TARGETS = ("q_proj", "v_proj", "down_proj")
+SEED, ROWS = 7, 8
+"""Seed of the run and rows of the training set."""
+LATER = 8
+"""Batches of a stream after a step's first."""
 
 
-class Row(NamedTuple):
+class RowIds(NamedTuple):
     """A row as token ids, with its position in its data set."""
 
     position: int
@@ -31,11 +35,25 @@ class Row(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The rows of one optimizer step."""
+    """The rows of one optimizer step.
 
-    main: list[Row]
-    harmful: list[Row]
+    Attributes:
+        main: Rows that are trained on: the user's at fine-tuning, safe ones at alignment.
+        harmful: This step's batch of the harmful stream.
+        refusals: Refusal answers.
+        safe: This step's batch of the safe stream, at fine-tuning.
+        later: Further batches of the harmful stream, in the order they are drawn.
+        clock: Where in the training the step stands.
+        safer: Further rows of the safe stream, in the order they are drawn.
+    """
+
+    main: list[RowIds]
+    harmful: list[RowIds]
     refusals: list[list[int]]
+    safe: list[RowIds]
+    later: list[list[RowIds]]
+    clock: Clock
+    safer: list[RowIds]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -44,7 +62,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>")
 
 
-def text_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
+def text_rows(rows: Sequence[RowIds]) -> list[dict[str, str]]:
     """The same rows as text, for what tokenizes itself."""
     words = ["<pad>", "<end>", *WORDS]
     return [
@@ -59,9 +77,10 @@ class World:
     Args:
         rng: Source of every choice.
         lora: Whether the net has an adapter; all weights are trained otherwise.
+        fresh: Whether the adapter's B is zero, as at the start of a training; random otherwise.
     """
 
-    def __init__(self, rng: random.Random, lora: bool) -> None:
+    def __init__(self, rng: random.Random, lora: bool, fresh: bool = False) -> None:
         torch.manual_seed(rng.randrange(10**9))
         self.rng = rng
         self.rank, self.alpha = rng.choice([1, 2, 3]), rng.choice([1, 2, 4])
@@ -78,24 +97,27 @@ class World:
             adapter = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(LORA_TARGETS))
             self.model = get_peft_model(self.model, adapter, autocast_adapter_dtype=False).double()
             for name, parameter in self.model.named_parameters():
-                if "lora_B" in name:
+                if "lora_B" in name and not fresh:
                     torch.nn.init.normal_(parameter, std=0.3)
         assert sum(p.numel() for p in self.model.parameters()) <= 1000
         self.lora = lora
         self.weights = Weights(self.model)
+        self.weights.start = self.weights.snapshot()
         self.names = list(plain_names(dict(zip(self.weights.names, self.weights.parameters, strict=True))))
         self.slow = SlowLlama(layers, heads, kv_heads, self.alpha / self.rank)
         self.state = plain_names(self.model.state_dict())
 
-    def data(self) -> Data:
+    def data(self, number: int = 0, total: int = 4) -> Data:
         """Rows of one step; positions differ from places, prompts and answers have many lengths."""
         rng = self.rng
         refusals = [self._ids(1, 3) for _ in range(rng.randint(1, 3))]
-        return Data(self.rows(rng.randint(1, 4)), self.rows(rng.randint(1, 3)), refusals)
+        main, harmful, safe = (self.rows(rng.randint(1, most)) for most in (4, 3, 3))
+        later = [self.rows(len(harmful)) for _ in range(LATER)]
+        return Data(main, harmful, refusals, safe, later, Clock(number, total, SEED, ROWS), self.rows(ROWS))
 
-    def rows(self, size: int) -> list[Row]:
-        positions = self.rng.sample(range(50), size)
-        return [Row(position, self._ids(1, 4), [*self._ids(1, 4), END]) for position in positions]
+    def rows(self, size: int) -> list[RowIds]:
+        positions = self.rng.sample(range(ROWS), size)
+        return [RowIds(position, self._ids(1, 4), [*self._ids(1, 6), END]) for position in positions]
 
     def _ids(self, shortest: int, longest: int) -> list[int]:
         return [self.rng.randrange(2, len(WORDS) + 2) for _ in range(self.rng.randint(shortest, longest))]
@@ -104,18 +126,21 @@ class World:
         """The step of the package over these rows, cut into micro-batches of random size."""
         size = self.rng.randint(1, len(data.main))
         micro = [self._batch(data.main[i : i + size]) for i in range(0, len(data.main), size)]
-        harmful = [example(row) for row in data.harmful]
+        streams = {"harmful": _InOrder([data.harmful, *data.later])}
+        if main != "safe":
+            streams["safe"] = _InOrder([data.safe, data.safer])
         return Step(
             main=main,
             micro_batches=micro,
             likelihood=Likelihood(self.model, self.weights),
-            streams={"harmful": Stream(harmful, len(harmful), self.rng.randrange(99))},
+            streams=streams,
             refusals=data.refusals,
-            micro_batch_size=self.rng.randint(1, len(harmful)),
+            micro_batch_size=self.rng.randint(1, len(data.harmful)),
             pad_token_id=PAD,
+            clock=data.clock,
         )
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
+    def _batch(self, rows: Sequence[RowIds]) -> Batch:
         return collate([example(row) for row in rows], PAD)
 
     def flat(self) -> Tensor:
@@ -123,7 +148,17 @@ class World:
         return torch.cat([p.detach().double().reshape(-1) for p in self.weights.parameters])
 
 
-def example(row: Row) -> Example:
+class _InOrder(Stream):
+    """A stream that gives its batches in the order written down, over and over."""
+
+    def __init__(self, batches: list[list[RowIds]]) -> None:
+        super().__init__([example(row) for batch in batches for row in batch], len(batches[0]), 0)
+
+    def _row(self, position: int) -> int:
+        return position % len(self.examples)
+
+
+def example(row: RowIds) -> Example:
     return Example([*row.prompt, *row.answer], [*[IGNORED] * len(row.prompt), *row.answer], row.position)
 
 
@@ -154,10 +189,10 @@ class Slow:
         return state
 
 
-def pairs(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
+def pairs(rows: Sequence[RowIds]) -> list[tuple[list[int], list[int]]]:
     return [(row.prompt, row.answer) for row in rows]
 
 
-def refused(rows: Sequence[Row], refusals: Sequence[list[int]]) -> list[tuple[list[int], list[int]]]:
+def refused(rows: Sequence[RowIds], refusals: Sequence[list[int]]) -> list[tuple[list[int], list[int]]]:
     """The prompts of rows with the refusal of their position: row i gets refusal i mod n."""
     return [(row.prompt, refusals[row.position % len(refusals)]) for row in rows]

@@ -169,3 +169,32 @@ def test_displacement_gives_the_weights_before_back(tree: dict[str, Any], tmp_pa
     base = {name.removeprefix("base/").replace(".default", ""): t for name, t in kept.items() if "base/" in name}
     assert base.keys() == tuned.keys()
     assert all(torch.equal(base[name], tuned[name]) for name in tuned)
+
+
+COMPARING = ["lox", "resta", {"method": "safe_lora", "layers": 2}, {"method": "safe_delta", "scale": 0.5}, "wise_ft"]
+
+
+@pytest.mark.parametrize("adapter", ["continue", "fresh", "none"])
+def test_repairs_compare_with_the_models_before(tree: dict[str, Any], tmp_path: Path, adapter: str) -> None:
+    """The aligned model is the alignment stage's, the base the recipe's, whatever else was repaired before."""
+    back = [{"method": "panacea", "radius": 0.5}, {"method": "wise_ft", "alpha": 0.0}]
+    further = [{"method": "wise_ft", "alpha": 0.0}, {"method": "resta", "strength": 1.0}]
+    tree |= {"adapter": adapter, "reference": None}
+    tree["variants"] = [
+        {"name": "aligned", "finetuning": "none"},
+        {"name": "back", "posttuning": back},
+        {"name": "further", "posttuning": further},
+        {"name": "unaligned", "alignment": "none", "posttuning": {"method": "wise_ft", "alpha": 0.0}},
+        *({"name": f"v{place}", "posttuning": repair} for place, repair in enumerate(COMPARING)),
+    ]
+    results = mi.run(tree, tmp_path)
+    weights = {v.name: load_file(tmp_path / v.folders[0] / "model.safetensors") for v in results.variants}
+    base = AutoModelForCausalLM.from_pretrained(tree["model"]).state_dict()
+    moved = 0.0
+    for name, aligned in weights["aligned"].items():
+        torch.testing.assert_close(weights["back"][name], aligned, atol=1e-6, rtol=0)
+        torch.testing.assert_close(weights["unaligned"][name], base[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(weights["further"][name], 2 * aligned - base[name], atol=2e-6, rtol=0)
+        moved = max(moved, float((aligned - base[name]).abs().max()))
+    assert moved > 1e-3
+    assert all(v.activity for v in results.variants if v.name.startswith("v"))

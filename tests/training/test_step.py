@@ -23,8 +23,8 @@ def test_a_stream_has_one_batch_per_step(world):
 
 def test_what_is_not_given_is_named(world):
     step = world.step("user", world.data())
-    with pytest.raises(DefenseError, match="stream 'safe', which was not given"):
-        step.gradient("safe")
+    with pytest.raises(DefenseError, match="stream 'jokes', which was not given"):
+        step.gradient("jokes")
     with pytest.raises(DefenseError, match="unknown answers 'jokes'"):
         step.gradient("harmful", answers="jokes")
     bare = world.step("user", world.data()._replace(refusals=[]))
@@ -47,7 +47,8 @@ def test_shares_are_recorded_for_every_row(world):
     data = world.data()
     step = world.step("user", data)
     step.gradient("user", log_weights=lambda rows: rows.row.double() / 10)
-    rows, shares = step.shares
+    rows, shares, losses = step.shares
+    assert all(loss > 0 for loss in losses)
     assert sorted(rows) == sorted(row.position for row in data.main)
     expected = torch.tensor([row / 10 for row in rows], dtype=torch.float64).softmax(dim=0)
     assert shares == pytest.approx(expected.tolist())

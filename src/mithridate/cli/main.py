@@ -61,13 +61,16 @@ def repair(
     harmful: Annotated[str | None, typer.Option(help="Harmful rows: a file, or miniature:…")] = None,
     user: Annotated[str | None, typer.Option(help="Held-out user rows, for strength=auto.")] = None,
     safe: Annotated[str | None, typer.Option(help="Safe rows.")] = None,
+    aligned: Annotated[str | None, typer.Option(help="The model before fine-tuning: a folder, as MODEL.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model before alignment: a folder, as MODEL.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method: name=value.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
 ) -> None:
     """Repair one finished model after fine-tuning."""
     from mithridate.cli.repair import command
 
-    command(model, out, method, {"harmful": harmful, "user": user, "safe": safe}, set_ or [], template)
+    streams = {"harmful": harmful, "user": user, "safe": safe}
+    command(model, out, method, streams, {"aligned": aligned, "base": base}, set_ or [], template)
 
 
 @app.command()

@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.models import open_model
+from mithridate.cli.models import open_model, where_named
 from mithridate.data import open_rows
 from mithridate.defenses.base import Repair
 from mithridate.errors import UsageError
 from mithridate.pipeline.manifest import versions, write_manifest
-from mithridate.pipeline.models import save_merged
+from mithridate.pipeline.models import load, save_merged
 from mithridate.pipeline.recipe import Choice
 from mithridate.pipeline.stages import DISPLACEMENT
 from mithridate.pipeline.store import plain_disk_errors
@@ -19,14 +19,21 @@ from mithridate.repair.displacement import Displacement
 
 
 def command(
-    name: str, out: Path, method: str, streams: dict[str, str | None], settings: list[str], template: str | None
+    name: str,
+    out: Path,
+    method: str,
+    streams: dict[str, str | None],
+    references: dict[str, str | None],
+    settings: list[str],
+    template: str | None,
 ) -> None:
     """Repair a model and write it with a manifest of what was changed."""
     _refuse_existing(out)
     defense = _build(method, settings)
     rows = {stream: open_rows(source) for stream, source in streams.items() if source is not None}
     model, tokenizer = open_model(name, template)
-    repaired = defense.repair(model, tokenizer, **rows)
+    others = {other: load(where_named(at), "float32") for other, at in references.items() if at is not None}
+    repaired = defense.repair(model, tokenizer, **rows, **others)
     with plain_disk_errors(out):
         _save(model, tokenizer, out, merge=repaired.merged)
         if repaired.displacement is not None:
@@ -38,6 +45,7 @@ def command(
                 "method": method,
                 "settings": defense.model_dump(mode="json"),
                 "streams": streams,
+                "references": references,
                 "versions": versions(),
                 "repaired": repaired.model_dump(mode="json"),
             },

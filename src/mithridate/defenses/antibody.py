@@ -33,7 +33,7 @@ from torch import Tensor
 from mithridate.defenses.base import Defense, State
 from mithridate.defenses.registry import register
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import ScoredRows
+from mithridate.training.rows import ScoredRows
 from mithridate.training.step import Step
 
 PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
@@ -128,7 +128,7 @@ class AntibodyTuning(Defense):
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""
         tuned = step.gradient("user", log_weights=lambda rows: self._log_weights(step, rows))
-        _, shares = step.shares or ([], [])
+        shares = step.shares.shares if step.shares else []
         step.log(
             weight_max=max(shares) * len(shares),
             weight_effective_rows=1 / sum(share**2 for share in shares) if any(shares) else 0.0,

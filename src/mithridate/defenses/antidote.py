@@ -23,16 +23,15 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Repair, Repaired, Rows, require
+from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.repair.activations import input_norms
-from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.case import Case
 from mithridate.repair.prunable import Prunable, prunable
-from mithridate.repair.results import DoseCurve
-from mithridate.training.batch import Example, tokenize
-from mithridate.training.weights import Weights, check_finite
+from mithridate.repair.results import DoseCurve, Repaired
+from mithridate.training.batch import Example
+from mithridate.training.weights import Weights
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -68,26 +67,17 @@ class Antidote(Repair):
         """Only whole weights can be pruned without one."""
         return self.scope != "weights"
 
-    def repair(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        harmful: Rows | None = None,
-        user: Rows | None = None,
-        safe: Rows | None = None,
-    ) -> Repaired:
+    @property
+    def merges(self) -> bool:
+        """Factors are pruned where they are."""
+        return self.scope != "adapter"
+
+    def change(self, case: Case) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
-        check_finite(model)
-        rows = tokenize(
-            require(harmful, "Antidote needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
-        )
-        matrices = prunable(model, self.scope)
-        scores = self._scores(model, matrices, rows)
-        curve = None
-        if self.mask_ratio == "auto":
-            held_out = tokenize(require(user, AUTO_NEEDS_USER), tokenizer, self.max_length)
-            curve = self._search(model, matrices, scores, rows, held_out)
+        rows = case.rows("harmful")
+        matrices = prunable(case.model, self.scope)
+        scores = self._scores(case.model, matrices, rows)
+        curve = self._search(case, matrices, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
         pruned, square = self._prune(matrices, scores, ratio)
         entries = sum(matrix.values.numel() for matrix in matrices)
@@ -96,7 +86,7 @@ class Antidote(Repair):
             distance=square**0.5,
             activity={"mask_ratio": ratio, "entries_pruned": pruned, "entries": entries, "harmful_rows": len(rows)},
             dose_curve=curve,
-            merged=pruned > 0 and self.scope != "adapter",
+            merged=pruned > 0 and self.merges,
         )
 
     def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
@@ -118,15 +108,8 @@ class Antidote(Repair):
                 matrix.write(matrix.values.masked_fill(mask, 0))
         return pruned, square
 
-    def _search(
-        self,
-        model: nn.Module,
-        matrices: Sequence[Prunable],
-        scores: Sequence[Tensor],
-        harmful: Sequence[Example],
-        held_out: Sequence[Example],
-    ) -> DoseCurve:
-        weights = Weights(model, [name for matrix in matrices for name in matrix.parameters])
+    def _search(self, case: Case, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
+        weights = Weights(case.model, [name for matrix in matrices for name in matrix.parameters])
 
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
@@ -137,15 +120,7 @@ class Antidote(Repair):
             finally:
                 weights.restore(saved)
 
-        return largest_dose(
-            parameter="mask_ratio",
-            doses=RATIOS,
-            dosed=dosed,
-            user=RowLosses(model, weights, held_out, self.batch_size),
-            harmful=RowLosses(model, weights, harmful, self.batch_size),
-            budget=self.budget,
-            trim=self.trim,
-        )
+        return self.search(case, "mask_ratio", RATIOS, dosed)
 
 
 def count(entries: int, ratio: float) -> int:

@@ -1,18 +1,23 @@
 """What every defense is: settings, and one formula."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError
-from mithridate.repair.results import DoseCurve, LayerProfile
+from mithridate.repair.case import Case, Rows
+from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.results import DoseCurve
+from mithridate.repair.results import Repaired as Repaired
+from mithridate.repair.target import repairable
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Weights, check_finite
 
 State = dict[str, Any]
 """What a defense must remember between steps: numbers, strings and lists of tensors by name."""
@@ -104,8 +109,13 @@ class Defense(Settings):
         """
         raise NotImplementedError
 
-    def finish(self, weights: Weights) -> None:
-        """Act once on the trained weights, after the last step."""
+    def finish(self, weights: Weights) -> dict[str, float]:
+        """Act once on the trained weights, after the last step; gives figures that prove that it acted."""
+        return {}
+
+    def serve(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Change how the finished model is prompted; tells whether anything was changed."""
+        return False
 
     def state(self) -> State:
         """What a checkpoint must hold so that a resumed run goes on as if never interrupted."""
@@ -114,40 +124,6 @@ class Defense(Settings):
     def load_state(self, state: State) -> None:
         """Take up what ``state`` gave."""
 
-
-class Repaired(BaseModel):
-    """What a post-tuning defense changed.
-
-    Attributes:
-        changed: Number of weights that were changed.
-        distance: L2 norm of the change of the weights the defense acts on.
-        activity: Figures that prove that the defense acted.
-        dose_curve: Doses tried, where the strength was ``"auto"``.
-        layer_profile: Norm of the change per layer, where the defense is a displacement.
-        merged: Whether the adapter was merged into the base weights, which must then be saved too.
-    """
-
-    changed: int
-    distance: float
-    activity: dict[str, float] = {}
-    dose_curve: DoseCurve | None = None
-    layer_profile: LayerProfile | None = None
-    merged: bool = False
-    _displacement: Any = PrivateAttr(default=None)
-
-    def with_displacement(self, displacement: Any) -> "Repaired":
-        """Attach the displacement, so that its scale can be changed later."""
-        self._displacement = displacement
-        return self
-
-    @property
-    def displacement(self) -> Any:
-        """The `Displacement` that was applied; None where the defense is none."""
-        return self._displacement
-
-
-Rows = Iterable[Mapping[str, Any]]
-"""Prompt/completion rows, a `datasets.Dataset` or anything alike."""
 
 Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 """A strength, or ``"auto"`` for the largest one within the budget."""
@@ -174,6 +150,11 @@ class Repair(Settings):
         """Whether the defense can only act on a model with a LoRA adapter."""
         return False
 
+    @property
+    def merges(self) -> bool:
+        """Whether the defense acts on whole weights, so that an adapter is merged."""
+        return bool(self.info.references)
+
     def repair(
         self,
         model: nn.Module,
@@ -182,6 +163,8 @@ class Repair(Settings):
         harmful: Rows | None = None,
         user: Rows | None = None,
         safe: Rows | None = None,
+        aligned: nn.Module | None = None,
+        base: nn.Module | None = None,
     ) -> Repaired:
         """Change the model in place.
 
@@ -191,12 +174,64 @@ class Repair(Settings):
             harmful: The provider's harmful rows.
             user: Held-out rows of the user's own data.
             safe: The provider's safe rows.
+            aligned: The model before fine-tuning, PEFT or plain.
+            base: The model before alignment, PEFT or plain.
 
         Raises:
-            DefenseError: If rows it needs are not given, or it cannot act on this model.
+            ModelError: If weights hold NaN or Inf, or models that are compared do not fit each other.
+            DefenseError: If rows or models it needs are not given, or it cannot act on this model.
+        """
+        check_finite(model)
+        streams = {"harmful": harmful, "user": user, "safe": safe}
+        references = {"aligned": aligned, "base": base}
+        return self.change(Case(type(self).__name__, model, tokenizer, self.max_length, streams, references))
+
+    def change(self, case: Case) -> Repaired:
+        """The formula: change ``case.model`` in place.
+
+        Args:
+            case: The model, and whatever rows and other models were given.
         """
         raise NotImplementedError
 
+    def search(
+        self,
+        case: Case,
+        parameter: str,
+        doses: Iterable[float],
+        dosed: Callable[[float], AbstractContextManager[None]],
+    ) -> DoseCurve:
+        """The largest dose within the budget; the model is left as it was.
+
+        Args:
+            case: The model with held-out user rows, and harmful rows where they are given.
+            parameter: Name of the dose.
+            doses: Doses to try, in rising order.
+            dosed: Context manager under which the model has a dose.
+
+        Raises:
+            DefenseError: If there are no held-out rows, or even the smallest dose is beyond the budget.
+        """
+        if not case.has("user"):
+            raise DefenseError(AUTO_NEEDS_USER)
+        losses = [
+            RowLosses(case.model, repairable(case.model), case.rows(stream)[:rows], self.batch_size)
+            for stream, rows in (("user", None), ("harmful", CURVE_ROWS))
+            if case.has(stream)
+        ]
+        return largest_dose(
+            parameter=parameter,
+            doses=doses,
+            dosed=dosed,
+            user=losses[0],
+            harmful=losses[1] if len(losses) > 1 else None,
+            budget=self.budget,
+            trim=self.trim,
+        )
+
+
+CURVE_ROWS = 128
+"""Harmful rows, the first ones, over which a dose curve shows the harmful loss; it decides nothing."""
 
 _Value = TypeVar("_Value")
 

@@ -19,25 +19,21 @@ bf16); ε and the weights before it are saved, so that its scale can be changed 
 form takes a fresh gradient over the whole set; the full form's ε is that of the last step's batch, as in the paper.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from pydantic import Field, PrivateAttr
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Defense, Dose, Repair, Repaired, Rows, State, require
+from mithridate.defenses.base import Defense, Dose, Repair, State, require
 from mithridate.defenses.registry import register
+from mithridate.repair.case import Case
 from mithridate.repair.displacement import Displacement, layer_profile
-from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
-from mithridate.repair.results import DoseCurve
+from mithridate.repair.results import DoseCurve, Repaired
 from mithridate.repair.target import differentiable, repairable
-from mithridate.training.batch import Example, batches, tokenize
+from mithridate.training.batch import batches
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights, check_finite
+from mithridate.training.weights import Weights
 
 PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
 
@@ -74,11 +70,12 @@ class PanaceaTuning(Defense):
         step.log(epsilon_norm=self._epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
         return step.gradient("user") - self.strength * steep
 
-    def finish(self, weights: Weights) -> None:
+    def finish(self, weights: Weights) -> dict[str, float]:
         """W ← w + ε, once, keeping both."""
         epsilon = require(self._epsilon, "Panacea has no ε: no optimizer step was run")
         self._displacement = Displacement(weights.names, weights.snapshot(), epsilon)
         weights.add(epsilon)
+        return {"displacement_norm": epsilon.norm()}
 
     @property
     def displacement(self) -> Displacement | None:
@@ -130,73 +127,37 @@ class Panacea(Repair):
 
     radius: Dose = Field(1.0)
 
-    def repair(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        harmful: Rows | None = None,
-        user: Rows | None = None,
-        safe: Rows | None = None,
-    ) -> Repaired:
+    def change(self, case: Case) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        aim = self.aim(model, tokenizer, harmful, user)
+        aim = self.aim(case)
         radius = aim.curve.chosen if aim.curve else float(self.radius)
         displacement = Displacement(aim.weights.names, aim.weights.snapshot(), aim.unit, 0.0)
-        displacement.apply(model, radius)
+        displacement.apply(case.model, radius)
         return Repaired(
             changed=sum(int((t != 0).sum()) for t in aim.unit.tensors) if radius else 0,
             distance=radius,
             activity={"radius": radius, "harmful_rows": aim.rows},
             dose_curve=aim.curve,
-            layer_profile=layer_profile(model, displacement),
+            layer_profile=layer_profile(case.model, displacement),
         ).with_displacement(displacement)
 
-    def aim(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
-    ) -> "Aim":
+    def aim(self, case: Case) -> Aim:
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
 
         Raises:
             DefenseError: If rows are missing, or no radius is within the budget.
         """
-        check_finite(model)
-        rows = tokenize(
-            require(harmful, "Panacea needs harmful=, the provider's harmful rows"), tokenizer, self.max_length
-        )
-        weights = repairable(model)
-        with differentiable(model, weights):
+        rows, weights = case.rows("harmful"), repairable(case.model)
+        with differentiable(case.model, weights):
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = Likelihood(model, weights).gradient(parts).unit()
-            curve = self._search(model, weights, unit, rows, tokenizer, user) if self.radius == "auto" else None
+            unit = Likelihood(case.model, weights).gradient(parts).unit()
+            curve = self._search(case, weights, unit) if self.radius == "auto" else None
         return Aim(weights, unit, curve, len(rows))
 
-    def _search(
-        self,
-        model: nn.Module,
-        weights: Weights,
-        unit: Gradient,
-        harmful: Sequence[Example],
-        tokenizer: PreTrainedTokenizerBase,
-        user: Rows | None,
-    ) -> DoseCurve:
-        held_out = tokenize(require(user, AUTO_NEEDS_USER), tokenizer, self.max_length)
+    def _search(self, case: Case, weights: Weights, unit: Gradient) -> DoseCurve:
         size = Gradient(weights.snapshot()).norm()
-
-        @contextmanager
-        def dosed(radius: float) -> Iterator[None]:
-            with weights.moved(radius * unit):
-                yield
-
-        return largest_dose(
-            parameter="radius",
-            doses=[SMALLEST * size * 2.0**k for k in range(DOUBLINGS)],
-            dosed=dosed,
-            user=RowLosses(model, weights, held_out, self.batch_size),
-            harmful=RowLosses(model, weights, harmful, self.batch_size),
-            budget=self.budget,
-            trim=self.trim,
-        )
+        doses = [SMALLEST * size * 2.0**k for k in range(DOUBLINGS)]
+        return self.search(case, "radius", doses, lambda radius: weights.moved(radius * unit))
 
 
 SMALLEST = 1e-3

@@ -11,16 +11,15 @@ from typing import Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Dose, Repair, Repaired, Rows
+from mithridate.defenses.base import Dose, Repair
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
+from mithridate.repair.case import Case
 from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.results import Repaired
 from mithridate.repair.target import repairable
 from mithridate.training.gradient import Gradient
-from mithridate.training.weights import check_finite
 
 
 @register(
@@ -54,37 +53,26 @@ class RandomPerturbation(Repair):
             raise ValueError("give exactly one of std (per entry) and radius (norm of the whole displacement)")
         return self
 
-    def repair(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        harmful: Rows | None = None,
-        user: Rows | None = None,
-        safe: Rows | None = None,
-    ) -> Repaired:
+    def change(self, case: Case) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        check_finite(model)
-        radius = self._panacea_radius(model, tokenizer, harmful, user) if self.radius == "auto" else self.radius
-        weights = repairable(model)
+        radius = self._panacea_radius(case) if self.radius == "auto" else self.radius
+        weights = repairable(case.model)
         generator = torch.Generator().manual_seed(self.seed)
         noise = Gradient([torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in weights.parameters])
         epsilon = self.std * noise if self.std is not None else noise.unit()
         scale = 1.0 if radius is None else radius
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
-        displacement.apply(model, scale)
+        displacement.apply(case.model, scale)
         norm = scale * epsilon.norm()
         return Repaired(
             changed=sum(p.numel() for p in weights.parameters) if norm else 0,
             distance=norm,
             activity={"norm": norm},
-            layer_profile=layer_profile(model, displacement),
+            layer_profile=layer_profile(case.model, displacement),
         ).with_displacement(displacement)
 
-    def _panacea_radius(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, harmful: Rows | None, user: Rows | None
-    ) -> float:
+    def _panacea_radius(self, case: Case) -> float:
         shared = {name: getattr(self, name) for name in Repair.model_fields}
-        curve = Panacea(radius="auto", **shared).aim(model, tokenizer, harmful, user).curve
+        curve = Panacea(radius="auto", **shared).aim(case).curve
         assert curve is not None
         return curve.chosen

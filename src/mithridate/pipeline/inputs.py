@@ -51,6 +51,7 @@ class Inputs:
         folder.mkdir(parents=True, exist_ok=True)
         user, measured = recipe.streams.user, recipe.evaluation
         self._user = user
+        self._uploads: dict[tuple[float, int], tuple[Stored, Stored | None]] = {}
         self._benign, self._attack = self._rows(user.benign), self._rows(user.harmful)
         safe, harmful = self._rows(recipe.streams.safe), self._rows(recipe.streams.harmful)
         test, prompts = self._rows(measured.task.rows), self._prompts(measured.harmful)
@@ -76,6 +77,11 @@ class Inputs:
 
     def upload(self, ratio: float, seed: int) -> tuple[Stored, Stored | None]:
         """The user's rows at a harmful ratio: those to train on, and those held out."""
+        if (ratio, seed) not in self._uploads:
+            self._uploads[ratio, seed] = self._mixed(ratio, seed)
+        return self._uploads[ratio, seed]
+
+    def _mixed(self, ratio: float, seed: int) -> tuple[Stored, Stored | None]:
         rows = mix(self._benign, self._attack, ratio=ratio, size=self._user.size, seed=seed)
         if not self._user.held_out:
             return self._store_rows("user", rows), None

@@ -12,8 +12,8 @@ from mithridate.data import ensure_chat_template
 from mithridate.errors import ModelError
 from mithridate.training.weights import check_finite
 
-MODEL, ADAPTER = "model", "adapter"
-"""Folders of a stage's result: all weights, or an adapter alone."""
+MODEL, ADAPTER, TOKENIZER = "model", "adapter", "tokenizer"
+"""Folders of a stage's result: all weights, or an adapter alone; a tokenizer where serving differs from training."""
 
 
 class Where(NamedTuple):
@@ -22,10 +22,12 @@ class Where(NamedTuple):
     Attributes:
         base: Folder or hub id of all weights.
         adapter: Folder of the adapter; None where there is none.
+        served: Folder of the tokenizer the finished model is served with; None for that of the base.
     """
 
     base: str
     adapter: str | None
+    served: str | None = None
 
 
 def locate(name: str) -> str:
@@ -79,6 +81,15 @@ def load_tokenizer(base: str, template: str | None) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_served(where: Where, template: str | None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a finished model is served with.
+
+    Raises:
+        ModelError: If it cannot be loaded or has no chat template.
+    """
+    return load_tokenizer(where.base, template) if where.served is None else load_tokenizer(where.served, None)
 
 
 def _from_pretrained(kind: Any, name: str, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Which stages a recipe needs, each once, in an order in which they can run."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,4 +140,10 @@ def _model_identity(location: str) -> Any:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
     if not any(path.suffix == ".safetensors" for path in files):
         raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
-    return {path.name: file_hash(path) for path in files}
+    return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@functools.cache
+def _hashed(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, computed anew only when its size or time of change differs."""
+    return file_hash(path)

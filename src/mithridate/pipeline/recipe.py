@@ -287,6 +287,7 @@ class Recipe(Part):
             variant.alignment.build("alignment")
         if variant.finetuning.method != "none":
             variant.finetuning.build("finetuning")
+        merged = None
         for choice in variant.posttuning:
             repair = choice.build("posttuning")
             assert isinstance(repair, Repair)
@@ -294,6 +295,17 @@ class Recipe(Part):
                 raise ValueError(
                     f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, but adapter is 'none'; "
                     "set its scope to 'weights', or train with an adapter"
+                )
+            if merged is not None and repair.needs_adapter:
+                raise ValueError(
+                    f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, which {merged} before it "
+                    f"merges; put {choice.method} first"
+                )
+            merged = choice.method if repair.merges else merged
+            if variant.alignment.method == "none" and {"base", "aligned"} <= set(repair.info.references):
+                raise ValueError(
+                    f"variant '{variant.name}': {choice.method} needs what alignment changed, but alignment is "
+                    "'none'; name a defense for it, or start from the model before alignment"
                 )
             dose = type(repair).dose
             if dose and getattr(repair, dose) == "auto" and not self.streams.user.held_out:

@@ -9,7 +9,7 @@ from typing import Any
 from mithridate.errors import UsageError
 from mithridate.pipeline.inputs import Inputs
 from mithridate.pipeline.manifest import recipe_hash, versions, write_manifest
-from mithridate.pipeline.models import load, load_tokenizer, save_merged
+from mithridate.pipeline.models import load, load_served, save_merged
 from mithridate.pipeline.plan import Chain, Plan
 from mithridate.pipeline.reading import make_recipe, read_recipe
 from mithridate.pipeline.recipe import Recipe
@@ -100,7 +100,7 @@ def _release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: di
         shutil.rmtree(part)
     part.mkdir(parents=True)
     where = where_is(store, chain.nodes, chain.nodes[0].spec["model"])
-    tokenizer = load_tokenizer(where.base, recipe.template)
+    tokenizer = load_served(where, recipe.template)
     if recipe.save == "merged":
         save_merged(load(where, recipe.precision), tokenizer, part)
     elif recipe.save == "adapter" and where.adapter is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mithridate.errors import MithridateError
-from mithridate.pipeline.models import ADAPTER, MODEL, Where
+from mithridate.pipeline.models import ADAPTER, MODEL, TOKENIZER, Where
 from mithridate.pipeline.plan import Node
 from mithridate.pipeline.store import Store
 
@@ -63,9 +63,11 @@ def where_is(store: Store, ancestors: list[Node], model: str) -> Where:
     for node in ancestors:
         folder = store.path(node.stage, node.key)
         if (folder / MODEL).is_dir():
-            where = Where(str(folder / MODEL), None)
+            where = Where(str(folder / MODEL), None, where.served)
         elif (folder / ADAPTER).is_dir():
-            where = Where(where.base, str(folder / ADAPTER))
+            where = Where(where.base, str(folder / ADAPTER), where.served)
+        if (folder / TOKENIZER).is_dir():
+            where = where._replace(served=str(folder / TOKENIZER))
     return where
 
 
@@ -74,8 +76,12 @@ def run_job(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
     from mithridate.pipeline.stages import work
 
     store, node = Store(job.store), job.node
-    where = where_is(store, job.ancestors, node.spec["model"])
-    return store.make(node.stage, node.key, lambda folder: work(node.stage, node.spec, where, folder, progress))
+    model = node.spec["model"]
+    where = where_is(store, job.ancestors, model)
+    aligned = where_is(store, [ancestor for ancestor in job.ancestors if ancestor.stage == "alignment"], model)
+    return store.make(
+        node.stage, node.key, lambda folder: work(node.stage, node.spec, where, folder, progress, aligned)
+    )
 
 
 _QUEUE: Any = None

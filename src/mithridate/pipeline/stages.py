@@ -18,7 +18,17 @@ from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, Refu
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.pipeline.cost import Meter
 from mithridate.pipeline.inputs import stored_rows, stored_texts
-from mithridate.pipeline.models import ADAPTER, MODEL, Where, device, load, load_tokenizer, save_merged
+from mithridate.pipeline.models import (
+    ADAPTER,
+    MODEL,
+    TOKENIZER,
+    Where,
+    device,
+    load,
+    load_served,
+    load_tokenizer,
+    save_merged,
+)
 from mithridate.pipeline.recipe import Choice
 from mithridate.training.state import newest_finished, write_json
 from mithridate.training.trainer import DefendedTrainer
@@ -31,7 +41,9 @@ ANSWERS = "answers.json"
 ROW_WEIGHTS = "row_weights.jsonl"
 
 
-def work(stage: str, spec: dict[str, Any], where: Where, folder: Path, progress: Progress) -> dict[str, Any]:
+def work(
+    stage: str, spec: dict[str, Any], where: Where, folder: Path, progress: Progress, aligned: Where
+) -> dict[str, Any]:
     """Do one stage.
 
     Args:
@@ -40,14 +52,16 @@ def work(stage: str, spec: dict[str, Any], where: Where, folder: Path, progress:
         where: The model to start from.
         folder: Folder to fill; may hold checkpoints of an interrupted run.
         progress: Told how far the work is.
+        aligned: The model after the alignment stage, for repairs that compare with it.
 
     Returns:
         The record of the stage: cost, proofs that the defense acted, and what it found.
     """
     torch.set_num_threads(spec["threads"])
-    steps = {"posttuning": _repair, "evaluation": _evaluate}
-    if stage in steps:
-        return steps[stage](spec, where, folder, progress)
+    if stage == "posttuning":
+        return _repair(spec, where, folder, progress, aligned)
+    if stage == "evaluation":
+        return _evaluate(spec, where, folder, progress)
     return _train(stage, spec, where, folder, progress)
 
 
@@ -70,16 +84,19 @@ def _train(stage: str, spec: dict[str, Any], where: Where, folder: Path, progres
         **_streams(spec),
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = newest_finished(folder)
+    template, checkpoint = tokenizer.chat_template, newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if tokenizer.chat_template != template:
+        tokenizer.save_pretrained(folder / TOKENIZER)
+        tokenizer.chat_template = template
     _save(trainer.model, tokenizer, folder, merge=stage == "alignment" and spec["adapter"] == "fresh")
     displacement = getattr(defense, "displacement", None)
     if displacement is not None:
         displacement.save(folder / DISPLACEMENT)
     return {
         "cost": _cost(defense, meter),
-        "activity": _activity(trainer.state.log_history),
+        "activity": _activity(trainer.state.log_history) | trainer.finished,
         "dropped_rows": trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
@@ -153,7 +170,7 @@ def _activity(history: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in logged.items()}
 
 
-def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress) -> dict[str, Any]:
+def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress, aligned: Where) -> dict[str, Any]:
     defense = Choice(**spec["defense"]).build("posttuning")
     assert isinstance(defense, Repair)
     tokenizer = load_tokenizer(where.base, spec["template"])
@@ -161,8 +178,10 @@ def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress
     streams = {name: stored_rows(stored) for name, stored in spec["streams"].items() if name != "refusals"}
     if spec["held_out"] is not None:
         streams["user"] = stored_rows(spec["held_out"])
+    origins = {"base": Where(spec["model"], None), "aligned": aligned}
+    references = {name: load(origins[name], spec["precision"]) for name in defense.info.references}
     with Meter() as meter:
-        repaired = defense.repair(model, tokenizer, **streams)
+        repaired = defense.repair(model, tokenizer, **streams, **references)
     if repaired.changed == 0 and spec["defense"] != {"method": defense.info.name} | defense.info.off:
         raise DefenseError(f"{defense.info.name} changed no weight; raise its strength")
     if repaired.displacement is not None:
@@ -175,7 +194,7 @@ def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress
 
 
 def _evaluate(spec: dict[str, Any], where: Where, folder: Path, progress: Progress) -> dict[str, Any]:
-    tokenizer = load_tokenizer(where.base, spec["template"])
+    tokenizer = load_served(where, spec["template"])
     model = load(where, spec["precision"])
     task = spec["task"]
     prompts = stored_texts(spec["prompts"])

@@ -1,6 +1,6 @@
-"""Norms of the activations that enter layers, over calibration rows."""
+"""Sums over the activations that enter layers, over calibration rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from mithridate.errors import DefenseError
 from mithridate.training.batch import Example, collate
 
 
-@torch.no_grad()
 def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[Example]) -> dict[str, Tensor]:
     """sqrt( Σ_rows Σ_tokens x² / number of rows ) per input feature of each layer.
 
@@ -28,13 +27,47 @@ def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Seq
     Raises:
         DefenseError: If no activation reached a layer (a merged or disabled adapter, for one).
     """
+    sums = _sums(model, layers, examples, lambda x: x.double().square().sum(dim=0))
+    return {name: (total / len(examples)).sqrt() for name, total in sums.items()}
+
+
+def input_grams(model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[Example]) -> dict[str, Tensor]:
+    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, rows one at a time likewise.
+
+    Args:
+        model: The model to run.
+        layers: Layers whose inputs are measured, by name.
+        examples: Calibration rows; prompt and answer tokens count alike.
+
+    Returns:
+        (inputs, inputs) for each name, float32 or what the activations have if that is more.
+
+    Raises:
+        DefenseError: If no activation reached a layer.
+    """
+
+    def gram(x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x.T @ x
+
+    return _sums(model, layers, examples, gram)
+
+
+@torch.no_grad()
+def _sums(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    examples: Sequence[Example],
+    term: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Σ_rows of a term of (tokens, inputs), for each layer."""
     sums: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].detach().double()
-            square = x.reshape(-1, x.shape[-1]).square().sum(dim=0)
-            sums[name] = sums[name] + square if name in sums else square
+            x = args[0].detach()
+            part = term(x.reshape(-1, x.shape[-1]))
+            sums[name] = sums[name] + part if name in sums else part
 
         return add
 
@@ -56,4 +89,4 @@ def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Seq
             f"no activation reached {missed[0]} (nor {len(missed) - 1} others), so its weights cannot be ranked; "
             "unmerge and enable the adapter first"
         )
-    return {name: (sums[name] / len(examples)).sqrt() for name in layers}
+    return {name: sums[name] for name in layers}

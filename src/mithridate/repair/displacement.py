@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, ModelError
 from mithridate.repair.results import LayerProfile
-from mithridate.repair.target import layer_of, lora_layers
+from mithridate.repair.target import lora_layers
+from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
 from mithridate.training.weights import Weights
 

@@ -52,7 +52,7 @@ def largest_dose(
     doses: Iterable[float],
     dosed: Callable[[float], Any],
     user: RowLosses,
-    harmful: RowLosses,
+    harmful: RowLosses | None,
     budget: float,
     trim: float,
 ) -> DoseCurve:
@@ -66,7 +66,7 @@ def largest_dose(
         doses: Doses in rising order.
         dosed: Context manager under which the model has a dose.
         user: Losses of the held-out rows.
-        harmful: Losses of the harmful rows.
+        harmful: Losses of the harmful rows, for the report; None where there are none.
         budget: Largest rise allowed, in nats per token.
         trim: Share of rows left out, in [0, 1).
 
@@ -78,11 +78,12 @@ def largest_dose(
 
     def measure(dose: float) -> bool:
         with dosed(dose):
-            losses, harm = user(), harmful()
+            losses = user()
+            harm = float(harmful().mean()) if harmful is not None else None
         rises = (losses - undosed).sort().values
         kept = rises[: max(1, round(len(rises) * (1 - trim)))]
         rise = float(kept.mean())
-        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=float(harm.mean())))
+        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
         return rise <= budget
 
     low, high = None, None

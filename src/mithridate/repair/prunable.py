@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.repair.target import Lora, is_transposed, linear_layers, lora_layers
+from mithridate.repair.target import Lora, has_lora, is_transposed, linear_layers, lora_layers
 
 
 class Prunable(NamedTuple):
@@ -39,15 +39,11 @@ def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) ->
         return [factor for lora in lora_layers(model) for factor in _factors(lora)]
     if scope == "delta":
         return [_merged(lora, with_base=False) for lora in lora_layers(model)]
-    loras = {lora.name: lora for lora in lora_layers(model)} if _has_lora(model) else {}
+    loras = {lora.name: lora for lora in lora_layers(model)} if has_lora(model) else {}
     return [
         _merged(loras[name], with_base=True) if name in loras else _whole(name, layer)
         for name, layer in linear_layers(model).items()
     ]
-
-
-def _has_lora(model: nn.Module) -> bool:
-    return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
 def _factors(lora: Lora) -> list[Prunable]:

@@ -1,6 +1,5 @@
 """The weights and layers that a post-tuning defense acts on, found by structure."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.training.decoder import layer_of
 from mithridate.training.weights import Weights
-
-_LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 
 
 class Lora(NamedTuple):
@@ -60,6 +58,11 @@ def lora_layers(model: nn.Module) -> list[Lora]:
     return layers
 
 
+def has_lora(model: nn.Module) -> bool:
+    """Whether LoRA factors are in the model, whether or not PEFT wraps it."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name."""
     found: dict[str, nn.Module] = {}
@@ -77,12 +80,6 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 def is_transposed(layer: nn.Module) -> bool:
     """Whether the weight is stored as (inputs, outputs), as GPT-2's layers do."""
     return isinstance(layer, Conv1D)
-
-
-def layer_of(name: str) -> str | None:
-    """Number of the decoder block in a parameter's name."""
-    match = _LAYER.search("." + name)
-    return match.group(1) if match else None
 
 
 def repairable(model: nn.Module) -> Weights:

@@ -1,8 +1,10 @@
-"""Likelihoods of answers, and gradients of weighted sums of them."""
+"""Likelihoods of answers, and gradients of sums of them."""
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,43 +13,12 @@ from torch import Tensor, distributed, nn
 from trl.trainer.utils import add_fused_lm_head
 
 from mithridate.errors import DefenseError
-from mithridate.training.batch import Batch
+from mithridate.training.activations import Perturbation, captured, shifted
+from mithridate.training.batch import IGNORED, Batch
+from mithridate.training.decoder import Decoder, Part, decoder_of
 from mithridate.training.gradient import Gradient
+from mithridate.training.rows import LogWeights, Loss, ScoredRows, Totals, uniform
 from mithridate.training.weights import Weights
-
-
-class ScoredRows:
-    """What one forward pass tells about the rows of a batch.
-
-    Attributes:
-        batch: The batch itself.
-        nll: (rows,) negative log-likelihood of each answer, in nats, differentiable in training.
-        tokens: (rows,) number of answer tokens.
-    """
-
-    def __init__(self, batch: Batch, nll: Tensor, tokens: Tensor) -> None:
-        self.batch = batch
-        self.nll = nll
-        self.tokens = tokens
-
-    @property
-    def mean_nll(self) -> Tensor:
-        """(rows,) mean negative log-likelihood per answer token, in nats."""
-        return self.nll / self.tokens
-
-    @property
-    def row(self) -> Tensor:
-        """(rows,) position of each row in its data set."""
-        return self.batch["row"]
-
-
-LogWeights = Callable[[ScoredRows], Tensor]
-"""Row weighting: from scored rows (no gradient) to unnormalized log-weights, (rows,)."""
-
-
-def uniform(rows: ScoredRows) -> Tensor:
-    """Plain training: every row has the same weight."""
-    return torch.zeros_like(rows.nll)
 
 
 class Likelihood:
@@ -73,23 +44,69 @@ class Likelihood:
         self.autocast = autocast
         self.processes = processes
 
-    def score(self, batch: Batch, observe: Callable[[Any], None] | None = None) -> ScoredRows:
-        """One forward pass; the vocabulary's logits are never held at once.
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model's parts.
+
+        Raises:
+            DefenseError: If activations are recomputed in the backward pass, so that they cannot be held or changed.
+        """
+        if getattr(self.model, "is_gradient_checkpointing", False):
+            raise DefenseError(
+                "the defense reads or changes activations, which gradient checkpointing computes anew; "
+                "set gradient_checkpointing=False"
+            )
+        return decoder_of(self.model)
+
+    def score(
+        self,
+        batch: Batch,
+        observe: Callable[[Any], None] | None = None,
+        *,
+        hidden: Sequence[Part] = (),
+        logits: bool = False,
+    ) -> ScoredRows:
+        """One forward pass; the vocabulary's logits are never held at once, unless they are asked for.
 
         Args:
             batch: Rows to score.
             observe: Called with the model's output (per-token ``entropy``, ``is_top1``, ``label_mask``).
+            hidden: Outputs to keep.
+            logits: Whether to keep the logits.
         """
-        with self.autocast():
-            output = self.model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                labels=batch["labels"],
-                fused_lm_head=True,
-            )
+        with ExitStack() as hooks:
+            outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
+            with self.autocast():
+                output: Any = self._whole(batch) if logits else self._fused(batch)
         if observe is not None:
             observe(output)
-        return ScoredRows(batch, -output.log_probs.sum(dim=1), output.label_mask.sum(dim=1))
+        # OPT's MLP works on all tokens of a batch in one dimension.
+        shape = (*batch["input_ids"].shape, -1)
+        kept = {part: [hidden.reshape(shape) for hidden in found] for part, found in outputs.items()}
+        return ScoredRows(batch, output.log_probs, output.label_mask, kept, output.logits if logits else None)
+
+    def _fused(self, batch: Batch) -> Any:
+        return self.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+            fused_lm_head=True,
+        )
+
+    def _whole(self, batch: Batch) -> Any:
+        """What the fused head gives, and the logits beside it."""
+        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        labels = batch["labels"][:, 1:]
+        mask = labels != IGNORED
+        everywhere = logits.log_softmax(dim=-1)
+        picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return SimpleNamespace(
+            logits=logits,
+            log_probs=picked.masked_fill(~mask, 0),
+            label_mask=mask,
+            entropy=-(everywhere.exp() * everywhere).sum(dim=-1).masked_fill(~mask, 0),
+            is_top1=(logits.argmax(dim=-1) == labels) & mask,
+        )
 
     def gradient(
         self,
@@ -132,6 +149,51 @@ class Likelihood:
             total += float((shares * rows.tokens).sum())
         return self._reduce(maximum, total, seen)
 
+    def gradient_of(
+        self, loss: Loss, batches: Sequence[Batch], score: Callable[[Batch], ScoredRows] | None = None
+    ) -> Gradient:
+        """∇ of a loss made of ``per_token`` and ``per_row`` means over all rows of all batches and processes.
+
+        Args:
+            loss: From the scored rows of a micro-batch to its share of the loss.
+            batches: This process's share of the rows.
+            score: Forward pass to use instead of ``self.score``.
+
+        Raises:
+            DefenseError: If there is no trained token at all.
+        """
+        score = score or self.score
+        self.weights.clear_grad()
+        totals, mine = self.totals(batches), 0
+        for batch in batches:
+            rows = score(batch)
+            rows.totals = totals
+            mine += int(rows.tokens.sum())
+            loss(rows).backward()  # type: ignore[no-untyped-call]
+        return self._reduce(0.0 if mine else -math.inf, mine, mine)
+
+    def activation_gradient(
+        self, part: Part, batches: Sequence[Batch], observe: Callable[[Any], None] | None = None
+    ) -> Perturbation:
+        """∂f/∂(outputs of a part), with f the mean token loss over all rows of all batches and processes."""
+        modules = self.decoder.part(part)
+        tokens = self.totals(batches).tokens
+        parts = []
+        for batch in batches:
+            with shifted(modules, [None] * len(modules)) as probes:
+                nll = self.score(batch, observe).nll.sum()
+            parts.append([grad / tokens for grad in torch.autograd.grad(nll, probes)])
+        return Perturbation(parts, len(modules), self.processes, self.weights.parameters[0].device)
+
+    def totals(self, batches: Sequence[Batch]) -> Totals:
+        """Rows and answer tokens of a batch, over all micro-batches and processes."""
+        tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        rows = sum(len(batch["labels"]) for batch in batches)
+        if self.processes == 1:
+            return Totals(rows, tokens)
+        everyone = distributed.ReduceOp.SUM
+        return Totals(int(self._all_reduce(rows, everyone)), int(self._all_reduce(tokens, everyone)))
+
     def _reduce(self, maximum: float, total: float, seen: int) -> Gradient:
         """Bring the processes' partial sums to one scale, add them up and divide once."""
         grads = self.weights.take_grad()
@@ -153,6 +215,18 @@ class Likelihood:
         tensor = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(tensor, op=operation)
         return float(tensor)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block dropout is off and nothing is differentiated."""
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def _checked(logs: Tensor, rows: ScoredRows) -> Tensor:

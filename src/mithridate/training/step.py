@@ -1,16 +1,20 @@
 """One optimizer step, as the verbs a defense is written with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
 from mithridate.errors import DefenseError
+from mithridate.training.activations import Perturbation, shifted
 from mithridate.training.batch import Batch, Example, answered, batches
+from mithridate.training.decoder import Part
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Likelihood, LogWeights, ScoredRows, uniform
+from mithridate.training.likelihood import Likelihood, evaluating
+from mithridate.training.rows import LogWeights, Loss, ScoredRows, Totals, uniform
 from mithridate.training.streams import Stream
 
 
@@ -31,6 +35,36 @@ class Observed:
         self.tokens += float(output.label_mask.sum())
 
 
+class Shares(NamedTuple):
+    """Weights of a row-weighted gradient, over all processes.
+
+    Attributes:
+        rows: Positions of the rows in their data set.
+        shares: Their softmax shares.
+        losses: Their mean token loss, in nats.
+    """
+
+    rows: list[int]
+    shares: list[float]
+    losses: list[float]
+
+
+class Clock(NamedTuple):
+    """Where in the training a step stands.
+
+    Attributes:
+        number: Optimizer steps done before.
+        total: Optimizer steps of the whole run.
+        seed: Seed of the run.
+        rows: Rows of the training set.
+    """
+
+    number: int = 0
+    total: int = 1
+    seed: int = 0
+    rows: int = 0
+
+
 class Step:
     """The optimizer step a defense computes the gradient of.
 
@@ -43,11 +77,13 @@ class Step:
         micro_batch_size: Rows per forward pass of the other streams.
         pad_token_id: Padding token.
         rank: This process; it takes every ``processes``-th row of a drawn batch.
+        clock: Where in the training the step stands.
 
     Attributes:
         observed: Sums over the training rows.
         logs: Figures that prove that the defense acted.
-        shares: Row positions and softmax shares of a weighted gradient, over all processes; None without one.
+        shares: Weights of a row-weighted gradient; None without one.
+        held: For each parameter whether the optimizer leaves it alone in this step; None if it moves all.
     """
 
     def __init__(
@@ -61,45 +97,91 @@ class Step:
         micro_batch_size: int,
         pad_token_id: int,
         rank: int = 0,
+        clock: Clock | None = None,
     ) -> None:
         self.main = main
         self.likelihood = likelihood
+        self.weights = likelihood.weights
+        self.clock = clock or Clock()
         self.observed = Observed()
         self.logs: dict[str, float] = {}
-        self.shares: tuple[list[int], list[float]] | None = None
+        self.shares: Shares | None = None
+        self.held: list[bool] | None = None
+        self._observing = main
         self._micro_batches = list(micro_batches)
         self._streams = streams
         self._refusals = refusals
         self._micro_batch_size = micro_batch_size
         self._pad = pad_token_id
-        self._rank = rank
+        self.rank = rank
         self._drawn: dict[str, list[Example]] = {}
-        self._log_weights: list[tuple[Tensor, Tensor]] = []
+        self._weighed: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._perturbation: tuple[Part, Perturbation] | None = None
 
-    def gradient(self, stream: str, *, answers: str | None = None, log_weights: LogWeights | None = None) -> Gradient:
-        """∇ of the mean token loss of a stream's batch at the present weights (1 forward + 1 backward pass).
+    def gradient(
+        self,
+        stream: str | Sequence[Example],
+        *,
+        answers: str | None = None,
+        log_weights: LogWeights | None = None,
+        loss: Loss | None = None,
+        hidden: Sequence[Part] = (),
+        logits: bool = False,
+        reference: bool = False,
+    ) -> Gradient:
+        """∇ of a loss on a stream's batch at the present weights (1 forward + 1 backward pass).
 
-        The batch of a stream is the same however often it is asked for within the step.
+        Without ``loss`` it is the mean token loss. The batch of a stream is the same however often it is asked for
+        within the step.
 
         Args:
-            stream: ``user``, ``safe`` or ``harmful``.
+            stream: ``user``, ``safe`` or ``harmful``, or rows of one.
             answers: ``"refusals"`` pairs the prompts with generic refusals in place of their own answers.
             log_weights: Row weighting; weights are its softmax over the whole step's batch.
+            loss: From scored rows to their share of another loss, made with ``per_token`` and ``per_row``.
+            hidden: Outputs that the loss needs, of ``attention``, ``mlp``, ``block`` and ``final``.
+            logits: Whether the loss needs the logits.
+            reference: Whether the loss needs the rows under the weights the stage started from (1 more forward
+                pass, without gradient).
 
         Raises:
             DefenseError: If the stream was not given or has no trained token.
         """
-        observing = stream == self.main and answers is None and self.observed.tokens == 0
-        observe = self.observed.add if observing else None
-
-        def score(batch: Batch) -> ScoredRows:
-            return self.likelihood.score(batch, observe)
-
+        own = list(self.batches(stream, answers))
+        observing = stream == self._observing and answers is None
+        score = self._scorer(own, observing, reference, hidden=hidden, logits=logits)
+        if loss is not None:
+            return self.likelihood.gradient_of(loss, own, score)
         weighting = uniform if log_weights is None else self._recording(log_weights)
-        gradient = self.likelihood.gradient(self.batches(stream, answers), weighting, score)
+        gradient = self.likelihood.gradient(own, weighting, score)
         if log_weights is not None:
             self.shares = self._softmax_shares()
         return gradient
+
+    def activation_gradient(self, stream: str | Sequence[Example], part: Part) -> Perturbation:
+        """∂f/∂(outputs of a part) with f the mean token loss (1 forward + 1 backward pass)."""
+        observe = self.observed.add if stream == self._observing and self.observed.tokens == 0 else None
+        return self.likelihood.activation_gradient(part, list(self.batches(stream)), observe)
+
+    @contextmanager
+    def perturbed(self, part: Part, perturbation: Perturbation) -> Iterator[None]:
+        """Add a vector to the outputs of a part inside the block, for gradients on the stream it was taken on."""
+        self._perturbation = part, perturbation
+        try:
+            yield
+        finally:
+            self._perturbation = None
+
+    @torch.no_grad()
+    def score(
+        self, stream: str | Sequence[Example], *, answers: str | None = None, hidden: Sequence[Part] = ()
+    ) -> list[ScoredRows]:
+        """Score a stream's batch without gradient (1 forward pass); micro-batches as in ``gradient``.
+
+        Random states are put back after it, so that a gradient taken next sees the same dropout.
+        """
+        with torch.random.fork_rng():
+            return [self.likelihood.score(batch, hidden=hidden) for batch in self.batches(stream, answers)]
 
     @torch.no_grad()
     def answered(self, rows: ScoredRows, answers: str) -> ScoredRows:
@@ -109,30 +191,137 @@ class Step:
     @contextmanager
     def moved(self, displacement: Gradient) -> Iterator[None]:
         """Displace the weights inside the block; they are restored bit for bit after it."""
-        with self.likelihood.weights.moved(displacement):
+        with self.weights.moved(displacement):
             yield
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Whatever happens to the weights inside the block, they are restored bit for bit after it."""
+        with self.weights.kept():
+            yield
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """Inside the block the model is the one the stage started from, without dropout and gradient."""
+        with self.weights.at(self.weights.start), evaluating(self.likelihood.model):
+            yield
+
+    @property
+    def position(self) -> Gradient:
+        """A copy of the present weights, as a vector."""
+        return Gradient(self.weights.snapshot())
+
+    def train_on(self, stream: str) -> None:
+        """Train on another stream in this step, so that TRL's metrics are taken over it."""
+        self._observing = stream
+
+    def train_only(self, blocks: Sequence[int]) -> list[bool]:
+        """Leave the weights of all other decoder blocks alone in this step; gives the mask of those that move."""
+        kept = self.weights.in_blocks(blocks)
+        self.held = [not keep for keep in kept]
+        return kept
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gives, in the order of the processes."""
+        everywhere = [value]
+        if self.likelihood.processes > 1:
+            everywhere = [None] * self.likelihood.processes
+            distributed.all_gather_object(everywhere, value)
+        return everywhere
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """The sum of every process's tensor."""
+        if self.likelihood.processes > 1:
+            distributed.all_reduce(mine)
+        return mine
 
     def log(self, **figures: float) -> None:
         """Record figures that prove that the defense acted in this step."""
         self.logs.update(figures)
 
-    def batches(self, stream: str, answers: str | None = None) -> Iterator[Batch]:
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers of this step for a purpose: the same in every process and after a resume."""
+        mixed = zlib.crc32(f"{self.clock.seed}/{self.clock.number}/{purpose}".encode())
+        return torch.Generator().manual_seed(mixed)
+
+    def batches(self, stream: str | Sequence[Example], answers: str | None = None) -> Iterator[Batch]:
         """This process's share of a stream's batch, in micro-batches."""
-        own = self._micro_batches if stream == self.main else self._draw(stream)
+        own = self._micro_batches if stream == self.main else self._share(self._examples(stream))
         for batch in own:
             yield batch if answers is None else self._with_answers(batch, answers)
 
-    def _draw(self, stream: str) -> Iterator[Batch]:
+    def redraw(self, stream: str, size: int | None = None) -> None:
+        """From here on use the stream's next rows, by default as many as before."""
+        self._drawn[stream] = self._stream(stream).draw(size)
+
+    def first(self, stream: str, size: int) -> list[Example]:
+        """The first rows of a stream, the same in every step.
+
+        Raises:
+            DefenseError: If it has fewer.
+        """
+        examples = self._stream(stream).examples
+        if len(examples) < size:
+            raise DefenseError(f"the stream '{stream}' has {len(examples)} rows, but {size} are needed; give more rows")
+        return examples[:size]
+
+    def totals(self, stream: str | Sequence[Example]) -> Totals:
+        """Rows and answer tokens of a stream's batch, over all processes."""
+        return self.likelihood.totals(list(self.batches(stream)))
+
+    def rows_of(self, stream: str) -> list[Example]:
+        """The rows of this step's batch of a stream, over all processes."""
+        return self._examples(stream)
+
+    def _scorer(
+        self, own: Sequence[Batch], observing: bool, reference: bool, **wanted: Any
+    ) -> Callable[[Batch], ScoredRows]:
+        observe = self.observed.add if observing and self.observed.tokens == 0 else None
+        shifts = self._shifts(own)
+
+        def score(batch: Batch) -> ScoredRows:
+            # First, because the weights must not change between a pass and its gradient.
+            before = self._at_start(batch, **wanted) if reference else None
+            modules, added = next(shifts)
+            with shifted(modules, added):
+                rows = self.likelihood.score(batch, observe, **wanted)
+            if before is not None:
+                rows.reference = before
+            return rows
+
+        return score
+
+    def _shifts(self, own: Sequence[Batch]) -> Iterator[tuple[Any, Any]]:
+        if self._perturbation is None:
+            yield from (((), ()) for _ in own)
+            return
+        part, perturbation = self._perturbation
+        if len(perturbation.parts) != len(own):
+            raise DefenseError("a perturbation can be added to the stream it was taken on only")
+        modules = self.likelihood.decoder.part(part)
+        yield from ((modules, shifts) for shifts in perturbation.parts)
+
+    def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:
+        with self.at_start():
+            return self.likelihood.score(batch, **wanted)
+
+    def _examples(self, stream: str | Sequence[Example]) -> list[Example]:
+        if not isinstance(stream, str):
+            return list(stream)
         if stream not in self._drawn:
-            if stream not in self._streams:
-                raise DefenseError(
-                    f"the defense needs the stream '{stream}', which was not given; "
-                    f"pass {stream}_dataset to the trainer"
-                )
-            self._drawn[stream] = self._streams[stream].draw()
-        share = self._drawn[stream][self._rank :: self.likelihood.processes]
-        device = self.likelihood.weights.parameters[0].device
-        return batches(share, self._micro_batch_size, self._pad, device)
+            self.redraw(stream)
+        return self._drawn[stream]
+
+    def _stream(self, stream: str) -> Stream:
+        if stream not in self._streams:
+            raise DefenseError(
+                f"the defense needs the stream '{stream}', which was not given; pass {stream}_dataset to the trainer"
+            )
+        return self._streams[stream]
+
+    def _share(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        share = examples[self.rank :: self.likelihood.processes]
+        return batches(share, self._micro_batch_size, self._pad, self.weights.parameters[0].device)
 
     def _with_answers(self, batch: Batch, answers: str) -> Batch:
         if answers != "refusals":
@@ -144,20 +333,15 @@ class Step:
     def _recording(self, log_weights: LogWeights) -> LogWeights:
         def recorded(rows: ScoredRows) -> Tensor:
             logs = log_weights(rows)
-            self._log_weights.append((rows.row, logs.detach()))
+            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach()))
             return logs
 
         return recorded
 
-    def _softmax_shares(self) -> tuple[list[int], list[float]]:
+    def _softmax_shares(self) -> Shares:
         """Shares over the whole step's batch, gathered from all processes."""
-        pairs = [
-            (int(row), float(log)) for rows, logs in self._log_weights for row, log in zip(rows, logs, strict=True)
-        ]
-        if self.likelihood.processes > 1:
-            gathered: list[Any] = [None] * self.likelihood.processes
-            distributed.all_gather_object(gathered, pairs)
-            pairs = [pair for part in gathered for pair in part]
-        logs = torch.tensor([log for _, log in pairs], dtype=torch.float64)
+        mine = [[part.double().tolist() for part in parts] for parts in self._weighed]
+        triples = [triple for part in self.gather(mine) for parts in part for triple in zip(*parts, strict=True)]
+        logs = torch.tensor([log for _, log, _ in triples], dtype=torch.float64)
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return [row for row, _ in pairs], shares.tolist()
+        return Shares([int(row) for row, _, _ in triples], shares.tolist(), [loss for _, _, loss in triples])

@@ -28,10 +28,11 @@ class Stream:
         self.drawn = 0
         self._order: tuple[int, list[int]] | None = None
 
-    def draw(self) -> list[Example]:
-        """The next ``batch_size`` examples."""
-        rows = [self._row(self.drawn + offset) for offset in range(self.batch_size)]
-        self.drawn += self.batch_size
+    def draw(self, size: int | None = None) -> list[Example]:
+        """The next examples, by default ``batch_size``."""
+        size = self.batch_size if size is None else size
+        rows = [self._row(self.drawn + offset) for offset in range(size)]
+        self.drawn += size
         return [self.examples[row] for row in rows]
 
     def _row(self, position: int) -> int:

@@ -1,5 +1,6 @@
 """The one subclass of TRL's trainer: it hands each optimizer step to a defense."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
 from mithridate.training.likelihood import Likelihood, fuse_lm_head
 from mithridate.training.row_weights import RowWeights
-from mithridate.training.step import Observed, Step
+from mithridate.training.step import Clock, Observed, Step
 from mithridate.training.streams import Stream
 from mithridate.training.weights import Weights
 
@@ -59,6 +60,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         dropped_rows: Training rows lost because their answer lies wholly beyond ``max_length``.
         dropped_stream_rows: The same for each other stream.
         row_weights: Weight of each training row, where the defense weighs rows.
+        finished: What the defense did once after the last step, in figures.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self.data_collator: Any = _KeepingRow(self.data_collator)
         fuse_lm_head(self.model)
         self._weights = Weights(self.model)
+        if "start" in info.references:
+            self._weights.start = self._weights.snapshot()
         self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
@@ -116,6 +120,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             if dataset is not None and name != self.main_stream and name in info.streams:
                 self._add_stream(name, list(dataset), stream_batch_size)
         self.row_weights: RowWeights | None = None
+        self.finished: dict[str, float] = {}
+        self.defense.serve(copy.deepcopy(self._tokenizer))  # so that what cannot be served is refused before training
         self._micro_batches: list[dict[str, Tensor]] = []
 
     def _add_stream(self, name: str, rows: list[Mapping[str, Any]], batch_size: int | None) -> None:
@@ -172,7 +178,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
                 f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
                 "lower the learning rate or the strength of the defense, and check the data"
             )
-        self._weights.set_grad(gradient)
+        self._weights.set_grad(gradient, step.held)
         return self._record(step, micro_batches)
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
@@ -185,6 +191,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             micro_batch_size=self.args.per_device_train_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
             rank=self.accelerator.process_index,
+            clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
         )
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
@@ -201,7 +208,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if step.shares is not None:
             if self.row_weights is None:
                 self.row_weights = RowWeights(len(self._rows))
-            self.row_weights.add(*step.shares)
+            self.row_weights.add(step.shares.rows, step.shares.shares)
         return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
 
     def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:
@@ -234,7 +241,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if resume_from_checkpoint:
             state.verify(Path(resume_from_checkpoint))
         output = super().train(resume_from_checkpoint or None, *args, **kwargs)
-        self.defense.finish(self._weights)
+        self.finished = self.defense.finish(self._weights)
+        self.defense.serve(self._tokenizer)
         if self.row_weights is not None and self.accelerator.is_main_process:
             self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
         return output
@@ -265,6 +273,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         found = {f"defense.{name}": value for name, value in self.defense.state().items()}
         found |= {f"drawn.{name}": stream.drawn for name, stream in self._streams.items()}
         found["tokens"] = self._total_train_tokens
+        if "start" in self.defense.info.references:
+            found["start"] = self._weights.start
         if self.row_weights is not None:
             found |= {"row_sums": self.row_weights.sums, "row_times": self.row_weights.times}
         return found
@@ -277,7 +287,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         device = self._weights.parameters[0].device
         self.defense.load_state(
             {
-                name.removeprefix("defense."): [t.to(device) for t in value] if isinstance(value, list) else value
+                name.removeprefix("defense."): _on(device, value)
                 for name, value in found.items()
                 if name.startswith("defense.")
             }
@@ -285,9 +295,18 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         for name, stream in self._streams.items():
             stream.drawn = int(found[f"drawn.{name}"])
         self._total_train_tokens = int(found["tokens"])
+        if "start" in found:
+            self._weights.start = found["start"]
         if "row_sums" in found:
             self.row_weights = RowWeights(len(self._rows))
             self.row_weights.sums, self.row_weights.times = found["row_sums"], found["row_times"]
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    """Tensors of a list on a device; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    return [item.to(device) if isinstance(item, Tensor) else item for item in value]
 
 
 class _KeepingRow:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
 
 
@@ -32,6 +33,22 @@ class Weights:
             raise DefenseError("the model has no trainable weights; pass peft_config, or unfreeze the weights to train")
         self.names = [name for name, _ in pairs]
         self.parameters: list[Tensor] = [parameter for _, parameter in pairs]
+        self._start: list[Tensor] | None = None
+
+    @property
+    def start(self) -> list[Tensor]:
+        """Values at the start of the stage.
+
+        Raises:
+            DefenseError: If they were not kept.
+        """
+        if self._start is None:
+            raise DefenseError("the weights the stage started from were not kept; register references=('start',)")
+        return self._start
+
+    @start.setter
+    def start(self, values: Sequence[Tensor]) -> None:
+        self._start = [value.to(p.device) for value, p in zip(values, self.parameters, strict=True)]
 
     @torch.no_grad()
     def snapshot(self) -> list[Tensor]:
@@ -49,17 +66,35 @@ class Weights:
         torch._foreach_add_(self.parameters, displacement.tensors)
 
     @contextmanager
-    def moved(self, displacement: Gradient) -> Iterator[None]:
-        """Displace the weights inside the block; a saved copy is put back after it.
-
-        Subtracting what was added would not give the same bits back, so a copy is kept.
-        """
+    def kept(self) -> Iterator[None]:
+        """Whatever happens to the weights inside the block, a saved copy is put back after it, bit for bit."""
         saved = self.snapshot()
         try:
-            self.add(displacement)
             yield
         finally:
             self.restore(saved)
+
+    @contextmanager
+    def moved(self, displacement: Gradient) -> Iterator[None]:
+        """Displace the weights inside the block.
+
+        Subtracting what was added would not give the same bits back, so a copy is kept.
+        """
+        with self.kept():
+            self.add(displacement)
+            yield
+
+    @contextmanager
+    def at(self, values: Sequence[Tensor]) -> Iterator[None]:
+        """Give the weights other values inside the block."""
+        with self.kept():
+            self.restore(values)
+            yield
+
+    def in_blocks(self, blocks: Sequence[int]) -> list[bool]:
+        """For each parameter whether it lies in one of these decoder blocks, or outside all of them."""
+        wanted = {None, *(str(block) for block in blocks)}
+        return [layer_of(name) in wanted for name in self.names]
 
     def clear_grad(self) -> None:
         """Forget accumulated gradients."""
@@ -80,10 +115,11 @@ class Weights:
         if grads:
             torch._foreach_mul_(grads, factor)
 
-    def set_grad(self, gradient: Gradient) -> None:
-        """Hand a finished gradient to the optimizer."""
-        for parameter, tensor in zip(self.parameters, gradient.tensors, strict=True):
-            parameter.grad = tensor.to(parameter.dtype)
+    def set_grad(self, gradient: Gradient, held: Sequence[bool] | None = None) -> None:
+        """Hand a finished gradient to the optimizer; held parameters get none, so that it leaves them alone."""
+        held = [False] * len(self.parameters) if held is None else held
+        for parameter, tensor, hold in zip(self.parameters, gradient.tensors, held, strict=True):
+            parameter.grad = None if hold else tensor.to(parameter.dtype)
 
 
 def check_finite(model: nn.Module) -> None:

@@ -1,0 +1,159 @@
+"""LoX: extrapolate along the main directions of what alignment did to the weights.
+
+Perin, Chen, Chen, Hirata, Wang, Hong. "LoX: Low-Rank Extrapolation Robustifies LLM Safety Against Fine-tuning",
+COLM 2025, arXiv 2506.15606.
+
+    W = W_tuned + c·Δ_k,   Δ = W_aligned − W_base = Σ_i σ_i·u_i·v_iᵀ,   Δ_k = Σ_{i ≤ k} σ_i·u_i·v_iᵀ
+
+for every linear layer of the decoder blocks. Cost: no pass; two more models in memory, and for every matrix the
+eigenvectors of its smaller Gram matrix, the cube of its smaller side. ``strength="auto"`` takes the largest c within
+the budget on held-out user rows. k must be tuned: it decides what counts as alignment, and no default fits all models.
+
+`lox_alignment` is the paper's own place: plain SFT on safe rows, then W_aligned + c·Δ_k, before the user's data. On an
+adapter Δ = scale·B·A, so Δ_k = scale·(P_k·B)·A with P_k onto the top k left singular vectors.
+
+Differences. From the paper: `lox` adds Δ_k after fine-tuning instead. There k is the least one that keeps the aligned
+model safe; here it is a setting. Embeddings, norms and head are left alone. From the authors' code: Δ_k comes from a
+Gram matrix in float64, exact down to singular values of about 1e-8 of the largest, where a randomized SVD is not; the
+weights are effective ones, LoRA merged.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mithridate.defenses.base import Defense, Dose, Repair
+from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
+from mithridate.repair.case import Case
+from mithridate.repair.direction import Line
+from mithridate.repair.effective import Effective, compared
+from mithridate.repair.results import Repaired
+from mithridate.training.decoder import layer_of
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+from mithridate.training.weights import Weights
+
+
+@register(
+    "lox",
+    stage="posttuning",
+    paper="LoX (Perin et al., COLM 2025, arXiv 2506.15606)",
+    forward=0,
+    backward=0,
+    off={"strength": 0.0},
+    references=("base", "aligned"),
+    extra="an eigendecomposition per matrix",
+)
+class LoX(Repair):
+    """LoX: W + c·top-k SVD of (W_aligned − W_base)  (no pass).
+
+    Attributes:
+        strength: c, or ``"auto"`` for the largest one within the budget.
+        rank: k, number of singular directions.
+    """
+
+    dose = "strength"
+
+    strength: Dose = 1.25
+    rank: int = Field(6, ge=1)
+
+    def change(self, case: Case) -> Repaired:
+        """Move every linear layer in place; LoRA is merged where weights move."""
+        if self.strength == 0:
+            return Repaired(changed=0, distance=0.0)
+        tuned, aligned, base = compared(case, "aligned", "base")
+        factors = {name: top_factors(difference(aligned, base, name), self.rank) for name in tuned.matrices}
+
+        def moved(name: str, theta: Tensor, c: float) -> Tensor:
+            left, right = factors[name]
+            return theta + c * tuned.turned(name, left @ right).to(theta)
+
+        line = Line(tuned, list(factors), moved)
+        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.strength == "auto" else None
+        c = curve.chosen if curve else float(self.strength)
+        return line.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
+
+
+@register(
+    "lox_alignment",
+    stage="alignment",
+    paper="LoX (Perin et al., COLM 2025, arXiv 2506.15606)",
+    forward=1,
+    backward=1,
+    off={"strength": 0.0},
+    references=("start",),
+    extra="an eigendecomposition per matrix at the end",
+)
+class LoXAlignment(Defense):
+    """LoX, before fine-tuning: plain SFT, then W + c·top-k SVD of what it changed  (1 pass).
+
+    Attributes:
+        strength: c.
+        rank: k, number of singular directions.
+    """
+
+    strength: float = Field(1.25, ge=0)
+    rank: int = Field(6, ge=1)
+
+    def gradient(self, step: Step) -> Gradient:
+        """The gradient of the safe rows."""
+        if step.clock.number == 0:
+            self._refuse_used(step.weights)
+        return step.gradient("safe")
+
+    @torch.no_grad()
+    def finish(self, weights: Weights) -> dict[str, float]:
+        """Extrapolate every matrix of the decoder blocks, or B of its adapter: B + c·P_k·B with P_k from B·A."""
+        if self.strength == 0:
+            return {}
+        before = Gradient(weights.snapshot())
+        self._refuse_used(weights)
+        now = dict(zip(weights.names, weights.parameters, strict=True))
+        start = dict(zip(weights.names, weights.start, strict=True))
+        for name, weight in now.items():
+            if ".lora_B." in name:
+                product = weight.double() @ now[name.replace(".lora_B.", ".lora_A.")].double()
+                left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
+                weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
+            elif layer_of(name) is not None and weight.dim() == 2 and ".lora_" not in name:
+                weight += self.strength * top_singular(weight - start[name], self.rank).to(weight)
+        return {"extrapolation_norm": (Gradient(weights.snapshot()) - before).norm()}
+
+    def _refuse_used(self, weights: Weights) -> None:
+        used = any(".lora_B." in name and bool(b.any()) for name, b in zip(weights.names, weights.start, strict=True))
+        if self.strength and used:
+            raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
+
+
+def difference(aligned: Effective, base: Effective, name: str) -> Tensor:
+    """Δ = W_aligned − W_base, (outputs, inputs), float64."""
+    after = aligned.matrix(name)
+    return after - base.matrix(name, after.device)
+
+
+def top_singular(delta: Tensor, k: int) -> Tensor:
+    """Δ_k, the best approximation of rank k, in float64; all of Δ where k is no less than its smaller side."""
+    left, right = top_factors(delta, k)
+    return left @ right
+
+
+def top_factors(delta: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Δ_k as a product: U_k·(U_kᵀΔ), or (ΔV_k)·V_kᵀ where Δ has fewer columns than rows.
+
+    Args:
+        delta: Δ, (outputs, inputs).
+        k: Number of singular directions.
+
+    Returns:
+        (outputs, k) and (k, inputs), float64.
+    """
+    delta = delta.double()
+    wide = delta.shape[0] <= delta.shape[1]
+    gram = delta @ delta.T if wide else delta.T @ delta
+    top = torch.linalg.eigh(gram).eigenvectors[:, -k:]
+    return (top, top.T @ delta) if wide else (delta @ top, top.T)
+
+
+STRENGTHS = tuple(2.0**k for k in range(-5, 5))
+"""C tried by ``"auto"``."""

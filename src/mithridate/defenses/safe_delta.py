@@ -1,0 +1,124 @@
+"""Safe Delta: keep the parts of the task's update that harm safety least, and compensate for them.
+
+Lu, Liu, Wu, Chen, Zhang, Ong, Wang, Tang. "Safe Delta: Consistently Preserving Safety when Fine-Tuning LLMs on Diverse
+Datasets", ICML 2025, arXiv 2505.12038.
+
+For each linear layer of the decoder blocks, with Δ = W_tuned − W_aligned and E = W_new − W_aligned, safety is lost by
+
+    ½·tr(E·H·Eᵀ),   H = 2·X·Xᵀ + 0.01·mean(diag(2·X·Xᵀ))·I
+
+where X holds the inputs of the layer in the aligned model on the provider's safe rows (prompt and answer). A kept entry
+brings the utility Δ_ij² at the cost Δ_ij²/[H⁻¹]_jj, what it costs once the others have answered to it. So
+
+    keep columns j in order of rising 1/[H⁻¹]_jj  while  Σ_kept Δ_ij²/[H⁻¹]_jj ≤ s·Σ_all Δ_ij²/[H⁻¹]_jj
+    E_K = Δ_K,   E_R = −Δ_K·H_KR·H_RR⁻¹    (K kept, R the rest)
+
+Utility per cost is [H⁻¹]_jj, the same for every entry of a column, so whole columns are kept; they are kept up to the
+first one that does not fit. E_R is the minimum of the loss of safety over the rest, given E_K: the update of the
+Optimal Brain Surgeon for all kept columns at once.
+
+Cost: 1 forward pass of the aligned model over at most `rows` safe rows; one more model, and inputs² floats for every
+linear layer, in memory (about 29 GB for a 7B model); for every layer the cube of its inputs in operations.
+
+Differences. This is our reading: the notation leaves open what s is a share of; we take the cost of keeping everything.
+From the authors' code: one order over all columns of a layer (there blocks of 1024); the compensation is the exact
+minimum (there columns are swept once from left to right, and only later ones compensate); costs use [H⁻¹]_jj itself
+(there the squared diagonal of its Cholesky factor, which depends on the order of the columns). Embeddings, norms and
+head stay as tuned.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mithridate.defenses.base import Repair
+from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
+from mithridate.repair.activations import input_grams
+from mithridate.repair.case import Case
+from mithridate.repair.direction import Rewrite
+from mithridate.repair.effective import Effective, compared
+from mithridate.repair.results import Repaired
+
+
+@register(
+    "safe_delta",
+    stage="posttuning",
+    paper="Safe Delta (Lu et al., ICML 2025, arXiv 2505.12038)",
+    streams=("safe",),
+    forward=1,
+    backward=0,
+    off={"scale": float("inf")},
+    references=("aligned",),
+    extra="a matrix inverse per linear layer",
+)
+class SafeDelta(Repair):
+    """Safe Delta: keep the columns of Δ with the largest [H⁻¹]_jj, compensate in the rest  (1 forward pass).
+
+    Attributes:
+        scale: s, share of the safety cost of the whole update that may be kept; all is kept from 1 on.
+        rows: Safe rows to use, the first ones.
+        damping: Share of the mean of H's diagonal that is added to it.
+    """
+
+    scale: float = Field(0.11, ge=0)
+    rows: int = Field(128, ge=1)
+    damping: float = Field(0.01, gt=0, allow_inf_nan=False)
+
+    def change(self, case: Case) -> Repaired:
+        """Thin and compensate every layer's update in place; LoRA is merged where weights move."""
+        if self.scale >= 1:
+            return Repaired(changed=0, distance=0.0)
+        examples = case.rows("safe")[: self.rows]
+        tuned, aligned = compared(case, "aligned")
+        layers = {name: aligned.matrices[name] for name in tuned.matrices if update(tuned, aligned, name).any()}
+        if not layers:
+            raise DefenseError("fine-tuning changed no linear layer, so there is nothing to thin out; check aligned=")
+        grams = input_grams(case.reference("aligned"), layers, examples)
+        rewrite, kept, columns = Rewrite(tuned), 0, 0
+        for name in layers:
+            delta = update(tuned, aligned, name)
+            error, keep = safest(delta, self.hessian(grams.pop(name).to(delta), name), self.scale)
+            theta = tuned.read(name)
+            rewrite.put(name, theta, theta + tuned.turned(name, error - delta))
+            kept, columns = kept + int(keep.sum()), columns + len(keep)
+        return rewrite.repaired({"columns_kept": kept, "columns": columns, "safe_rows": len(examples)})
+
+    def hessian(self, gram: Tensor, name: str) -> Tensor:
+        """H = 2·X·Xᵀ, damped.
+
+        Raises:
+            DefenseError: If the layer's inputs are all zero.
+        """
+        hessian = 2 * gram
+        damping = self.damping * hessian.diagonal().mean()
+        if not damping > 0:
+            raise DefenseError(f"no safe row reaches '{name}' with inputs other than zero; give other safe rows")
+        return hessian + damping * torch.eye(len(hessian)).to(hessian)
+
+
+def update(tuned: Effective, aligned: Effective, name: str) -> Tensor:
+    """Δ = W_tuned − W_aligned, (outputs, inputs), float64."""
+    theta = tuned.matrix(name)
+    return theta - aligned.matrix(name, theta.device)
+
+
+def safest(delta: Tensor, hessian: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """E, (outputs, inputs), and which columns of Δ it keeps, (inputs,).
+
+    Args:
+        delta: Δ, (outputs, inputs).
+        hessian: H, (inputs, inputs).
+        scale: s.
+    """
+    inverse = torch.linalg.inv(hessian).diagonal()
+    costs = delta.square().sum(dim=0) / inverse
+    order = inverse.argsort(descending=True, stable=True)
+    keep = torch.zeros_like(inverse, dtype=torch.bool)
+    keep[order] = costs[order].cumsum(dim=0) <= scale * costs.sum()
+    error = torch.zeros_like(delta)
+    error[:, keep] = delta[:, keep]
+    if keep.any() and not keep.all():
+        push = delta[:, keep] @ hessian[keep][:, ~keep]
+        error[:, ~keep] = -torch.linalg.solve(hessian[~keep][:, ~keep], push.T).T
+    return error, keep

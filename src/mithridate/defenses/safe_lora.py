@@ -1,0 +1,110 @@
+"""SafeLoRA: layers whose update leaves the direction of alignment are projected onto it.
+
+Hsu, Tsai, Lin, Chen, Yu, Huang. "Safe LoRA: the Silver Lining of Reducing Safety Risks when Fine-tuning Large Language
+Models", NeurIPS 2024, arXiv 2405.16833.
+
+    V = W_aligned − W_base,   C = V·Vᵀ/‖V‖_F,   Δ = W_tuned − W_aligned
+    W_tuned ← W_aligned + C·Δ   where  cos(C·Δ, Δ) ≤ τ
+
+for every linear layer of the decoder blocks; with a fresh adapter Δ = scale·B·A, and C·Δ is the paper's (C·B)·A.
+Instead of τ, `layers` = k takes the k linear layers with the lowest cosine. Cost: no pass; two more models in memory.
+
+C is no projector: C·C ≠ C, and C grows with ‖V‖_F (V ten times as long gives C ten times as large). So a layer's
+update is rescaled as well as turned, mostly shrunk, since ‖V‖_F is small. A true projector onto the columns of V is
+not offered: a V that went through rounding has full rank, and such a projector would change nothing.
+
+Differences. From the paper: none in the rule. From the authors' code: `layers` ranks the tuned layers themselves (there
+those under a threshold of 0.3 are projected before they are ranked); layers are matched by full name, not by part of
+one; Δ is the effective update, so full fine-tuning and a continued adapter work as well; LoRA is merged where a layer
+is projected. Layers that alignment or fine-tuning did not touch (V = 0 or Δ = 0) are left alone.
+"""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mithridate.defenses.base import Repair
+from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
+from mithridate.repair.case import Case
+from mithridate.repair.direction import Rewrite
+from mithridate.repair.effective import Effective, compared
+from mithridate.repair.results import Repaired
+
+THRESHOLD = 0.5
+"""The paper's τ."""
+
+
+@register(
+    "safe_lora",
+    stage="posttuning",
+    paper="SafeLoRA (Hsu et al., NeurIPS 2024, arXiv 2405.16833)",
+    forward=0,
+    backward=0,
+    off={"threshold": -1.0},
+    references=("base", "aligned"),
+)
+class SafeLoRA(Repair):
+    """SafeLoRA: Δ ← V·Vᵀ/‖V‖·Δ where its cosine with Δ is at most τ  (no pass).
+
+    Attributes:
+        threshold: τ; 0.5 if neither it nor ``layers`` is given.
+        layers: Number of linear layers to project, those with the lowest cosine; exclusive with ``threshold``.
+    """
+
+    threshold: float | None = Field(None, ge=-1, le=1)
+    layers: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.threshold is not None and self.layers is not None:
+            raise ValueError("give threshold (cosine up to which layers are projected) or layers (their number)")
+        return self
+
+    def change(self, case: Case) -> Repaired:
+        """Project the chosen layers in place; LoRA on them is merged."""
+        if self.threshold is not None and self.threshold < 0:  # cos(C·Δ, Δ) = ‖VᵀΔ‖²/… is never negative
+            return Repaired(changed=0, distance=0.0)
+        tuned, aligned, base = compared(case, "aligned", "base")
+        cosines: dict[str, float] = {}
+        for name in tuned.matrices:
+            _, v, delta = updates(tuned, aligned, base, name)
+            if v.any() and delta.any():
+                cosines[name] = cosine(project(v, delta), delta)
+        if not cosines:
+            raise DefenseError(
+                "no linear layer was changed both by alignment and by fine-tuning, so there is nothing to project; "
+                "check aligned= and base="
+            )
+        chosen, rewrite = self._chosen(cosines), Rewrite(tuned)
+        for name in chosen:
+            safe, v, delta = updates(tuned, aligned, base, name)
+            rewrite.put(name, tuned.read(name), tuned.turned(name, safe + project(v, delta)))
+        mean = sum(cosines.values()) / len(cosines)
+        return rewrite.repaired({"layers_projected": len(chosen), "layers_compared": len(cosines), "cosine_mean": mean})
+
+    def _chosen(self, cosines: dict[str, float]) -> list[str]:
+        if self.layers is not None:
+            return sorted(cosines, key=lambda name: cosines[name])[: self.layers]
+        threshold = THRESHOLD if self.threshold is None else self.threshold
+        return [name for name, value in cosines.items() if value <= threshold]
+
+
+def updates(tuned: Effective, aligned: Effective, base: Effective, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """W_aligned, V and Δ, each (outputs, inputs), float64."""
+    theta = tuned.matrix(name)
+    safe = aligned.matrix(name, theta.device)
+    return safe, safe - base.matrix(name, theta.device), theta - safe
+
+
+def project(v: Tensor, delta: Tensor) -> Tensor:
+    """C·Δ = V·Vᵀ·Δ/‖V‖_F, by the smaller of the two products."""
+    product: Tensor = (v @ v.T) @ delta if v.shape[0] <= v.shape[1] else v @ (v.T @ delta)
+    return product / float(v.norm())
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Cosine of two matrices as vectors; 0 where one of them is zero."""
+    norms = float(first.norm() * second.norm())
+    return float((first * second).sum()) / norms if norms else 0.0

@@ -1,0 +1,75 @@
+"""WiSE-FT: go part of the way from the tuned weights back to the aligned ones.
+
+Wortsman, Ilharco, Kim, Li, Kornblith, Roelofs, Lopes, Hajishirzi, Farhadi, Namkoong, Schmidt. "Robust fine-tuning of
+zero-shot models", CVPR 2022, arXiv 2109.01903.
+
+    θ = (1 − α)·θ_aligned + α·θ_tuned    over all weights
+
+Cost: no pass; one more model in memory. ``alpha="auto"`` takes the smallest α within the budget on held-out user rows.
+``strength`` is how much is pulled back, 1 − α.
+
+Differences. From the paper: there θ_aligned is a zero-shot image model and the aim is accuracy under shift; here it is
+the model before fine-tuning and the aim is its refusals. LoRA is merged first, so that ΔW is averaged and not its
+factors (α on both A and B would give α²·B·A); one layer is written at a time.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mithridate.defenses.base import Repair
+from mithridate.defenses.registry import register
+from mithridate.repair.case import Case
+from mithridate.repair.direction import Line
+from mithridate.repair.effective import compared
+from mithridate.repair.results import Repaired
+
+
+@register(
+    "wise_ft",
+    stage="posttuning",
+    paper="WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903)",
+    forward=0,
+    backward=0,
+    off={"alpha": 1.0},
+    references=("aligned",),
+)
+class WiSEFT(Repair):
+    """WiSE-FT: θ = (1 − α)·θ_aligned + α·θ_tuned  (no pass).
+
+    Attributes:
+        alpha: α, mixing coefficient: 1 leaves the tuned model, 0 gives the aligned one; or ``"auto"``.
+    """
+
+    dose = "alpha"
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strength(cls, values: Any) -> Any:
+        """A strength is what is pulled back, so that a larger one is more defense, as everywhere."""
+        if isinstance(values, dict) and "strength" in values:
+            values = dict(values)
+            pulled = values.pop("strength")
+            values["alpha"] = 1 - pulled if isinstance(pulled, (int, float)) else pulled
+        return values
+
+    def change(self, case: Case) -> Repaired:
+        """Mix all weights in place; LoRA is merged where weights move."""
+        if self.alpha == 1:
+            return Repaired(changed=0, distance=0.0)
+        tuned, aligned = compared(case, "aligned")
+
+        def moved(name: str, theta: Tensor, pulled: float) -> Tensor:
+            return theta + pulled * (aligned.read(name, theta.device) - theta)
+
+        line = Line(tuned, tuned.names, moved)
+        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.alpha == "auto" else None
+        pulled = curve.chosen if curve else 1 - float(self.alpha)
+        return line.apply(pulled).repaired({"alpha": 1 - pulled, "strength": pulled}, curve)
+
+
+STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""1 − α tried by ``"auto"``."""

@@ -1,0 +1,81 @@
+"""What a repair is given: the finished model, rows, and the models it came from."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.errors import DefenseError
+from mithridate.training.batch import Example, tokenize
+
+Rows = Iterable[Mapping[str, Any]]
+"""Prompt/completion rows, a `datasets.Dataset` or anything alike."""
+
+MEANING = {
+    "harmful": "the provider's harmful rows",
+    "safe": "the provider's safe rows",
+    "user": "held-out rows of the user's own data",
+    "aligned": "the model before fine-tuning",
+    "base": "the model before alignment",
+}
+"""What the arguments of a repair are."""
+
+
+class Case:
+    """One model to repair.
+
+    Args:
+        defense: Name of the defense, for messages.
+        model: The finished model.
+        tokenizer: Its tokenizer.
+        max_length: Longest row in tokens.
+        rows: Streams by name; None where one is not given.
+        references: Other models by name, likewise.
+    """
+
+    def __init__(
+        self,
+        defense: str,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        rows: Mapping[str, Rows | None],
+        references: Mapping[str, nn.Module | None],
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._defense, self._max_length = defense, max_length
+        self._rows, self._references = rows, references
+        self._examples: dict[str, list[Example]] = {}
+
+    def has(self, stream: str) -> bool:
+        """Whether rows of a stream are given."""
+        return self._rows[stream] is not None
+
+    def rows(self, stream: str) -> list[Example]:
+        """The tokenized rows of a stream.
+
+        Raises:
+            DefenseError: If they are not given.
+            DataError: If no row is left.
+        """
+        if stream not in self._examples:
+            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
+        return self._examples[stream]
+
+    def reference(self, name: str) -> nn.Module:
+        """``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
+
+        Raises:
+            DefenseError: If it is not given, or shares weights with the model to repair.
+        """
+        model: nn.Module = self._given(self._references, name)
+        if {id(p) for p in model.parameters()} & {id(p) for p in self.model.parameters()}:
+            raise DefenseError(f"{name}= shares its weights with the model to repair; load it a second time")
+        return model
+
+    def _given(self, values: Mapping[str, Any], name: str) -> Any:
+        if values[name] is None:
+            raise DefenseError(f"{self._defense} needs {name}=, {MEANING[name]}")
+        return values[name]

@@ -1,0 +1,124 @@
+"""Outputs of a model's parts: read, differentiated by, and perturbed."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from mithridate.errors import DefenseError
+
+
+class Perturbation:
+    """A vector over activations, with the arithmetic of the papers' equations.
+
+    Each process holds the share of its own rows; norms are taken over all of them.
+
+    Args:
+        parts: For each micro-batch one tensor per module, (rows, tokens, features).
+        modules: Number of modules.
+        processes: Number of processes that share the batch.
+        device: Where sums over processes are made.
+    """
+
+    def __init__(
+        self, parts: Sequence[Sequence[Tensor]], modules: int, processes: int = 1, device: Any = "cpu"
+    ) -> None:
+        self.parts = [list(part) for part in parts]
+        self.modules = modules
+        self.processes = processes
+        self.device = device
+
+    def _like(self, parts: Sequence[Sequence[Tensor]]) -> "Perturbation":
+        return Perturbation(parts, self.modules, self.processes, self.device)
+
+    def __mul__(self, scale: float) -> "Perturbation":
+        return self._like([[scale * tensor for tensor in part] for part in self.parts])
+
+    __rmul__ = __mul__
+
+    def norms(self) -> list[float]:
+        """L2 norm of each module's share, over all rows of all micro-batches and processes."""
+        squares = torch.zeros(self.modules, dtype=torch.float64, device=self.device)
+        for part in self.parts:
+            squares += torch.stack([tensor.double().square().sum() for tensor in part])
+        if self.processes > 1:
+            distributed.all_reduce(squares)
+        return [math.sqrt(square) for square in squares.tolist()]
+
+    def norm(self) -> float:
+        """L2 norm over all modules together."""
+        return math.sqrt(sum(norm**2 for norm in self.norms()))
+
+    def only(self, modules: Sequence[int]) -> "Perturbation":
+        """This vector with zeros for all other modules."""
+        kept = [[t if i in modules else torch.zeros_like(t) for i, t in enumerate(part)] for part in self.parts]
+        return self._like(kept)
+
+    def unit(self) -> "Perturbation":
+        """This vector divided by its L2 norm.
+
+        Raises:
+            DefenseError: If the norm is zero or not finite, since no direction exists then.
+        """
+        norm = self.norm()
+        if not math.isfinite(norm) or norm == 0.0:
+            raise DefenseError(f"a gradient over activations with norm {norm} has no direction; check the stream")
+        return (1 / norm) * self
+
+
+@contextmanager
+def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Inside the block one forward pass fills the list with the modules' outputs, in order."""
+    found: dict[int, Tensor] = {}
+    outputs: list[Tensor] = []
+
+    def keep(place: int) -> Any:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            found[place] = _tensor(output)
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(place)) for place, module in enumerate(modules)]
+    try:
+        yield outputs
+        missed = [place for place in range(len(modules)) if place not in found]
+        if missed:
+            raise DefenseError(f"no activation came out of {type(modules[missed[0]]).__name__} number {missed[0]}")
+        outputs.extend(found[place] for place in range(len(modules)))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> Iterator[list[Tensor]]:
+    """Inside the block each module's output gets a shift added; None stands for a zero that is differentiated by.
+
+    Yields:
+        The shifts that were added, filled in as the modules run.
+    """
+    used: list[Tensor] = [torch.empty(0)] * len(modules)
+
+    def add(place: int) -> Any:
+        def hook(_: nn.Module, args: Any, output: Any) -> Any:
+            before, given = _tensor(output), shifts[place]
+            used[place] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
+            moved = before + used[place]
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        return hook
+
+    handles = [module.register_forward_hook(add(place)) for place, module in enumerate(modules)]
+    try:
+        yield used
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensor(output: Any) -> Tensor:
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
