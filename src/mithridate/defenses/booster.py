@@ -1,0 +1,48 @@
+"""Booster: weaken at alignment what one step of harmful fine-tuning would gain.
+
+Huang, Hu, Ilhan, Tekin, Liu. "Booster", ICLR 2025, arXiv 2409.01586.
+
+    g = ∇f(w) + λ·[∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)]
+
+with f the loss of safe answers and h of harmful ones. Cost: 3 forward and 3 backward passes a step.
+
+Differences. From the released code: works with gradient accumulation, which there clears gradients inside the step;
+the size of the harmful batch is free (there 10). The code's optional Vaccine noise is not here: it is `vaccine`.
+"""
+
+from pydantic import Field
+
+from mithridate.defenses.base import Defense
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+
+
+@register(
+    "booster",
+    stage="alignment",
+    paper="Booster (Huang et al., ICLR 2025, arXiv 2409.01586)",
+    streams=("harmful",),
+    forward=3,
+    backward=3,
+    off={"strength": 0.0},
+)
+class Booster(Defense):
+    """Booster: g = ∇f(w) + λ·[∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)]  (3 passes).
+
+    Attributes:
+        strength: λ.
+        radius: α, length of the simulated attack step.
+    """
+
+    strength: float = Field(5.0, ge=0)
+    radius: float = Field(0.1, ge=0)
+
+    def gradient(self, step: Step) -> Gradient:
+        """The paper's Algorithm 1."""
+        harm = step.gradient("harmful")
+        with step.moved(-self.radius * harm.unit()):
+            eased = step.gradient("harmful")
+        extra = self.strength * (harm - eased)
+        step.log(extra_gradient_norm=extra.norm())
+        return step.gradient("safe") + extra
