@@ -1,0 +1,77 @@
+"""BDS: learn a weight for every user row by Langevin steps, pulled by the safe rows.
+
+Hu et al. "Bayesian data scheduler", NeurIPS 2025, arXiv 2510.27172.
+
+Every step, with s = softmax of the step's row scores w_i and ℓ_i the mean token loss of row i:
+
+    g   = λ·∇f(w) + ∇ Σ_i s_i·NLL_i / Σ_i s_i·|y_i|
+    w_i ← w_i − η·n·s_i·(ℓ_i − Σ_j s_j·ℓ_j) + √(2·η·T)·N(0, 1)
+
+with f the loss of safe answers and n the rows of the step. A row that stays unlikely while the safe rows are learned
+loses weight; no label and no threshold is used. Cost: 2 forward and 2 backward passes.
+
+Differences. From the released code: the softmax is over the step's rows, not over all rows of the upload, so the step
+size does not depend on the upload's size; η moves plain scores where the code's optimizer is Adam; its priors on the
+weights and the small scoring network of the paper's amortized form are not here. Like the code, no noise by default.
+"""
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from mithridate.defenses.base import Defense, State
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Shares, Step
+
+
+@register(
+    "bds",
+    stage="finetuning",
+    paper="BDS (Hu et al., NeurIPS 2025, arXiv 2510.27172)",
+    streams=("safe",),
+    forward=2,
+    backward=2,
+    off={"strength": 0.0, "rate": 0.0},
+)
+class BDS(Defense):
+    """BDS: g = λ·∇f + ∇ of the user's loss under learned row weights softmax(w)  (2 passes).
+
+    Attributes:
+        strength: λ, weight of the safe rows' loss.
+        rate: η, step size of the row scores.
+        noise: T, temperature of the Langevin noise.
+    """
+
+    strength: float = Field(1.0, ge=0)
+    rate: float = Field(0.5, ge=0)
+    noise: float = Field(0.0, ge=0)
+    _scores: Tensor | None = PrivateAttr(default=None)
+
+    def gradient(self, step: Step) -> Gradient:
+        """Weighted step, then the step of the weights."""
+        scores = torch.zeros(step.clock.rows, dtype=torch.float64) if self._scores is None else self._scores
+        tuned = step.gradient("user", log_weights=lambda rows: scores[rows.row.cpu()].to(rows.nll.device))
+        assert step.shares is not None
+        self._scores = self._scheduled(scores, step.shares, step)
+        extra = self.strength * step.gradient("safe")
+        step.log(extra_gradient_norm=extra.norm(), weight_max=max(step.shares.shares) * len(step.shares.shares))
+        return tuned + extra
+
+    def _scheduled(self, scores: Tensor, shares: Shares, step: Step) -> Tensor:
+        """One Langevin step of the scores of the rows in the batch."""
+        mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
+        scores = scores.clone()
+        for row, share, loss in zip(*shares, strict=True):
+            kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
+            scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick
+            scores[row] -= self.rate * len(shares.rows) * share * (loss - mean)
+        return scores
+
+    def state(self) -> State:
+        """The scores of all rows."""
+        return {} if self._scores is None else {"scores": [self._scores]}
+
+    def load_state(self, state: State) -> None:
+        """Take them up again."""
+        self._scores = state["scores"][0].cpu() if "scores" in state else None

@@ -1,0 +1,74 @@
+"""Lisa: alternate between the user's rows and safe rows, and hold each phase near where the other left off.
+
+Huang, Hu, Ilhan, Tekin, Liu. "Lisa", NeurIPS 2024, arXiv 2405.18641.
+
+    B1 steps on safe rows, B2 steps on the user's, and so on;      g = ∇(loss of the phase) + ρ·(w − w_other)
+
+with w_other the weights at the end of the other phase. Cost: 1 forward and 1 backward pass, and two copies of the
+trainable weights.
+
+Differences from the released code: a phase is counted in optimizer steps, not micro-batches (the README swaps the two
+phases; the code is right and so is this). The user's rows of a step that trains on safe rows are not trained, so with
+B1 = 100 and B2 = 900 a tenth of an epoch is left out, as there.
+"""
+
+from typing import Any
+
+from pydantic import Field, PrivateAttr
+
+from mithridate.defenses.base import Defense, State
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+
+
+@register(
+    "lisa",
+    stage="finetuning",
+    paper="Lisa (Huang et al., NeurIPS 2024, arXiv 2405.18641)",
+    streams=("safe",),
+    forward=1,
+    backward=1,
+    off={"safe_steps": 0, "strength": 0.0},
+)
+class Lisa(Defense):
+    """Lisa: B1 steps on safe rows, B2 on the user's, each g = ∇loss + ρ·(w − w_other)  (1 pass).
+
+    Attributes:
+        safe_steps: B1, optimizer steps of a phase on safe rows.
+        user_steps: B2, optimizer steps of a phase on the user's rows.
+        strength: ρ.
+        warmup: Share of the run without the proximal term.
+    """
+
+    safe_steps: int = Field(100, ge=0)
+    user_steps: int = Field(900, ge=1)
+    strength: float = Field(1.0, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1)
+    _left: dict[str, Gradient] = PrivateAttr(default_factory=dict)
+
+    def gradient(self, step: Step) -> Gradient:
+        """The paper's Algorithm 2."""
+        place = step.clock.number % (self.safe_steps + self.user_steps)
+        phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
+        if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
+            self._left[other] = step.position
+        step.train_on(phase)
+        pull = self._pull(step, other)
+        step.log(on_safe_rows=phase == "safe", extra_gradient_norm=pull.norm() if pull else 0.0)
+        loss = step.gradient(phase)
+        return loss + pull if pull else loss
+
+    def _pull(self, step: Step, other: str) -> Gradient | None:
+        """ρ·(w − w_other); None before the first switch and during the warm-up."""
+        if other not in self._left or step.clock.number < self.warmup * step.clock.total:
+            return None
+        return self.strength * (step.position - self._left[other])
+
+    def state(self) -> State:
+        """Weights at the end of either phase."""
+        return {f"left_{phase}": left.tensors for phase, left in self._left.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take them up again."""
+        self._left = {name.removeprefix("left_"): Gradient(tensors) for name, tensors in state.items()}

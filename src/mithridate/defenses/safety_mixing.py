@@ -1,0 +1,80 @@
+"""Safety-data mixing: train on refusals beside the user's rows.
+
+SafeInstr: Bianchi et al., ICLR 2024, arXiv 2309.07875. A few per cent of the data are safe rows.
+VLGuard form: Zong et al., ICML 2024, arXiv 2402.02207, as compared with in the papers of this field.
+
+    safety_mixing   g = ∇[mean token loss over the user's rows and the safe rows mixed among them]
+    vlguard         g = ∇L(w) + λ·∇f(w), every step
+
+with L the user's loss and f the loss of safe answers. Cost: 1 forward and 1 backward pass (`safety_mixing`, plus the
+safe rows themselves), 2 and 2 (`vlguard`).
+
+Differences. SafeInstr shuffles both kinds into one file; here the safe rows are dealt out evenly over the optimizer
+steps, on top of their user rows, so that an epoch is an epoch of the user's rows. After k equal steps of n user rows
+⌊k·n·share/(1 − share)⌋ safe rows were used; with small batches and a small share many steps have none. The published
+VLGuard form has a safe batch of 4; here it is the stream's batch size.
+"""
+
+from pydantic import Field
+
+from mithridate.defenses.base import Defense
+from mithridate.defenses.registry import register
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+
+
+@register(
+    "safety_mixing",
+    stage="finetuning",
+    paper="SafeInstr (Bianchi et al., ICLR 2024, arXiv 2309.07875)",
+    streams=("safe",),
+    forward=1,
+    backward=1,
+    off={"share": 0.0},
+    extra="the safe rows mixed in, 3 %",
+)
+class SafetyMixing(Defense):
+    """SafeInstr: g = ∇ of the mean token loss over user rows and a share of safe rows  (1 pass).
+
+    Attributes:
+        share: Share of safe rows among all rows.
+    """
+
+    share: float = Field(0.03, ge=0, lt=1)
+
+    def gradient(self, step: Step) -> Gradient:
+        """Mean over the tokens of both kinds."""
+        user, own = step.gradient("user"), step.totals("user")
+        due = own.rows * self.share / (1 - self.share)
+        size = int((step.clock.number + 1) * due) - int(step.clock.number * due)
+        step.log(safe_rows=size)
+        if size == 0:
+            return user
+        step.redraw("safe", size)
+        safe, mixed = step.gradient("safe"), step.totals("safe")
+        return (own.tokens * user + mixed.tokens * safe) / (own.tokens + mixed.tokens)
+
+
+@register(
+    "vlguard",
+    stage="finetuning",
+    paper="VLGuard form of mixing (Zong et al., ICML 2024, arXiv 2402.02207)",
+    streams=("safe",),
+    forward=2,
+    backward=2,
+    off={"strength": 0.0},
+)
+class VLGuard(Defense):
+    """VLGuard mixing: g = ∇L(w) + λ·∇f(w), f over safe rows  (2 passes).
+
+    Attributes:
+        strength: λ.
+    """
+
+    strength: float = Field(1.0, ge=0)
+
+    def gradient(self, step: Step) -> Gradient:
+        """Both losses every step."""
+        extra = self.strength * step.gradient("safe")
+        step.log(extra_gradient_norm=extra.norm())
+        return step.gradient("user") + extra
