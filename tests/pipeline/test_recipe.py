@@ -29,6 +29,14 @@ from mithridate.pipeline.reading import make_recipe, read_recipe
         ),
         ("variants.0.posttuning={method: panacea, radius: -1}", "panacea: radius"),
         ("variants.0.posttuning=random_perturbation", "exactly one of std"),
+        (
+            "variants.0={name: undefended, alignment: none, posttuning: resta}",
+            "variant 'undefended': resta needs what alignment changed, but alignment is 'none'",
+        ),
+        (
+            "variants.0.posttuning=[wise_ft, antidote]",
+            "antidote acts on a LoRA adapter, which wise_ft before it merges; put antidote first",
+        ),
         ("evaluation.judge={kind: chat, model: m}", "a judge of kind 'chat' needs `url`"),
         ("variants.9.name=x", "there is no '9'"),
         ("nothing", "has no form a.b=value"),
@@ -74,6 +82,9 @@ def test_defaults_and_strength_alias(tree: dict[str, Any]) -> None:
         recipe.variants[0].posttuning[0].build("finetuning")
 
 
-@pytest.mark.parametrize("path", sorted(Path("recipes").rglob("*.yaml")), ids=str)
+RECIPES = [path for path in sorted(Path("recipes").rglob("*.yaml")) if path.parent.name != "compare"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     assert read_recipe(path).variants

@@ -33,6 +33,19 @@ def run(
 
 
 @app.command()
+def compare(
+    spec: Annotated[Path, typer.Argument(help="Comparison, a YAML file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+) -> None:
+    """Run pipelines over harmful ratio, learning rate, epochs and size, and answer the papers' claims."""
+    from mithridate.cli.compare import command
+
+    command(spec, set_ or [], out, jobs)
+
+
+@app.command()
 def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List every defense with stage, paper, passes and streams."""
     from mithridate.cli.methods import command

@@ -22,18 +22,31 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: If the file is missing or no YAML, a key is unknown, or a value is out of range.
     """
-    path = Path(path)
+    tree = read_tree(path)
+    for text in overrides:
+        override(tree, text)
+    return make_recipe(tree)
+
+
+def read_tree(path: str | Path, example: str = "recipes/quickstart.yaml") -> dict[str, Any]:
+    """Read a YAML file of settings, unchecked.
+
+    Args:
+        path: The file.
+        example: A file to point to where this one cannot be used.
+
+    Raises:
+        RecipeError: If the file is missing, no YAML, or holds no settings.
+    """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecipeError(f"{path} does not exist; give a recipe such as recipes/quickstart.yaml") from error
+        raise RecipeError(f"{path} does not exist; give a recipe such as {example}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} holds no settings; see recipes/quickstart.yaml for one that does")
-    for override in overrides:
-        _override(tree, override)
-    return make_recipe(tree)
+        raise RecipeError(f"{path} holds no settings; see {example} for one that does")
+    return tree
 
 
 def make_recipe(tree: dict[str, Any]) -> Recipe:
@@ -50,7 +63,16 @@ def make_recipe(tree: dict[str, Any]) -> Recipe:
         raise RecipeError(str(error)) from error
 
 
-def _override(tree: Any, text: str) -> None:
+def override(tree: Any, text: str) -> None:
+    """Set one value of a tree of settings in place.
+
+    Args:
+        tree: The settings.
+        text: ``a.b=value``.
+
+    Raises:
+        RecipeError: If it has another form, or there is no such place.
+    """
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise RecipeError(f"--set {text!r} has no form a.b=value")

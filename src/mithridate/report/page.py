@@ -30,19 +30,23 @@ def write_report(results: Source, path: Path) -> None:
         MithridateError: The file cannot be written.
     """
     # A lone surrogate in a model's answer cannot be encoded; clean() has replaced those that reach the page.
-    _replace(path, page(load_results(results)).encode("utf-8", errors="replace"))
+    write_whole(path, page(load_results(results)).encode("utf-8", errors="replace"))
 
 
 def page(results: Results) -> str:
     """Return the report as HTML."""
-    environment = Environment(
+    return environment().get_template("report.html.j2").render(_context(results))
+
+
+def environment() -> Environment:
+    """Return the templates of this package's pages; what they show is escaped, and a missing name is an error."""
+    return Environment(
         loader=PackageLoader("mithridate.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(_context(results))
 
 
 def _context(results: Results) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def _context(results: Results) -> dict[str, Any]:
         "miniature": is_miniature(results),
         "activity": sections.activity(results),
         "provenance": _provenance(results),
-        "recipe": _yaml(results.recipe) if results.recipe else None,
+        "recipe": to_yaml(results.recipe) if results.recipe else None,
     }
 
 
@@ -121,12 +125,17 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     return [(clean(what), clean(value)) for what, value in rows if value]
 
 
-def _yaml(tree: dict[str, Any]) -> str:
+def to_yaml(tree: dict[str, Any]) -> str:
+    """Return settings as YAML that is safe to show."""
     return clean(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100), lines=True)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole: into a neighbor first, which then takes its place."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file as a whole: into a neighbor first, which then takes its place.
+
+    Raises:
+        MithridateError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

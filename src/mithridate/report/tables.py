@@ -1,5 +1,6 @@
 """The main table and the cost table, for HTML, Markdown and the terminal."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -139,9 +140,13 @@ def as_markdown(results: Source) -> str:
     Raises:
         DataError: The results cannot be used.
     """
-    rows = main_rows(load_results(results))
-    lines = ["| " + " | ".join(column.title for column in MAIN_COLUMNS) + " |"]
-    lines.append("|" + "|".join("---:" if column.numeric else "---" for column in MAIN_COLUMNS) + "|")
+    return markdown_table(MAIN_COLUMNS, main_rows(load_results(results)))
+
+
+def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
+    """Return any table as a Markdown table."""
+    lines = ["| " + " | ".join(column.title for column in columns) + " |"]
+    lines.append("|" + "|".join("---:" if column.numeric else "---" for column in columns) + "|")
     lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 

@@ -19,6 +19,15 @@ PALETTE = {
     "defended": "#1f6f8b",
     "good": "#3d7f4f",
     "chosen": "#a8730f",
+    # Lines of many pipelines: apart from each other also for color-blind readers (after Okabe and Ito, 2008).
+    "series1": "#0072b2",
+    "series2": "#d55e00",
+    "series3": "#009e73",
+    "series4": "#b0569a",
+    "series5": "#4a9fd8",
+    "series6": "#c98a00",
+    "series7": "#882255",
+    "series8": "#6b6b1e",
 }
 MARKERS = {"undefended": "s", "clean": "^", "defended": "o"}
 
@@ -60,14 +69,26 @@ def svg(name: str, height: float, draw: Callable[[Any], None]) -> str:
         height: Native height in CSS pixels.
         draw: Draws on the figure it is given.
     """
+    return _inline(name, document(height, draw, transparent=True))
+
+
+def document(height: float, draw: Callable[[Any], None], width: float = WIDTH, transparent: bool = False) -> str:
+    """Return what `draw` puts on a figure as an SVG file, on white unless transparent.
+
+    Args:
+        height: Native height in CSS pixels.
+        draw: Draws on the figure it is given.
+        width: Native width in CSS pixels.
+        transparent: Leave the background out.
+    """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         draw(figure)
         out = StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
-    return _inline(name, out.getvalue())
+        figure.savefig(out, format="svg", transparent=transparent, metadata=dict.fromkeys(("Date", "Creator")))
+    return out.getvalue()
 
 
 def _inline(name: str, document: str) -> str:
