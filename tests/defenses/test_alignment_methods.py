@@ -13,9 +13,10 @@ from mithridate.defenses.tar import TAR
 from mithridate.defenses.vaccine import TVaccine, Vaccine
 from mithridate.errors import DefenseError
 from mithridate.training.decoder import layer_of
+from mithridate.training.draws import Clock
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.rows import ScoredRows
-from mithridate.training.step import Clock, Step
+from mithridate.training.step import Step
 from mithridate.training.weights import Weights
 from tests.helpers import tiny
 from tests.helpers.counting import Counted

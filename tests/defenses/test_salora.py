@@ -7,10 +7,11 @@ from peft import PeftModel, get_peft_model
 from mithridate.defenses.salora import SaLoRA
 from mithridate.errors import DefenseError
 from mithridate.training.batch import batches, tokenize
+from mithridate.training.draws import Clock
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.state import load_state, save_state
-from mithridate.training.step import Clock, Step
+from mithridate.training.step import Step
 from mithridate.training.streams import Stream
 from mithridate.training.weights import Weights
 from tests.helpers import tiny

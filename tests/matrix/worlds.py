@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mithridate.training.batch import IGNORED, Batch, Example, collate
+from mithridate.training.draws import Clock
 from mithridate.training.likelihood import Likelihood
-from mithridate.training.step import Clock, Step
+from mithridate.training.step import Step
 from mithridate.training.streams import Stream
 from mithridate.training.weights import Weights
 from tests.helpers.slow_llama import SlowLlama, plain_names

@@ -30,6 +30,7 @@ from mithridate.training.gradient import Gradient
     forward=0,
     backward=0,
     off={"radius": 0.0},
+    extra="Panacea's search, where the strength is auto",
 )
 class RandomPerturbation(Repair):
     """Random perturbation: w ← w + N(0, std²), or w ← w + ρ·n/‖n‖ at Panacea's length  (no pass).

@@ -1,21 +1,20 @@
 """One optimizer step, as the verbs a defense is written with."""
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.training.activations import Perturbation, shifted
-from mithridate.training.batch import Batch, Example, answered, batches
+from mithridate.training.batch import Batch, Example
 from mithridate.training.decoder import Part
+from mithridate.training.draws import Draws
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Likelihood, evaluating
-from mithridate.training.rows import LogWeights, Loss, ScoredRows, Totals, uniform
-from mithridate.training.streams import Stream
+from mithridate.training.likelihood import evaluating
+from mithridate.training.rows import LogWeights, Loss, ScoredRows, uniform
 
 
 class Observed:
@@ -49,35 +48,8 @@ class Shares(NamedTuple):
     losses: list[float]
 
 
-class Clock(NamedTuple):
-    """Where in the training a step stands.
-
-    Attributes:
-        number: Optimizer steps done before.
-        total: Optimizer steps of the whole run.
-        seed: Seed of the run.
-        rows: Rows of the training set.
-    """
-
-    number: int = 0
-    total: int = 1
-    seed: int = 0
-    rows: int = 0
-
-
-class Step:
-    """The optimizer step a defense computes the gradient of.
-
-    Args:
-        main: Name of the stream that is being trained on (``safe`` at alignment, ``user`` at fine-tuning).
-        micro_batches: This process's micro-batches of the whole step.
-        likelihood: Scores rows and accumulates gradients.
-        streams: The other streams by name.
-        refusals: Token ids of refusal answers.
-        micro_batch_size: Rows per forward pass of the other streams.
-        pad_token_id: Padding token.
-        rank: This process; it takes every ``processes``-th row of a drawn batch.
-        clock: Where in the training the step stands.
+class Step(Draws):
+    """The optimizer step a defense computes the gradient of (see `Draws` for the arguments).
 
     Attributes:
         observed: Sums over the training rows.
@@ -86,35 +58,13 @@ class Step:
         held: For each parameter whether the optimizer leaves it alone in this step; None if it moves all.
     """
 
-    def __init__(
-        self,
-        *,
-        main: str,
-        micro_batches: Sequence[Batch],
-        likelihood: Likelihood,
-        streams: Mapping[str, Stream],
-        refusals: Sequence[Sequence[int]],
-        micro_batch_size: int,
-        pad_token_id: int,
-        rank: int = 0,
-        clock: Clock | None = None,
-    ) -> None:
-        self.main = main
-        self.likelihood = likelihood
-        self.weights = likelihood.weights
-        self.clock = clock or Clock()
+    def __init__(self, **rows: Any) -> None:
+        super().__init__(**rows)
         self.observed = Observed()
         self.logs: dict[str, float] = {}
         self.shares: Shares | None = None
         self.held: list[bool] | None = None
-        self._observing = main
-        self._micro_batches = list(micro_batches)
-        self._streams = streams
-        self._refusals = refusals
-        self._micro_batch_size = micro_batch_size
-        self._pad = pad_token_id
-        self.rank = rank
-        self._drawn: dict[str, list[Example]] = {}
+        self._observing = self.main
         self._weighed: list[tuple[Tensor, Tensor, Tensor]] = []
         self._perturbation: tuple[Part, Perturbation] | None = None
 
@@ -221,57 +171,9 @@ class Step:
         self.held = [not keep for keep in kept]
         return kept
 
-    def gather(self, value: Any) -> list[Any]:
-        """What every process gives, in the order of the processes."""
-        everywhere = [value]
-        if self.likelihood.processes > 1:
-            everywhere = [None] * self.likelihood.processes
-            distributed.all_gather_object(everywhere, value)
-        return everywhere
-
-    def sum(self, mine: Tensor) -> Tensor:
-        """The sum of every process's tensor."""
-        if self.likelihood.processes > 1:
-            distributed.all_reduce(mine)
-        return mine
-
     def log(self, **figures: float) -> None:
         """Record figures that prove that the defense acted in this step."""
         self.logs.update(figures)
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """Random numbers of this step for a purpose: the same in every process and after a resume."""
-        mixed = zlib.crc32(f"{self.clock.seed}/{self.clock.number}/{purpose}".encode())
-        return torch.Generator().manual_seed(mixed)
-
-    def batches(self, stream: str | Sequence[Example], answers: str | None = None) -> Iterator[Batch]:
-        """This process's share of a stream's batch, in micro-batches."""
-        own = self._micro_batches if stream == self.main else self._share(self._examples(stream))
-        for batch in own:
-            yield batch if answers is None else self._with_answers(batch, answers)
-
-    def redraw(self, stream: str, size: int | None = None) -> None:
-        """From here on use the stream's next rows, by default as many as before."""
-        self._drawn[stream] = self._stream(stream).draw(size)
-
-    def first(self, stream: str, size: int) -> list[Example]:
-        """The first rows of a stream, the same in every step.
-
-        Raises:
-            DefenseError: If it has fewer.
-        """
-        examples = self._stream(stream).examples
-        if len(examples) < size:
-            raise DefenseError(f"the stream '{stream}' has {len(examples)} rows, but {size} are needed; give more rows")
-        return examples[:size]
-
-    def totals(self, stream: str | Sequence[Example]) -> Totals:
-        """Rows and answer tokens of a stream's batch, over all processes."""
-        return self.likelihood.totals(list(self.batches(stream)))
-
-    def rows_of(self, stream: str) -> list[Example]:
-        """The rows of this step's batch of a stream, over all processes."""
-        return self._examples(stream)
 
     def _scorer(
         self, own: Sequence[Batch], observing: bool, reference: bool, **wanted: Any
@@ -304,31 +206,6 @@ class Step:
     def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:
         with self.at_start():
             return self.likelihood.score(batch, **wanted)
-
-    def _examples(self, stream: str | Sequence[Example]) -> list[Example]:
-        if not isinstance(stream, str):
-            return list(stream)
-        if stream not in self._drawn:
-            self.redraw(stream)
-        return self._drawn[stream]
-
-    def _stream(self, stream: str) -> Stream:
-        if stream not in self._streams:
-            raise DefenseError(
-                f"the defense needs the stream '{stream}', which was not given; pass {stream}_dataset to the trainer"
-            )
-        return self._streams[stream]
-
-    def _share(self, examples: Sequence[Example]) -> Iterator[Batch]:
-        share = examples[self.rank :: self.likelihood.processes]
-        return batches(share, self._micro_batch_size, self._pad, self.weights.parameters[0].device)
-
-    def _with_answers(self, batch: Batch, answers: str) -> Batch:
-        if answers != "refusals":
-            raise DefenseError(f"unknown answers '{answers}'; only 'refusals' can be paired with prompts")
-        if not self._refusals:
-            raise DefenseError("the defense needs refusal sentences; pass refusals=mithridate.REFUSALS")
-        return answered(batch, self._refusals, self._pad)
 
     def _recording(self, log_weights: LogWeights) -> LogWeights:
         def recorded(rows: ScoredRows) -> Tensor:

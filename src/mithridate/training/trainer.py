@@ -16,9 +16,10 @@ from trl import SFTConfig, SFTTrainer
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
+from mithridate.training.draws import Clock
 from mithridate.training.likelihood import Likelihood, fuse_lm_head
 from mithridate.training.row_weights import RowWeights
-from mithridate.training.step import Clock, Observed, Step
+from mithridate.training.step import Observed, Step
 from mithridate.training.streams import Stream
 from mithridate.training.weights import Weights
 
