@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mithridate.data import load_rows, trim_report, validate_file
+from mithridate.data import load_rows, refuse_control_tokens, trim_report, validate_file
 
 
 def command(file: Path, model: str | None, max_length: int, template: str | None) -> None:
@@ -26,7 +26,9 @@ def command(file: Path, model: str | None, max_length: int, template: str | None
 def _print_cuts(file: Path, model: str, max_length: int, template: str | None) -> None:
     from mithridate.pipeline.models import load_tokenizer, locate
 
-    trimmed = trim_report(load_rows(file), load_tokenizer(locate(model), template), max_length)
+    rows, tokenizer = load_rows(file), load_tokenizer(locate(model), template)
+    refuse_control_tokens(rows, tokenizer)
+    trimmed = trim_report(rows, tokenizer, max_length)
     print(f"within {max_length} tokens: {trimmed.truncated} answers are cut, {trimmed.dropped} rows are lost")
     for origin in trimmed.dropped_origins:
         print(f"lost: {origin}")

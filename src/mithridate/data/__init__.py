@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mithridate.data.chat_template import ensure_chat_template
     from mithridate.data.check import FileReport, validate_file
+    from mithridate.data.control_tokens import refuse_control_tokens
     from mithridate.data.faults import Fault
     from mithridate.data.fields import RowFields
     from mithridate.data.mixing import Split, mix, split_rows
@@ -32,6 +33,7 @@ __all__ = [
     "mix",
     "open_rows",
     "read_prompts",
+    "refuse_control_tokens",
     "split_rows",
     "trim_report",
     "validate_file",
@@ -50,6 +52,7 @@ _HOMES = {
     "mix": "mixing",
     "open_rows": "sources",
     "read_prompts": "sources",
+    "refuse_control_tokens": "control_tokens",
     "split_rows": "mixing",
     "trim_report": "trimming",
     "validate_file": "check",

@@ -156,4 +156,4 @@ def top_factors(delta: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 STRENGTHS = tuple(2.0**k for k in range(-5, 5))
-"""C tried by ``"auto"``."""
+"""Values of c tried by ``"auto"``."""

@@ -7,8 +7,8 @@ every conversation that brings none of its own, so that what fine-tuning loosene
 the served one. Cost: 1 forward and 1 backward pass; serving reads the prompt's tokens.
 
 Differences from the released code: the switch is in the tokenizer's chat template, so every user of the saved model
-serves with it; the default prompt is our own sentence (the paper uses Llama 2's). Templates without a system turn get
-the prompt in front of the first user turn (``place: user``).
+serves with it; the default prompt is our own sentence (the paper uses Llama 2's). A template without a system turn is
+refused before training; ``place: user`` puts the prompt in front of the first user turn.
 """
 
 import json

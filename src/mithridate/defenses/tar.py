@@ -95,7 +95,7 @@ class TAR(Defense):
         return self.strength * tampered + keep
 
     def _retain(self, rows: ScoredRows) -> Tensor:
-        """F and the mean distance of hidden states over blocks, tokens and rows."""
+        """The loss f and the mean distance of hidden states over blocks, tokens and rows."""
         pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
         distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
         drift = (distances * rows.real).sum(dim=1) / rows.real.sum(dim=1)
@@ -153,7 +153,7 @@ def _margins_at_start(step: Step, rows: list[Example]) -> dict[int, float]:
 
 
 def _margins(step: Step, rows: list[Example]) -> dict[int, float]:
-    """Log π(refusal) − log π(harmful answer), in nats, by the position of each of this process's rows."""
+    """By how much a refusal is likelier than the harmful answer, in nats, by the row's position."""
     pairs = zip(step.score(rows, answers="refusals"), step.score(rows), strict=True)
     return {
         int(row): float(margin)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from mithridate.data import refuse_control_tokens
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
@@ -53,7 +54,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     Raises:
         DefenseError: If a stream the defense needs is not given.
-        DataError: If more than a fifth of the rows is lost to truncation.
+        DataError: If more than a fifth of the rows is lost to truncation, or a row's text holds control tokens.
         UsageError: If a setting of ``args`` cannot be combined with a defense.
 
     Attributes:
@@ -109,6 +110,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             )
         if conversational:
             require_chat_template(self._tokenizer)
+            refuse_control_tokens(train_dataset, self._tokenizer)
         self.data_collator: Any = _KeepingRow(self.data_collator)
         fuse_lm_head(self.model)
         self._weights = Weights(self.model)
