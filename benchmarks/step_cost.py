@@ -13,6 +13,7 @@ from benchmarks.measure import Now, Watch, clock, memory, peak_bytes, report, ro
 from benchmarks.workload import Shape, add_arguments, device_of, make_trainer, positive, shape_of
 from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import method, methods
+from mithridate.errors import DefenseError
 
 MEMORY_STEPS = 2
 """The second step holds the optimizer's state from its start."""
@@ -68,6 +69,20 @@ def compare(build: Build, names: Sequence[str], options: Namespace) -> list[dict
     ]
 
 
+def everything() -> list[str]:
+    """TRL itself and all training methods."""
+    return ["trl", *(name for name, info in methods().items() if issubclass(info.cls, Defense))]
+
+
+def refusal(build: Build, name: str) -> str | None:
+    """Why a method cannot act on this shape, such as one that needs an adapter; None if it can."""
+    try:
+        build(name, 1).train()
+    except DefenseError as error:
+        return str(error)
+    return None
+
+
 def passes(name: str, shape: Shape) -> dict[str, Any]:
     """Registered passes, and the ratio to SFT that they let expect."""
     info = method("sft" if name == "trl" else name)
@@ -81,13 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_arguments(parser)
     parser.add_argument("--steps", type=positive, default=4, help="steps of one run that are timed")
+    parser.add_argument("--methods", nargs="+", help="training methods; all by default")
     options = parser.parse_args(arguments)
     device, shape = device_of(options), shape_of(options)
-    names = ["trl", *(name for name, info in methods().items() if issubclass(info.cls, Defense))]
+    names = ["trl", *options.methods] if options.methods else everything()
     build = builder(shape, device, options.bf16)
     step_seconds(build, "sft", 1, clock(options.clock, device))  # warms the process up
-    figures = compare(build, names, options)
-    report("step_cost", options, device, [figure | passes(figure["method"], shape) for figure in figures])
+    refused = {name: reason for name in names if (reason := refusal(build, name))}
+    figures = compare(build, [name for name in names if name not in refused], options)
+    rows = [figure | passes(figure["method"], shape) for figure in figures]
+    report("step_cost", options, device, rows + [{"method": name, "refused": why} for name, why in refused.items()])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Write docs/which-defense.md from the registry and the cards: ``python docs/which_defense.py``."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,12 +123,12 @@ def _best(tried: list[Tried]) -> str:
             f"of {len(tried)} measured, none lowers the harmful score clearly with less than 2 points of accuracy lost."
         )
     best, *others = sorted(good, key=lambda t: t.score.value)
-    ties = [t.trial.facts.variant for t in others if t.score.low <= best.score.high]
+    ties = [_settings(t.trial) for t in others if t.score.low <= best.score.high]
     tail = f" Its interval overlaps with that of {'; '.join(ties)}." if ties else ""
     figures = best.trial.figures
     refusal = f"; over-refusal {_cell(figures['over_refusal'])}" if "over_refusal" in figures else ""
     return (
-        f"{best.trial.facts.variant} has the lowest harmful score with less than 2 points of accuracy lost: "
+        f"{_settings(best.trial)} has the lowest harmful score with less than 2 points of accuracy lost: "
         f"{_cell(best.score)}; accuracy {_cell(figures['finetune_accuracy'])}{refusal}.{tail}"
     )
 
@@ -159,14 +160,34 @@ def _rows(info: Info, card: Card, labels: Mapping[str, str]) -> list[list[str]]:
     """One row per trial; what belongs to the method stands in the first."""
     claim = f"**{card.agreement}**" if card.agreement == "disagrees" else card.agreement
     first, last = [_link(info), _needs(info), _passes(info)], [claim, f"[card](../cards/{info.name}.json)"]
-    found = [_measured(trial, labels) for trial in trials(card)] or [[NOTHING] * (2 + len(SHOWN))]
-    return [[*first, *found[0], *last], *([*[""] * 3, *cells, "", ""] for cells in found[1:])]
+    width = (len(labels) > 1) + 1 + len(SHOWN)
+    found = [_measured(trial, labels) for trial in trials(card)] or [[NOTHING] * width]
+    return [[*first, *found[0], _published(card), *last], *([*[""] * 3, *cells, "", "", ""] for cells in found[1:])]
+
+
+def _published(card: Card) -> str:
+    """The first published harmful score on the card that has its undefended value, and where it stands."""
+    for figure in card.reported:
+        if figure.metric == "harmful_score" and figure.undefended is not None:
+            return f"{figure.value:g} against {figure.undefended:g} ({figure.source})"
+    return NOTHING
 
 
 def _measured(trial: Trial, labels: Mapping[str, str]) -> list[str]:
     figures = [trial.figures.get(metric) for metric in SHOWN]
     cells = [_cell(figure) if figure else NOTHING for figure in figures]
-    return [labels.get(trial.facts.setting, NOTHING), trial.facts.variant.replace("|", r"\|"), *cells]
+    run = [labels.get(trial.facts.setting, NOTHING)] if len(labels) > 1 else []
+    return [*run, _settings(trial, alone=True).replace("|", r"\|"), *cells]
+
+
+def _settings(trial: Trial, alone: bool = False) -> str:
+    """The methods of a trial with their settings, in code; the settings only, where a row is one method's anyway."""
+    plain = trial.facts.variant.partition(": ")[2] or trial.facts.variant
+    if alone and len(trial.facts.methods) == 1:
+        return plain.partition("(")[2].removesuffix(")") or "–"
+    for name in sorted(trial.facts.methods, key=len, reverse=True):
+        plain = re.sub(rf"(?<![\w`]){name}(?![\w`])", f"`{name}`", plain)
+    return plain
 
 
 def _cell(figure: Measured) -> str:

@@ -21,7 +21,7 @@ def printed(benchmark, capsys, *options):
     assert content["settings"]["width"] == 32
     assert content["settings"]["device"] == content["machine"]["device"] == "cpu"
     assert {"mithridate", "torch", "trl"} <= content["versions"].keys()
-    for figure in content["figures"]:
+    for figure in (figure for figure in content["figures"] if "refused" not in figure):
         for spread in (figure["seconds"], figure["ratio"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"] < math.inf
         assert figure["peak_bytes"] > 0
@@ -29,10 +29,17 @@ def printed(benchmark, capsys, *options):
     return content["figures"]
 
 
-def test_step_cost_knows_every_training_method(capsys):
-    figures = printed(step_cost, capsys, "--steps", "1")
+def test_step_cost_knows_every_training_method():
     training = {name for name, info in methods().items() if issubclass(info.cls, Defense)}
-    assert {figure["method"] for figure in figures} == {"trl", *training}
+    assert set(step_cost.everything()) == {"trl", *training}
+
+
+def test_step_cost_measures_methods_and_says_which_cannot_act(capsys):
+    chosen = ["sft", "antibody_alignment", "antibody_tuning", "salora"]
+    *figures, refused = printed(step_cost, capsys, "--steps", "1", "--methods", *chosen)
+    assert refused["method"] == "salora"
+    assert "needs" in refused["refused"] or "has none" in refused["refused"]
+    assert {figure["method"] for figure in figures} == {"trl", *chosen} - {"salora"}
     expected = {figure["method"]: figure["expected_ratio"] for figure in figures}
     # All weights are trained, so a backward pass counts as two forward passes.
     assert expected["trl"] == expected["sft"] == 1

@@ -246,10 +246,10 @@ def line_of(page, start):
 def test_the_short_list_takes_the_lowest_score_at_a_low_price(cards):
     page = page_of(cards, results(antidote=(30, 89), panacea=(10, 85), random=(59, 90), antibody=(5, 90)))
     after = line_of(page, "- After fine-tuning:")
-    assert "antidote: antidote (strength auto) has the lowest harmful score" in after
+    assert "`antidote` (strength auto) has the lowest harmful score" in after
     assert "30.0 [" in after
     assert line_of(page, "- During fine-tuning:").endswith("nothing was measured.")
-    assert "antibody: " in line_of(page, "- Before fine-tuning and during fine-tuning:")
+    assert "`antibody_alignment` (" in line_of(page, "- Before fine-tuning and during fine-tuning:")
     assert page.count("- Before fine-tuning and during fine-tuning:") == 1, "Antibody's run stands on two cards"
 
 
@@ -259,14 +259,15 @@ def test_over_refusal_is_told_where_it_was_measured(cards):
         variant.over_refusal = type(variant.harmful_score).model_validate(Score.of(refused, 100).as_dict())
     page = page_of(cards, run)
     assert "; over-refusal 40.0 [" in line_of(page, "- After fine-tuning:")
-    assert "against 2.0 | agrees" in line_of(page, "| [`antidote`]")
+    assert "against 2.0 | " in line_of(page, "| [`antidote`]")
+    assert "| agrees |" in line_of(page, "| [`antidote`]")
     assert "over-refusal" not in line_of(page_of(cards, results(antidote=(30, 89))), "- After fine-tuning:")
 
 
 def test_the_short_list_names_ties_and_says_when_nothing_helps(cards):
     tie = line_of(page_of(cards, results(antidote=(30, 89), panacea=(29, 89))), "- After fine-tuning:")
-    assert "panacea: panacea" in tie.split("has the lowest")[0]
-    assert "overlaps with that of antidote" in tie
+    assert "`panacea` (" in tie.split("has the lowest")[0]
+    assert "overlaps with that of `antidote` (" in tie
     nothing = line_of(page_of(cards, results(antidote=(58, 90), panacea=(5, 80))), "- After fine-tuning:")
     assert "of 2 measured, none lowers the harmful score clearly" in nothing
 
