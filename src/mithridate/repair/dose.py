@@ -15,6 +15,8 @@ from mithridate.training.weights import Weights
 AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
 REFINEMENTS = 4
 """Bisections between the last dose within the budget and the first one beyond it."""
+HALVINGS = 6
+"""Times the smallest dose is halved where it is beyond the budget already."""
 
 
 class RowLosses:
@@ -56,7 +58,7 @@ def largest_dose(
     budget: float,
     trim: float,
 ) -> DoseCurve:
-    """Try rising doses until the budget is passed, then bisect.
+    """Try rising doses until the budget is passed, then bisect; where the first one is beyond it, halve that first.
 
     The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
     of rows whose loss rises most: a held-out slice of unvetted data may hold the very rows to be forgotten.
@@ -92,9 +94,14 @@ def largest_dose(
             high = dose
             break
         low = dose
+    for _ in range(HALVINGS if low is None and high is not None else 0):
+        if measure(high / 2):
+            low = high / 2
+            break
+        high /= 2
     if low is None:
         raise DefenseError(
-            f"even {parameter}={high} raises the loss on the held-out user rows by {points[0].rise:.3g} nats per "
+            f"even {parameter}={high} raises the loss on the held-out user rows by {points[-1].rise:.3g} nats per "
             f"token, above the budget of {budget}; raise the budget or give the strength yourself"
         )
     for _ in range(REFINEMENTS if high is not None else 0):
