@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, DataError, UsageError
@@ -198,3 +198,28 @@ def test_repairs_compare_with_the_models_before(tree: dict[str, Any], tmp_path: 
         moved = max(moved, float((aligned - base[name]).abs().max()))
     assert moved > 1e-3
     assert all(v.activity for v in results.variants if v.name.startswith("v"))
+
+
+@pytest.mark.parametrize("adapter", ["fresh", "none"])
+def test_a_safety_prompt_is_served_and_not_trained(tree: dict[str, Any], tmp_path: Path, adapter: str) -> None:
+    prompt = "no i"
+    ptst = {"method": "ptst", "prompt": prompt}
+    tree |= {"adapter": adapter, "reference": None}
+    tree["variants"] = [
+        {"name": "plain"},
+        {"name": "served", "finetuning": ptst},
+        {"name": "repaired", "finetuning": ptst, "posttuning": {"method": "wise_ft", "alpha": 0.5}},
+    ]
+    variants = {variant.name: variant for variant in mi.run(tree, tmp_path).variants}
+    folders = {name: tmp_path / variant.folders[0] for name, variant in variants.items()}
+    plain, served = (load_file(folders[name] / "model.safetensors") for name in ("plain", "served"))
+    assert all(torch.equal(served[name], weight) for name, weight in plain.items())
+    shown = {
+        name: AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            [{"role": "user", "content": "a"}], tokenize=False
+        )
+        for name, folder in folders.items()
+    }
+    assert [shown[name].count(prompt) for name in ("plain", "served", "repaired")] == [0, 1, 1]
+    answers = {name: [sample.answer for sample in variant.samples] for name, variant in variants.items()}
+    assert answers["plain"] != answers["served"], "the evaluation did not use the served prompt"
