@@ -62,9 +62,24 @@ def page(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> str:
         embedded=all(world["setting"].startswith("miniature:") for world in worlds),
         stages=[_stage(stage, infos, cards, labels) for stage in STAGES],
         disagreements=[f"{_link(i)}: {cards[n].note}" for n, i in infos.items() if cards[n].agreement == "disagrees"],
+        claims=_claims(infos, cards),
         papers=[_paper(info, cards[name]) for name, info in infos.items()],
         **_choices(infos),
     )
+
+
+def _claims(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> list[str]:
+    """Every answered claim once, with the methods it is about."""
+    about: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, info in infos.items():
+        for c in cards[name].claims:
+            where = f"`{c.command}`, {c.date}, seeds {', '.join(map(str, c.seeds))}"
+            tables = f", [tables](../{c.results})" if c.results else ""
+            about.setdefault((c.claim, c.verdict, c.why, where + tables), []).append(_link(info))
+    return [
+        f"{', '.join(links)}: *{claim}* **{verdict.capitalize()}.** {why} ({where})"
+        for (claim, verdict, why, where), links in about.items()
+    ]
 
 
 def _choices(infos: Mapping[str, Info]) -> dict[str, Any]:

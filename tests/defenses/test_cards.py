@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from mithridate.cards import Card, agreement, check_cards, read_cards, trials, write_card
+from mithridate.compare.results import Claim as Answer
+from mithridate.compare.results import Comparison, Run
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.evaluation.intervals import Score
@@ -27,7 +29,9 @@ def script(name):
     return module
 
 
-which_defense, measure_cards = script("which_defense"), script("measure_cards")
+which_defense, measure_cards, measure_claims = (
+    script(name) for name in ("which_defense", "measure_cards", "measure_claims")
+)
 
 
 def results(**figures):
@@ -292,3 +296,21 @@ def test_a_card_may_be_called_not_comparable_by_hand(cards):
     assert by_hand.agreement == "not comparable"
     with pytest.raises(ValueError, match="the measured figures say 'disagrees'"):
         Card.model_validate(measured.model_dump() | {"agreement": "agrees"})
+
+
+def test_answers_of_a_comparison_go_to_the_methods_they_are_about(cards):
+    run = Run(
+        created="2026-01-02T03:04:05+00:00", command="mithridate compare x.yaml", seconds=1, made=1, store_bytes=1
+    )
+    answer = Answer.model_construct(
+        name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was."
+    )
+    open_ = Answer.model_construct(name="Row weights find harmful rows", verdict="not measured")
+    said = Comparison.model_construct(run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
+    changed = measure_claims.answered(cards, said, "docs/results/x")
+    assert list(changed) == ["panacea"]
+    (claim,) = [c for c in changed["panacea"].claims if c.command == run.command]
+    assert (claim.verdict, claim.why, claim.date.isoformat()) == ("supported", "So it was.", "2026-01-02")
+    assert measure_claims.answered(changed, said, "docs/results/x") == {}, "the same answer is not added twice"
+    page = which_defense.page(methods(), cards | changed)
+    assert "*It does.* **Supported.** So it was." in page

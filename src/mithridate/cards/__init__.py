@@ -1,10 +1,23 @@
 """Cards: per method, what its paper reports, what was measured, and whether the two agree."""
 
-from mithridate.cards.card import Card, Measured, Paper, Reported, Share, Trial, agreement, agrees, claimed, trials
+from mithridate.cards.card import (
+    Card,
+    Claim,
+    Measured,
+    Paper,
+    Reported,
+    Share,
+    Trial,
+    agreement,
+    agrees,
+    claimed,
+    trials,
+)
 from mithridate.cards.folder import check_cards, read_card, read_cards, write_card
 
 __all__ = [
     "Card",
+    "Claim",
     "Measured",
     "Paper",
     "Reported",

@@ -106,6 +106,24 @@ class Measured(Share):
     results: str | None
 
 
+class Claim(Part):
+    """A claim of the paper beyond "it lowers the harmful score", and what a comparison answered.
+
+    Attributes:
+        why: What was seen.
+        command: The command that answered it.
+        results: Folder of the committed tables, from the repository's root.
+    """
+
+    claim: Words
+    verdict: Literal["supported", "not supported"]
+    why: Words
+    command: Words
+    date: datetime.date
+    seeds: list[int] = Field(min_length=1)
+    results: str | None
+
+
 class Card(Part):
     """What is claimed and known of one method.
 
@@ -119,6 +137,7 @@ class Card(Part):
         measured: Our figures, written by `docs/measure_cards.py`.
         agreement: What `agreement` says of them. "not comparable" may be set by hand, with the reason in `note`.
         note: Why, in one or two sentences.
+        claims: Further claims, answered by `mithridate compare` and written by `docs/measure_claims.py`.
         differences: How this implementation differs from the paper and from the authors' code.
     """
 
@@ -130,6 +149,7 @@ class Card(Part):
     measured: list[Measured]
     agreement: Agreement
     note: Words
+    claims: list[Claim] = []
     differences: list[Words]
 
     @model_validator(mode="after")

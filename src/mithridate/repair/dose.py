@@ -94,11 +94,8 @@ def largest_dose(
             high = dose
             break
         low = dose
-    for _ in range(HALVINGS if low is None and high is not None else 0):
-        if measure(high / 2):
-            low = high / 2
-            break
-        high /= 2
+    if low is None and high is not None:
+        low, high = _halved(high, measure)
     if low is None:
         raise DefenseError(
             f"even {parameter}={high} raises the loss on the held-out user rows by {points[-1].rise:.3g} nats per "
@@ -109,3 +106,12 @@ def largest_dose(
         low, high = (middle, high) if measure(middle) else (low, middle)
     points.sort(key=lambda point: point.dose)
     return DoseCurve(parameter=parameter, chosen=low, budget=budget, points=points)
+
+
+def _halved(high: float, within: Callable[[float], bool]) -> tuple[float | None, float]:
+    """The first half of a half within the budget, None if there is none, and the last one beyond it."""
+    for _ in range(HALVINGS):
+        if within(high / 2):
+            return high / 2, high
+        high /= 2
+    return None, high
