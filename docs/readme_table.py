@@ -10,7 +10,7 @@ README, RESULTS = Path("README.md"), Path("runs/quickstart/results.json")
 
 def main() -> None:
     """Replace what stands between the two marks."""
-    table = f"<!-- table -->\n{as_markdown(RESULTS)}\n<!-- /table -->"
+    table = f"<!-- table -->\n{as_markdown(RESULTS).strip()}\n<!-- /table -->"
     text = README.read_text(encoding="utf-8")
     README.write_text(re.sub(r"<!-- table -->.*?<!-- /table -->", lambda _: table, text, flags=re.S), encoding="utf-8")
 
