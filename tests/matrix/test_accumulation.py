@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +47,8 @@ def test_accumulation_changes_nothing(name, cut):
 def two_processes(tmp_path_factory):
     """All methods trained by two real processes, in one launch."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         "-m", "tests.matrix.two_processes", str(folder), json.dumps(SHAPE | _cut(4, 1)),
     ]  # fmt: skip
     done = subprocess.run(

@@ -56,15 +56,18 @@ def test_padding_gets_no_gradient():
     assert all((part[padding] == 0).all() for part in felt.parts[0])
 
 
-def test_only_keeps_the_chosen_modules():
-    vector = Perturbation([[torch.ones(1, 2, 3), 2 * torch.ones(1, 2, 3)]], modules=2)
-    assert vector.only([1]).norms() == [0.0, pytest.approx(24**0.5)]
+def test_chosen_modules_get_the_same_gradient_as_among_all():
+    likelihood = _likelihood()
+    every, last = (likelihood.activation_gradient("attention", _parts(6), places=places) for places in (None, [1]))
+    assert (every.places, last.places) == ([0, 1], [1])
+    torch.testing.assert_close(last.parts[0][0], every.parts[0][1])
+    assert last.norms() == pytest.approx(every.norms()[1:])
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_vector_without_direction_is_an_error(value):
     with pytest.raises(DefenseError, match="no direction"):
-        Perturbation([[torch.full((1, 2, 3), value)]], modules=1).unit()
+        Perturbation([[torch.full((1, 2, 3), value)]], places=[0]).unit()
 
 
 def test_hooks_are_gone_afterwards_even_after_an_exception():

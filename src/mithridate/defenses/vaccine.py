@@ -92,12 +92,11 @@ class TVaccine(Defense):
             self._chances = self._measure(step)
         if step.clock.number % self.draw_every == 0:
             self._drawn = self._draw(step)
-        kept = step.train_only(self._drawn)
-        felt = step.activation_gradient("safe", "attention").only(self._drawn)
+        felt = step.activation_gradient("safe", "attention", self._drawn)
         noise = self.radius * felt.unit()
         step.log(noise_norm=noise.norm(), blocks_trained=len(self._drawn))
-        with step.perturbed("attention", noise):
-            return step.gradient("safe").only(kept)
+        with step.training_only(self._drawn), step.perturbed("attention", noise):
+            return step.gradient("safe")
 
     def _measure(self, step: Step) -> list[float]:
         """Share of each block in the harmful gradient over attention outputs, on one row."""

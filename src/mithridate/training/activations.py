@@ -18,21 +18,21 @@ class Perturbation:
 
     Args:
         parts: For each micro-batch one tensor per module, (rows, tokens, features).
-        modules: Number of modules.
+        places: Which modules of the part these are.
         processes: Number of processes that share the batch.
         device: Where sums over processes are made.
     """
 
     def __init__(
-        self, parts: Sequence[Sequence[Tensor]], modules: int, processes: int = 1, device: Any = "cpu"
+        self, parts: Sequence[Sequence[Tensor]], places: Sequence[int], processes: int = 1, device: Any = "cpu"
     ) -> None:
         self.parts = [list(part) for part in parts]
-        self.modules = modules
+        self.places = list(places)
         self.processes = processes
         self.device = device
 
     def _like(self, parts: Sequence[Sequence[Tensor]]) -> "Perturbation":
-        return Perturbation(parts, self.modules, self.processes, self.device)
+        return Perturbation(parts, self.places, self.processes, self.device)
 
     def __mul__(self, scale: float) -> "Perturbation":
         return self._like([[scale * tensor for tensor in part] for part in self.parts])
@@ -41,7 +41,7 @@ class Perturbation:
 
     def norms(self) -> list[float]:
         """L2 norm of each module's share, over all rows of all micro-batches and processes."""
-        squares = torch.zeros(self.modules, dtype=torch.float64, device=self.device)
+        squares = torch.zeros(len(self.places), dtype=torch.float64, device=self.device)
         for part in self.parts:
             squares += torch.stack([tensor.double().square().sum() for tensor in part])
         if self.processes > 1:
@@ -51,11 +51,6 @@ class Perturbation:
     def norm(self) -> float:
         """L2 norm over all modules together."""
         return math.sqrt(sum(norm**2 for norm in self.norms()))
-
-    def only(self, modules: Sequence[int]) -> "Perturbation":
-        """This vector with zeros for all other modules."""
-        kept = [[t if i in modules else torch.zeros_like(t) for i, t in enumerate(part)] for part in self.parts]
-        return self._like(kept)
 
     def unit(self) -> "Perturbation":
         """This vector divided by its L2 norm.

@@ -41,10 +41,6 @@ class Gradient:
     def __neg__(self) -> "Gradient":
         return Gradient(torch._foreach_neg(self.tensors))
 
-    def only(self, kept: Sequence[bool]) -> "Gradient":
-        """This vector with zeros for all parameters but the kept ones."""
-        return Gradient([t if keep else torch.zeros_like(t) for t, keep in zip(self.tensors, kept, strict=True)])
-
     def dot(self, other: "Gradient") -> float:
         """Inner product over all parameters (each tensor's in float32, their sum in float64)."""
         parts = [torch.dot(_flat(a), _flat(b)).double() for a, b in zip(self.tensors, other.tensors, strict=True)]

@@ -173,17 +173,30 @@ class Likelihood:
         return self._reduce(0.0 if mine else -math.inf, mine, mine)
 
     def activation_gradient(
-        self, part: Part, batches: Sequence[Batch], observe: Callable[[Any], None] | None = None
+        self,
+        part: Part,
+        batches: Sequence[Batch],
+        observe: Callable[[Any], None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> Perturbation:
-        """∂f/∂(outputs of a part), with f the mean token loss over all rows of all batches and processes."""
-        modules = self.decoder.part(part)
+        """∂f/∂(outputs of a part), with f the mean token loss over all rows of all batches and processes.
+
+        Args:
+            part: Whose outputs.
+            batches: This process's share of the rows.
+            observe: Called with the model's output.
+            places: Which modules of the part; all by default.
+        """
+        every = self.decoder.part(part)
+        places = range(len(every)) if places is None else places
+        modules = [every[place] for place in places]
         tokens = self.totals(batches).tokens
         parts = []
         for batch in batches:
             with shifted(modules, [None] * len(modules)) as probes:
                 nll = self.score(batch, observe).nll.sum()
             parts.append([grad / tokens for grad in torch.autograd.grad(nll, probes)])
-        return Perturbation(parts, len(modules), self.processes, self.weights.parameters[0].device)
+        return Perturbation(parts, places, self.processes, self.weights.parameters[0].device)
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         """Rows and answer tokens of a batch, over all micro-batches and processes."""

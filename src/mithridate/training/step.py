@@ -108,10 +108,18 @@ class Step(Draws):
             self.shares = self._softmax_shares()
         return gradient
 
-    def activation_gradient(self, stream: str | Sequence[Example], part: Part) -> Perturbation:
-        """∂f/∂(outputs of a part) with f the mean token loss (1 forward + 1 backward pass)."""
+    def activation_gradient(
+        self, stream: str | Sequence[Example], part: Part, places: Sequence[int] | None = None
+    ) -> Perturbation:
+        """∂f/∂(outputs of a part) with f the mean token loss (1 forward + 1 backward pass).
+
+        Args:
+            stream: As for ``gradient``.
+            part: ``attention``, ``mlp``, ``block`` or ``final``.
+            places: Numbers of the blocks; all by default.
+        """
         observe = self.observed.add if stream == self._observing and self.observed.tokens == 0 else None
-        return self.likelihood.activation_gradient(part, list(self.batches(stream)), observe)
+        return self.likelihood.activation_gradient(part, list(self.batches(stream)), observe, places)
 
     @contextmanager
     def perturbed(self, part: Part, perturbation: Perturbation) -> Iterator[None]:
@@ -165,11 +173,12 @@ class Step(Draws):
         """Train on another stream in this step, so that TRL's metrics are taken over it."""
         self._observing = stream
 
-    def train_only(self, blocks: Sequence[int]) -> list[bool]:
-        """Leave the weights of all other decoder blocks alone in this step; gives the mask of those that move."""
-        kept = self.weights.in_blocks(blocks)
-        self.held = [not keep for keep in kept]
-        return kept
+    @contextmanager
+    def training_only(self, blocks: Sequence[int]) -> Iterator[None]:
+        """Leave the weights of all other decoder blocks alone in this step; inside the block none is differentiated."""
+        self.held = [not kept for kept in self.weights.in_blocks(blocks)]
+        with self.weights.holding(self.held):
+            yield
 
     def log(self, **figures: float) -> None:
         """Record figures that prove that the defense acted in this step."""
@@ -200,7 +209,8 @@ class Step(Draws):
         part, perturbation = self._perturbation
         if len(perturbation.parts) != len(own):
             raise DefenseError("a perturbation can be added to the stream it was taken on only")
-        modules = self.likelihood.decoder.part(part)
+        every = self.likelihood.decoder.part(part)
+        modules = [every[place] for place in perturbation.places]
         yield from ((modules, shifts) for shifts in perturbation.parts)
 
     def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:

@@ -91,6 +91,18 @@ class Weights:
             self.restore(values)
             yield
 
+    @contextmanager
+    def holding(self, held: Sequence[bool]) -> Iterator[None]:
+        """Inside the block held parameters take no gradient."""
+        chosen = [parameter for parameter, hold in zip(self.parameters, held, strict=True) if hold]
+        try:
+            for parameter in chosen:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in chosen:
+                parameter.requires_grad_(True)
+
     def in_blocks(self, blocks: Sequence[int]) -> list[bool]:
         """For each parameter whether it lies in one of these decoder blocks, or outside all of them."""
         wanted = {None, *(str(block) for block in blocks)}
