@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from mithridate.compare import compare
 from mithridate.compare.spec import make_spec, read_spec, recipes
-from mithridate.errors import RecipeError
+from mithridate.errors import RecipeError, UsageError
 from tests.compare.conftest import TINY
 
 AXES = TINY.with_name("axes.yaml")
@@ -88,3 +89,8 @@ def test_a_variant_with_a_ratio_of_its_own_stays_off_the_axes() -> None:
     assert all([variant.name for variant in recipe.variants] == ["undefended"] for recipe in others)
     with pytest.raises(RecipeError, match="harmful ratio of its own"):
         make_spec(tree() | {"variants": [{"name": "clean", "ratio": 0.0}], "pipelines": ["clean"]})
+
+
+def test_overrides_without_a_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="overrides reach into a comparison's file only"):
+        compare(tree(), tmp_path, overrides=["seeds=[3]"])

@@ -223,3 +223,8 @@ def test_a_safety_prompt_is_served_and_not_trained(tree: dict[str, Any], tmp_pat
     assert [shown[name].count(prompt) for name in ("plain", "served", "repaired")] == [0, 1, 1]
     answers = {name: [sample.answer for sample in variant.samples] for name, variant in variants.items()}
     assert answers["plain"] != answers["served"], "the evaluation did not use the served prompt"
+
+
+def test_overrides_without_a_file_are_refused(tree: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="overrides reach into a recipe file only"):
+        mi.run(tree, tmp_path, overrides=["seed=3"])

@@ -13,6 +13,7 @@ from mithridate.compare.measure import front, measured, points
 from mithridate.compare.results import AXES, Comparison, Run
 from mithridate.compare.roles import pipeline_of
 from mithridate.compare.spec import Loaded, Spec, make_spec, read_spec, setting_of
+from mithridate.errors import UsageError
 from mithridate.pipeline.manifest import recipe_hash, versions
 from mithridate.pipeline.scheduler import quiet_libraries, run_all
 from mithridate.pipeline.store import Store, plain_disk_errors
@@ -45,10 +46,13 @@ def compare(
         The comparison, also written to ``out/comparison.json`` and ``out/comparison.html``.
 
     Raises:
+        UsageError: If overrides are given without a file.
         RecipeError: If the file has a fault.
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
+    if overrides and isinstance(spec, dict):
+        raise UsageError("overrides reach into a comparison's file only; change the settings that are given instead")
     checked, base = Loaded(make_spec(spec), Path()) if isinstance(spec, dict) else read_spec(spec, overrides or [])
     folder = Path(out) if out is not None else Path("runs") / checked.name
     store = Store(folder / "store")

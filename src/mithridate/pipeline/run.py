@@ -82,6 +82,8 @@ def run(
 
 
 def _checked(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
+    if overrides and not isinstance(recipe, (str, Path)):
+        raise UsageError("overrides reach into a recipe file only; change the settings that are given instead")
     if isinstance(recipe, Recipe):
         return recipe
     return make_recipe(recipe) if isinstance(recipe, dict) else read_recipe(recipe, overrides)

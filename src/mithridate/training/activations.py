@@ -60,7 +60,10 @@ class Perturbation:
         """
         norm = self.norm()
         if not math.isfinite(norm) or norm == 0.0:
-            raise DefenseError(f"a gradient over activations with norm {norm} has no direction; check the stream")
+            raise DefenseError(
+                f"a gradient over activations with norm {norm} has no direction; "
+                "check that its stream has trained tokens and that the loss is finite"
+            )
         return (1 / norm) * self
 
 
@@ -81,7 +84,10 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
         yield outputs
         missed = [place for place in range(len(modules)) if place not in found]
         if missed:
-            raise DefenseError(f"no activation came out of {type(modules[missed[0]]).__name__} number {missed[0]}")
+            raise DefenseError(
+                f"no activation came out of {type(modules[missed[0]]).__name__} number {missed[0]}; "
+                "the defense needs a model whose layers all run, with its adapter enabled and not merged"
+            )
         outputs.extend(found[place] for place in range(len(modules)))
     finally:
         for handle in handles:
