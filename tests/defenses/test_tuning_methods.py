@@ -2,14 +2,18 @@
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mithridate.defenses.bds import BDS
 from mithridate.defenses.constrained_sft import ConstrainedSFT
 from mithridate.defenses.lisa import Lisa
 from mithridate.defenses.safegrad import SafeGrad
+from mithridate.defenses.safety_mixing import SafetyMixing
 from mithridate.defenses.sbr import SBR
 from mithridate.errors import DefenseError
 from mithridate.training.rows import ScoredRows
@@ -190,6 +194,17 @@ def test_sbr_asks_for_as_many_anchors_as_there_are(tmp_path):
     trainer(SBR(anchors=24), tmp_path, max_steps=1).train()
     with pytest.raises(DefenseError, match="'harmful' has 24 rows, but 25 are needed"):
         trainer(SBR(anchors=25), tmp_path, max_steps=1).train()
+
+
+@given(st.integers(1, 99), st.lists(st.integers(1, 40), min_size=1, max_size=20))
+def test_after_any_steps_the_safe_rows_are_the_share_rounded_down(hundredths, steps):
+    """Exact, for shares as they are written and batches of any size."""
+    defense = SafetyMixing(share=hundredths / 100)
+    share, seen, mixed = Fraction(hundredths, 100), 0, 0
+    for rows in steps:
+        mixed += defense._due(seen + rows) - defense._due(seen)
+        seen += rows
+        assert mixed == math.floor(seen * share / (1 - share))
 
 
 @pytest.mark.parametrize("share", [0.03, 0.2, 0.5])

@@ -63,7 +63,9 @@ class BDS(Defense):
         """One Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
-        for row, share, loss in zip(*shares, strict=True):
+        for row, share, loss, counted in zip(*shares, strict=True):
+            if not counted:
+                continue
             kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
             scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick
             scores[row] -= self.rate * len(shares.rows) * share * (loss - mean)

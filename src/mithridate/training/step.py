@@ -41,11 +41,19 @@ class Shares(NamedTuple):
         rows: Positions of the rows in their data set.
         shares: Their softmax shares.
         losses: Their mean token loss, in nats.
+        counted: Whether a row belongs to this pass over the data; the sampler fills the last batch of several
+            processes up with rows that were drawn before.
     """
 
     rows: list[int]
     shares: list[float]
     losses: list[float]
+    counted: list[bool]
+
+    def counted_rows(self) -> tuple[list[int], list[float]]:
+        """Rows of this pass and their weights, 1 being the weight of a row in plain SFT."""
+        pairs = [(r, s * len(self.rows)) for r, s, own in zip(self.rows, self.shares, self.counted, strict=True) if own]
+        return [row for row, _ in pairs], [weight for _, weight in pairs]
 
 
 class Step(Draws):
@@ -65,7 +73,7 @@ class Step(Draws):
         self.shares: Shares | None = None
         self.held: list[bool] | None = None
         self._observing = self.main
-        self._weighed: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._weighed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._perturbation: tuple[Part, Perturbation] | None = None
 
     def gradient(
@@ -244,7 +252,8 @@ class Step(Draws):
     def _recording(self, log_weights: LogWeights) -> LogWeights:
         def recorded(rows: ScoredRows) -> Tensor:
             logs = log_weights(rows)
-            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach()))
+            counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
+            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
             return logs
 
         return recorded
@@ -252,7 +261,8 @@ class Step(Draws):
     def _softmax_shares(self) -> Shares:
         """Shares over the whole step's batch, gathered from all processes."""
         mine = [[part.double().tolist() for part in parts] for parts in self._weighed]
-        triples = [triple for part in self.gather(mine) for parts in part for triple in zip(*parts, strict=True)]
-        logs = torch.tensor([log for _, log, _ in triples], dtype=torch.float64)
+        found = [row for part in self.gather(mine) for parts in part for row in zip(*parts, strict=True)]
+        rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
+        logs = torch.tensor(weights, dtype=torch.float64)
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return Shares([int(row) for row, _, _ in triples], shares.tolist(), [loss for _, _, loss in triples])
+        return Shares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])

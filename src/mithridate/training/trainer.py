@@ -2,9 +2,7 @@
 
 import copy
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,8 @@ from mithridate.errors import CheckpointError, DataError, DefenseError, UsageErr
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
 from mithridate.training.draws import Clock, Memory
-from mithridate.training.head import causal_of, drop_fused_head, fused_head
+from mithridate.training.head import drop_fused_head, fused_head
+from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.row_weights import RowWeights
 from mithridate.training.step import Observed, Step
@@ -39,9 +38,6 @@ TRAINED = {"alignment": "safe", "finetuning": "user"}
 
 LARGEST_DROP = 0.2
 """Share of training rows that may be lost to truncation before the run is refused."""
-
-ROW = "mithridate_row"
-"""Column with the position of each training row."""
 
 FINISHED = "finished"
 """Folder inside a checkpoint with the weights that the defense's last act would leave."""
@@ -118,10 +114,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             train_dataset[0].get("prompt", ""), str
         )
         numbered = train_dataset.add_column(ROW, list(range(len(train_dataset))))
+        if isinstance(args, SFTConfig):
+            refuse_settings(args, train_dataset.column_names)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         drop_fused_head(self.model)
+        refuse_settings(self.args, train_dataset.column_names)
+        recompute_soundly(self.args)
         self._refuse_unsupported()
-        self._recompute_soundly()
         self.dropped_rows = len(train_dataset) - len(self.train_dataset)
         if self.dropped_rows > LARGEST_DROP * len(train_dataset):
             raise DataError(
@@ -131,7 +130,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if conversational:
             require_chat_template(self._tokenizer)
             refuse_control_tokens(train_dataset, self._tokenizer)
-        self.data_collator: Any = _KeepingRow(self.data_collator)
+        self.data_collator: Any = KeepingRow(self.data_collator)
         self._weights = Weights(self.model)
         self._exact_differences = exact_differences
         self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
@@ -167,45 +166,15 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self.dropped_stream_rows[name] = len(rows) - len(examples)
 
     def _refuse_unsupported(self) -> None:
-        """Settings under which the step's gradient would not be the defense's formula."""
-        refused = {
-            "packing=True (rows must stay apart)": self.args.packing,
-            "padding_free=True (rows must stay apart)": self.args.padding_free,
-            "fp16=True (its loss scaling changes gradients; use bf16=True)": self.args.fp16,
-            "label_smoothing_factor": self.args.label_smoothing_factor,
-            "loss_type other than 'nll'": self.args.loss_type != "nll",
-            "compute_loss_func": self.compute_loss_func is not None,
-            "neftune_noise_alpha": self.args.neftune_noise_alpha,
-            "auto_find_batch_size=True": self.args.auto_find_batch_size,
-            "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
-            "image data": self._is_vision_dataset,
-            "load_best_model_at_end=True (the last weights count)": self.args.load_best_model_at_end,
-            "truncation_mode='keep_end' (answers follow prompts)": self.args.truncation_mode != "keep_start",
-            "completion_only_loss=False (prompts are never trained)": self.args.completion_only_loss is False,
-            "rows of whole conversations without assistant_only_loss=True (prompts are never trained)": (
-                "messages" in self._rows.column_names and not self.args.assistant_only_loss
-            ),
-            f"optim='{self.args.optim}' (it updates weights during the backward pass)": (
-                self.args.optim in ("lomo", "adalomo") or "layerwise" in self.args.optim
-            ),
-            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
-            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
-        }
-        for setting, present in refused.items():
-            if present:
-                raise UsageError(f"DefendedTrainer cannot be combined with {setting}")
-
-    def _recompute_soundly(self) -> None:
-        """Under reentrant checkpointing activations cannot be held or changed; the other kind gives the same bits."""
-        asked = self.args.activation_checkpointing_kwargs or {}
-        if self.args.activation_checkpointing and asked.get("use_reentrant"):
-            warnings.warn(
-                "activation checkpointing is done with use_reentrant=False: defenses read and change activations",
-                UserWarning,
-                stacklevel=3,
-            )
-            self.args.activation_checkpointing_kwargs = {**asked, "use_reentrant": False}
-            self.args.gradient_checkpointing_kwargs = self.args.activation_checkpointing_kwargs
+        require(
+            {
+                "compute_loss_func": self.compute_loss_func is not None,
+                "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
+                "image data": self._is_vision_dataset,
+                "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
+                not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+            }
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -214,6 +183,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
+        inputs["counted"] = self._counted(len(inputs["input_ids"]))
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -231,6 +201,16 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             )
         self._weights.set_grad(gradient, step.held)
         return self._record(step, micro_batches)
+
+    def _counted(self, rows: int) -> Tensor:
+        """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up."""
+        epoch = self.accelerator.gradient_state
+        last = epoch.end_of_dataloader and epoch.sync_gradients
+        if self.accelerator.num_processes == 1 or not last or epoch.remainder < 1:
+            return torch.ones(rows, dtype=torch.bool)
+        first = self.accelerator.process_index * self.args.per_device_train_batch_size
+        counted: Tensor = first + torch.arange(rows) < epoch.remainder
+        return counted
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
         return Step(
@@ -273,7 +253,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if step.shares is not None:
             if self.row_weights is None:
                 self.row_weights = RowWeights(len(self._rows))
-            self.row_weights.add(step.shares.rows, step.shares.shares)
+            self.row_weights.add(*step.shares.counted_rows())
         return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
 
     def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:
@@ -313,7 +293,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._begin()
         if "start" in self.defense.info.references:
             self._weights.start = self._weights.snapshot()
-        with self._forwards_kept():
+        with forwards_kept(self.model):
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finished = self._finish()
         self.finished, self.displacement = finished.figures, finished.displacement
@@ -330,23 +310,6 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         moved = self._weights.moved_since(before)
         stored = {"weights_moved": moved.weights, "moved_distance": moved.distance}
         return replace(finished, figures=finished.figures | stored)
-
-    @contextmanager
-    def _forwards_kept(self) -> Iterator[None]:
-        """Training leaves no forward on the model that is bound to it, so that a copy runs its own weights.
-
-        Accelerate puts its mixed precision around ``model.forward`` and leaves it there.
-        """
-        modules = {id(module): module for module in (self.model, causal_of(self.model))}.values()
-        before = [(module, module.__dict__.get("forward")) for module in modules]
-        try:
-            yield
-        finally:
-            for module, forward in before:
-                module.__dict__.pop("forward", None)
-                module.__dict__.pop("_original_forward", None)
-                if forward is not None:
-                    module.forward = forward
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""
@@ -432,21 +395,3 @@ def _on(device: torch.device, value: Any) -> Any:
     if not isinstance(value, list):
         return value
     return [item.to(device) if isinstance(item, Tensor) else item for item in value]
-
-
-class _KeepingRow:
-    """A collator that keeps the position of each row beside what the inner collator makes.
-
-    Args:
-        inner: TRL's collator.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [example.pop(ROW) for example in examples if ROW in example]
-        batch: dict[str, Any] = self.inner(examples)
-        if rows:
-            batch["row"] = torch.tensor(rows)
-        return batch
