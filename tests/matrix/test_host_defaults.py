@@ -3,9 +3,10 @@
 import pytest
 import torch
 from peft import PromptTuningConfig
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mithridate.defenses.registry import methods
-from tests.helpers.training import distance, run, trainer, training_methods
+from tests.helpers.training import distance, finished, run, trainer, training_methods
 from tests.matrix.rows import ROWS
 
 STEPS = 3
@@ -32,6 +33,21 @@ def test_switched_off_equals_plain_sft_with_dropout(name, checkpointing):
 
 def test_dropout_acts_at_all():
     assert distance(run("sft", max_steps=STEPS).weights, run("sft", max_steps=STEPS, dropout=0.3).weights) > 1e-3
+
+
+DRIFTS = {"ldifs": "drift", "sbr": "extra_gradient_norm", "safegrad": "alignment_gradient_norm"}
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_a_model_that_has_not_moved_has_not_drifted_with_dropout_in_the_model_itself(name, tmp_path):
+    """GPT-2 drops activations everywhere; the reference must be scored under the same masks."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.4))
+    made = trainer(methods()[name].cls(), tmp_path, extra={"model": model}, full=True, max_steps=2)
+    made.train()
+    first, second = (log[DRIFTS[name]] for log in finished(made).logs)
+    assert first == 0
+    assert second > 0
 
 
 @pytest.mark.parametrize("name", [name for name in training_methods() if name not in ("salora", "lox_alignment")])

@@ -237,14 +237,15 @@ class Likelihood:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block dropout is off and nothing is differentiated."""
-    training = model.training
+    """Inside the block dropout is off and nothing is differentiated; each module's mode is put back after it."""
+    before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def _by_row(state: Tensor, rows: int, batch: Batch) -> Tensor:

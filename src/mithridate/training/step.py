@@ -13,7 +13,7 @@ from mithridate.training.batch import Batch, Example
 from mithridate.training.decoder import Part
 from mithridate.training.draws import Draws
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Around, evaluating
+from mithridate.training.likelihood import Around
 from mithridate.training.rows import LogWeights, Loss, ScoredRows, uniform
 
 
@@ -185,8 +185,12 @@ class Step(Draws):
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
-        """Inside the block the model is the one the stage started from, without dropout and gradient."""
-        with self.weights.at(self.weights.start), evaluating(self.likelihood.model):
+        """Inside the block the model is the one the stage started from, without gradient.
+
+        Passes draw the masks that other passes over the same rows draw, so that a model that has not moved has not
+        drifted either.
+        """
+        with self.weights.at(self.weights.start), torch.no_grad():
             yield
 
     @property
@@ -246,7 +250,7 @@ class Step(Draws):
         return [every[place] for place in perturbation.places], perturbation.parts
 
     def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:
-        with self.at_start():
+        with self.at_start(), self._random.again():
             return self.likelihood.score(batch, **wanted)
 
     def _recording(self, log_weights: LogWeights) -> LogWeights:
