@@ -19,6 +19,7 @@ weights are effective ones, LoRA merged.
 """
 
 import torch
+from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from mithridate.repair.case import Case
 from mithridate.repair.direction import Line
 from mithridate.repair.effective import Effective, compared
 from mithridate.repair.results import Repaired
+from mithridate.repair.target import has_lora, lora_layers
 from mithridate.training.decoder import layer_of
 from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
@@ -98,7 +100,13 @@ class LoXAlignment(Defense):
     rank: int = Field(6, ge=1)
 
     def start(self, step: Step) -> None:
-        """An adapter must start at zero, so that B·A is what alignment did."""
+        """An adapter must be a plain LoRA that starts at zero, so that B·A is what alignment did."""
+        if self.strength == 0:
+            return
+        if has_lora(step.likelihood.model):
+            lora_layers(step.likelihood.model)
+        elif isinstance(step.likelihood.model, PeftModel):
+            raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
 
     def gradient(self, step: Step) -> Gradient:
