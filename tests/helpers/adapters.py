@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -177,3 +178,36 @@ class Everything:
 def bits(tensor: torch.Tensor) -> bytes:
     """What is stored, sign of zero included."""
     return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def lived_in(model: Any) -> Any:
+    """In training mode but for one block, with gradients, a frozen weight and a hook: what a caller may leave."""
+    model.train()
+    generator = torch.Generator().manual_seed(3)
+    named = dict(model.named_parameters())
+    next(module for name, module in model.named_modules() if name.endswith((".layers.0", ".h.0"))).eval()
+    for parameter in named.values():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    for parameter in [parameter for parameter in named.values() if parameter.requires_grad][:1]:
+        parameter.requires_grad_(False)
+    model.register_forward_hook(lambda *_: None)
+    return model
+
+
+def effective(model: Any, exact: bool = False) -> dict[str, torch.Tensor]:
+    """Weights after PEFT has merged a copy; in float64 if asked for."""
+    twin = copy.deepcopy(model)
+    twin = twin.double() if exact else twin
+    for module in list(twin.modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+    if hasattr(twin, "merge_and_unload"):
+        twin = twin.unload()
+    named = {n: p.detach() for n, p in twin.named_parameters() if "lora_" not in n}
+    return {name.replace(".base_layer", ""): tensor for name, tensor in named.items()}
+
+
+def stored(model: Any) -> dict[str, torch.Tensor]:
+    """Copies of all parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

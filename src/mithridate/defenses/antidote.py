@@ -32,6 +32,7 @@ from mithridate.repair.case import Case
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.results import DoseCurve, Repaired
 from mithridate.repair.tally import Tally
+from mithridate.repair.target import has_lora
 from mithridate.repair.undo import undone
 from mithridate.training.batch import Example
 
@@ -94,7 +95,7 @@ class Antidote(Repair):
                 "harmful_rows": len(rows),
             },
             dose_curve=curve,
-            merged=tally.changed > 0 and self.merges,
+            merged=tally.changed > 0 and self.merges and has_lora(case.model),
         )
 
     def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
