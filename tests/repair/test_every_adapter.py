@@ -1,5 +1,7 @@
 """Every repair on every kind of adapter: either it repairs and reports what is there, or it leaves every bit alone."""
 
+import copy
+import functools
 import re
 
 import pytest
@@ -64,18 +66,27 @@ def _refusal(name, settings, kind):
     return next((table[kind] for table in tables if kind in table), None)
 
 
-def _given(kind):
+ROWS = {stream: list(tiny.rows(stream, 4)) for stream in ("harmful", "safe", "user")}
+
+
+@functools.cache
+def _references(kind):
+    """The same for all tests, each of which checks that they are left alone."""
     aligned = origin(kind)
-    rows = {stream: tiny.rows(stream, 4) for stream in ("harmful", "safe", "user")}
-    return rows | {"aligned": aligned, "base": before_alignment(aligned)}
+    return {"aligned": aligned, "base": before_alignment(aligned)}
+
+
+@functools.cache
+def _template(kind):
+    return KINDS[kind]()
 
 
 class Scene:
     """A model of a kind, what it is repaired with, and a record of all of it."""
 
     def __init__(self, kind):
-        self.model = lived_in(KINDS[kind]())
-        self.given = _given(kind)
+        self.model = lived_in(copy.deepcopy(_template(kind)))
+        self.given = ROWS | _references(kind)
         self.models = [self.model, self.given["aligned"], self.given["base"]]
         self.records = [Everything(model) for model in self.models]
 
@@ -221,6 +232,7 @@ def test_a_fault_in_the_search_leaves_every_bit(name, settings, monkeypatch):
 @pytest.mark.parametrize(("name", "settings"), [c for c in CASES if methods()[c[0]].references])
 def test_a_reference_with_nan_is_refused_by_name(name, settings):
     scene = Scene("lora")
+    scene.given["aligned"] = scene.models[1] = copy.deepcopy(scene.given["aligned"])
     with torch.no_grad():
         scene.given["aligned"].model.norm.weight[3] = float("nan")
     scene.records[1] = Everything(scene.given["aligned"])
