@@ -44,7 +44,7 @@ class Tally:
     @property
     def distance(self) -> float:
         """L2 norm of the change."""
-        return math.sqrt(sum(self.squares.values()))
+        return math.sqrt(math.fsum(self.squares.values()))
 
     def by_layer(self) -> dict[str, float]:
         """‖change‖² by decoder block, for the weights inside one."""
