@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, ModelError
 from mithridate.repair.case import Case, Rows
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.results import DoseCurve
@@ -179,11 +179,13 @@ class Repair(Settings):
             base: The model before alignment, PEFT or plain.
 
         Raises:
-            ModelError: If weights hold NaN or Inf, or models that are compared do not fit each other.
+            ModelError: If weights hold NaN or Inf or cannot be written, or models that are compared do not fit.
             DefenseError: If rows or models it needs are not given, or it cannot act on this model.
 
         Whatever is raised, weights, gradients and flags of the models are as they were, bit for bit.
         """
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError("the model was made inside torch.inference_mode, so its weights are fixed; load it anew")
         check_finite(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
         references = {"aligned": aligned, "base": base}
