@@ -65,12 +65,12 @@ def test_vaccines_noise_has_its_length_and_leaves_padding_alone(radius, lora):
 class _Watch(TrainerCallback):
     """The blocks that were drawn for every step, and, from the second on, those whose weights moved in it."""
 
-    def __init__(self, defense):
-        self.defense, self.drawn, self.moved, self.before = defense, [], [], None
+    def __init__(self):
+        self.trainer, self.drawn, self.moved, self.before = None, [], [], None
 
     def on_step_end(self, args, state, control, model=None, **_):
         now = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-        self.drawn.append({str(block) for block in self.defense.state()["drawn"]})
+        self.drawn.append({str(block) for block in self.trainer.memory["blocks"]})
         if self.before is not None:
             self.moved.append({layer_of(n) for n, p in now.items() if not torch.equal(p, self.before[n])})
         self.before = now
@@ -78,9 +78,9 @@ class _Watch(TrainerCallback):
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 def test_t_vaccine_holds_blocks_bit_for_bit_against_momentum_and_decay(full, tmp_path):
-    defense = TVaccine(blocks=1, draw_every=2)
-    watch = _Watch(defense)
-    trainer(defense, tmp_path, full=full, callbacks=[watch], max_steps=12, weight_decay=0.5).train()
+    watch, defense = _Watch(), TVaccine(blocks=1, draw_every=2)
+    watch.trainer = trainer(defense, tmp_path, full=full, callbacks=[watch], max_steps=12, weight_decay=0.5)
+    watch.trainer.train()
     assert any(a != b for a, b in itertools.pairwise(watch.drawn)), "no block was held after it had momentum"
     outside = {None} if full else set()
     assert watch.moved == [outside | drawn for drawn in watch.drawn[1:]]
@@ -98,11 +98,10 @@ def test_t_vaccine_draws_blocks_in_proportion_and_without_replacement():
     )  # fmt: skip
     for wanted in (1, 2):
         defense = TVaccine(blocks=wanted)
-        defense.load_state({"chances": CHANCES, "drawn": []})
         counts = [0] * len(CHANCES)
         for number in range(DRAWS):
             step.clock = Clock(number=number)
-            blocks = defense._draw(step)
+            blocks = defense._draw(step, CHANCES)
             assert len(set(blocks)) == len(blocks) == wanted
             for block in blocks:
                 counts[block] += 1

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 
 from mithridate.defenses.lox import LoXAlignment
 from mithridate.errors import DefenseError
+from mithridate.training.draws import Memory
 from mithridate.training.trainer import DefendedTrainer
 from mithridate.training.weights import Weights
 from tests.helpers import tiny
@@ -86,16 +87,7 @@ def test_an_adapter_may_be_called_like_a_factor(adapter):
         with torch.no_grad():
             for parameter in weights.parameters:
                 parameter.normal_()
-        LoXAlignment(rank=2).finish(weights)
+        LoXAlignment(rank=2).finish(weights, Memory())
         ends.append(weights.snapshot())
         assert len(ends[0]) == 12
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
-
-
-def test_dora_is_refused():
-    model = get_peft_model(tiny.model(), LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
-    weights = Weights(model)
-    weights.start = weights.snapshot()
-    with pytest.raises(DefenseError, match="DoRA"):
-        LoXAlignment().finish(weights)
-    assert all(torch.equal(p, saved) for p, saved in zip(weights.parameters, weights.start, strict=True))

@@ -68,7 +68,7 @@ def test_the_scale_can_be_changed_afterwards(trained):
 
 def test_the_full_form_keeps_base_and_epsilon():
     made = run("panacea_tuning", {"radius": 0.5}, max_steps=6).trainer
-    displacement = made.defense.displacement
+    displacement = made.displacement
     end = _adapter(made.model)
     assert displacement.epsilon.norm() == pytest.approx(0.5, rel=1e-5)
     for name, base, epsilon in zip(displacement.names, displacement.base, displacement.epsilon.tensors, strict=True):
@@ -77,7 +77,7 @@ def test_the_full_form_keeps_base_and_epsilon():
 
 def test_without_strength_training_is_plain_sft_until_the_end():
     plain = run("sft", max_steps=6).weights
-    displacement = run("panacea_tuning", {"strength": 0.0}, max_steps=6).trainer.defense.displacement
+    displacement = run("panacea_tuning", {"strength": 0.0}, max_steps=6).trainer.displacement
     assert distance(plain, dict(zip(displacement.names, displacement.base, strict=True))) == 0
 
 

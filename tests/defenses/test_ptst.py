@@ -1,5 +1,7 @@
 """PTST: trained without the safety prompt, served with it."""
 
+import copy
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -29,9 +31,7 @@ def _laid_out(tokenizer, messages):
 
 
 def _served(**settings):
-    tokenizer = tiny.tokenizer()
-    assert PTST(**settings).serve(tokenizer)
-    return tokenizer
+    return PTST(**settings).served(tiny.tokenizer())
 
 
 @pytest.mark.parametrize("messages", [ASKED, LONG], ids=["one-turn", "three-turns"])
@@ -55,11 +55,22 @@ def test_a_system_prompt_of_the_users_own_stays(place):
 
 
 @pytest.mark.parametrize("place", ["system", "user"])
-def test_serving_twice_is_serving_once(place):
+def test_a_template_that_carries_the_prompt_already_is_refused(place):
     tokenizer = _served(place=place)
-    once = tokenizer.chat_template
-    assert PTST(place=place).serve(tokenizer)
-    assert tokenizer.chat_template == once
+    with pytest.raises(DefenseError, match="shows the safety prompt already"):
+        PTST(place=place).served(tokenizer)
+
+
+def test_a_second_training_with_the_callers_tokenizer_is_without_the_prompt(tmp_path):
+    """The served template is a copy's, saved with the model; whatever is trained next never sees the prompt."""
+    tokenizer, rows = tiny.tokenizer(), []
+    for number in range(2):
+        made = trainer(PTST(), tmp_path / str(number), max_steps=1, extra={"processing_class": tokenizer})
+        made.train()
+        rows.append(made.train_dataset["input_ids"])
+    assert rows[0] == rows[1]
+    assert tokenizer.chat_template == tiny.TEMPLATE
+    assert PROMPT in _laid_out(made.served_tokenizer, ASKED)
 
 
 @pytest.mark.parametrize("template", NO_SYSTEM.values(), ids=NO_SYSTEM.keys())
@@ -67,10 +78,8 @@ def test_a_template_without_a_system_turn_is_an_error_with_the_way_out(template)
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(DefenseError, match="set place='user'"):
-        PTST().serve(tokenizer)
-    assert tokenizer.chat_template == template, "a refused template was left changed"
-    assert PTST(place="user").serve(tokenizer)
-    assert _laid_out(tokenizer, ASKED) == f"{PROMPT} {ASKED[0]['content']}"
+        PTST().served(copy.deepcopy(tokenizer))
+    assert _laid_out(PTST(place="user").served(tokenizer), ASKED) == f"{PROMPT} {ASKED[0]['content']}"
 
 
 def test_white_space_that_a_template_starts_with_stays():
@@ -78,8 +87,7 @@ def test_white_space_that_a_template_starts_with_stays():
     tokenizer.chat_template = "\n" + tiny.TEMPLATE
     expected = _laid_out(tokenizer, [{"role": "system", "content": PROMPT}, *ASKED])
     assert expected.startswith("\n")
-    PTST().serve(tokenizer)
-    assert _laid_out(tokenizer, ASKED) == expected
+    assert _laid_out(PTST().served(tokenizer), ASKED) == expected
 
 
 @pytest.mark.parametrize("place", ["system", "user"])
@@ -99,15 +107,13 @@ def test_the_prompt_survives_saving_and_loading(tmp_path):
 
 
 def test_switched_off_nothing_is_changed():
-    tokenizer = tiny.tokenizer()
-    assert PTST(prompt="").serve(tokenizer) is False
-    assert tokenizer.chat_template == tiny.TEMPLATE
+    assert PTST(prompt="").served(tiny.tokenizer()).chat_template == tiny.TEMPLATE
 
 
 def test_training_rows_are_laid_out_without_the_prompt_and_the_saved_tokenizer_with_it(tmp_path):
     made, plain = (trainer(defense, tmp_path / "out", max_steps=1) for defense in (PTST(prompt="sorry no"), None))
     assert made.train_dataset["input_ids"] == plain.train_dataset["input_ids"]
-    assert "sorry no" not in _laid_out(made.processing_class, ASKED)
     made.train()
+    assert "sorry no" not in _laid_out(made.processing_class, ASKED)
     made.save_model(str(tmp_path / "model"))
     assert "sorry no" in _laid_out(AutoTokenizer.from_pretrained(tmp_path / "model"), ASKED)

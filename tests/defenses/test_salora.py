@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from mithridate.defenses.salora import SaLoRA
 from mithridate.errors import DefenseError
@@ -27,20 +28,27 @@ def _adapted():
     return get_peft_model(tiny.model(), tiny.lora(RANK))
 
 
-def _step(model, number=0):
+def _step(model, number=0, memory=None):
     return Step(
         main="user", micro_batches=list(batches(USER, 3, 0)), likelihood=Likelihood(model, Weights(model)),
         streams={"safe": Stream(SAFE, 4, 0)}, refusals=[], micro_batch_size=3, pad_token_id=0,
-        clock=Clock(number, 10, 0, len(USER)),
+        clock=Clock(number, 10, 0, len(USER)), memory=memory,
     )  # fmt: skip
+
+
+def _started(model, defense):
+    step = _step(model)
+    defense.start(step)
+    return step
 
 
 def _learned(model, defense, steps=3):
     """A few steps along the signs, as Adam's first; plain gradient steps would never leave the projected B."""
+    memory = _started(model, defense).memory
     for number in range(steps):
-        step = _step(model, number)
+        step = _step(model, number, memory)
         step.weights.add(Gradient([-0.02 * tensor.sign() for tensor in defense.gradient(step).tensors]))
-    return Weights(model)
+    return Weights(model), memory
 
 
 @torch.no_grad()
@@ -76,13 +84,14 @@ def _factors(weights, which):
 def test_before_the_first_step_the_model_is_unchanged():
     model = _adapted()
     before = _logits(model)
-    SaLoRA(**SETTINGS).gradient(_step(model))
-    assert torch.equal(before, _logits(model))
+    defense = SaLoRA(**SETTINGS)
+    with defense.applied(model, _started(model, defense).memory):
+        assert torch.equal(before, _logits(model))
 
 
 def test_a_starts_on_the_task_directions():
     model = _adapted()
-    SaLoRA(**SETTINGS).gradient(_step(model))
+    _started(model, SaLoRA(**SETTINGS))
     found = _factors(dict(model.named_parameters()), "lora_A")
     for name, (span, weight) in _directions(USER, TASK_RANK).items():
         expected = torch.linalg.svd(span @ (span.T @ weight))[2][:RANK]
@@ -95,7 +104,7 @@ def test_a_starts_on_the_task_directions():
 def test_task_rank_zero_leaves_a_as_it_is():
     model = _adapted()
     before = _factors({n: p.clone() for n, p in model.named_parameters()}, "lora_A")
-    SaLoRA(directions=DIRECTIONS, rows=SAFE_ROWS, task_rank=0).gradient(_step(model))
+    SaLoRA(directions=DIRECTIONS, rows=SAFE_ROWS, task_rank=0).start(_step(model))
     assert distance(before, _factors(dict(model.named_parameters()), "lora_A")) == 0
 
 
@@ -111,9 +120,11 @@ def test_what_was_tuned_writes_nothing_into_the_safe_directions():
 def test_in_training_the_model_is_the_projected_one(tmp_path):
     """Through the projection, after it was written into B, and loaded as an ordinary adapter: the same logits."""
     model, defense = _adapted(), SaLoRA(**SETTINGS)
-    weights = _learned(model, defense)
-    projected, unprojected = _logits(model), {n: p.detach().clone() for n, p in model.named_parameters()}
-    figures = defense.finish(weights)
+    weights, memory = _learned(model, defense)
+    with defense.applied(model, memory):
+        projected = _logits(model)
+    unprojected = {n: p.detach().clone() for n, p in model.named_parameters()}
+    figures = defense.finish(weights, memory).figures
     taken = torch.stack([(p - unprojected[n]).detach().double().norm() for n, p in model.named_parameters()]).norm()
     assert taken > 1e-3, "there was nothing to project"
     assert figures["removed_norm"] == pytest.approx(float(taken), rel=1e-4)
@@ -127,33 +138,43 @@ def test_in_training_the_model_is_the_projected_one(tmp_path):
 
 def test_finishing_twice_changes_nothing_more():
     model, defense = _adapted(), SaLoRA(**SETTINGS)
-    weights = _learned(model, defense)
-    defense.finish(weights)
+    weights, memory = _learned(model, defense)
+    defense.finish(weights, memory)
     once = weights.snapshot()
-    defense.finish(weights)
+    defense.finish(weights, memory)
     for before, after in zip(once, weights.parameters, strict=True):
         torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, SETTINGS | {"directions": 0}], ids=["projected", "start-only"])
-def test_what_was_measured_is_measured_once(settings, tmp_path):
-    """A resumed run must not start A again, nor measure V on the tuned model."""
+def test_what_was_measured_survives_saving_to_the_bit(settings, tmp_path):
     model, defense = _adapted(), SaLoRA(**settings)
-    _learned(model, defense)
-    save_state(tmp_path, defense.state())
-    resumed = SaLoRA(**settings)
-    resumed.load_state(load_state(tmp_path))
-    expected = defense.gradient(_step(model, 3))
-    defense.finish(Weights(_adapted()))
-    for ours, theirs in zip(resumed.gradient(_step(model, 3)).tensors, expected.tensors, strict=True):
+    _, memory = _learned(model, defense)
+    save_state(tmp_path, memory)
+    expected = defense.gradient(_step(model, 3, memory))
+    resumed = SaLoRA(**settings).gradient(_step(model, 3, load_state(tmp_path)))
+    for ours, theirs in zip(resumed.tensors, expected.tensors, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_evaluation_between_steps_runs_the_projected_model(tmp_path):
+    shape = {"max_steps": 6, "save_strategy": "steps", "save_steps": 6}
+    made = trainer(SaLoRA(**SETTINGS), tmp_path, extra={"eval_dataset": tiny.rows("user", 8)}, **shape)
+    made.train()
+    finished = made.evaluate()["eval_loss"]
+    # What a checkpoint goes on with: B before the projection is written into it.
+    unfinished = load_file(tmp_path / "checkpoint-6" / "adapter_model.safetensors")
+    set_peft_model_state_dict(made.model, unfinished)
+    assert made.evaluate()["eval_loss"] == pytest.approx(finished, abs=1e-5)
+    made.memory.clear()
+    assert abs(made.evaluate()["eval_loss"] - finished) > 1e-3, "there was nothing to project"
 
 
 def test_a_bf16_adapter_is_projected_at_the_end():
     model, defense = _adapted(), SaLoRA(**SETTINGS | {"task_rank": 0})
-    weights = _learned(model, defense)
+    weights, memory = _learned(model, defense)
     model.to(torch.bfloat16)
-    defense.finish(weights)
+    defense.finish(weights, memory)
     for name, (span, _) in _directions(SAFE[:SAFE_ROWS], DIRECTIONS).items():
         factor = _factors(dict(model.named_parameters()), "lora_B")[name]
         assert float((span.T @ factor).norm()) <= 2**-7 * float(factor.norm())
@@ -170,14 +191,14 @@ def test_a_bf16_adapter_is_projected_at_the_end():
 )
 def test_settings_that_do_not_fit_the_model_stop_the_run(settings, message):
     with pytest.raises(DefenseError, match=message):
-        SaLoRA(**SETTINGS | settings).gradient(_step(_adapted()))
+        SaLoRA(**SETTINGS | settings).start(_step(_adapted()))
 
 
 def test_a_used_adapter_stops_the_run():
     model = _adapted()
     _learned(model, SaLoRA(directions=0, task_rank=0), 1)
     with pytest.raises(DefenseError, match="needs a fresh adapter"):
-        SaLoRA(**SETTINGS).gradient(_step(model))
+        SaLoRA(**SETTINGS).start(_step(model))
 
 
 def test_without_an_adapter_the_run_stops(tmp_path):

@@ -2,14 +2,18 @@
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mithridate.defenses.bds import BDS
 from mithridate.defenses.constrained_sft import ConstrainedSFT
 from mithridate.defenses.lisa import Lisa
 from mithridate.defenses.safegrad import SafeGrad
+from mithridate.defenses.safety_mixing import SafetyMixing
 from mithridate.defenses.sbr import SBR
 from mithridate.errors import DefenseError
 from mithridate.training.rows import ScoredRows
@@ -31,22 +35,22 @@ def _figures(name, figure, settings, **options):
     return [log[figure] for log in run(name, settings, **options).logs]
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["straight", "resumed"])
 @pytest.mark.parametrize(
-    ("safe_steps", "user_steps", "warmup"), [(2, 3, 0.0), (1, 1, 0.0), (2, 1, 0.5), (3, 2, 0.0), (0, 2, 0.0)]
+    ("safe_steps", "user_steps", "warmup"),
+    [(2, 3, 0.0), (1, 1, 0.0), (2, 1, 0.5), (2, 3, 0.5), (3, 2, 0.0), (0, 2, 0.0)],
 )
+@pytest.mark.parametrize("resumed", [False, True], ids=["straight", "resumed"])
 def test_lisa_holds_each_phase_near_the_end_of_the_other(safe_steps, user_steps, warmup, resumed, tmp_path):
-    """Over several switches, also where every step is done by a new object that knows only what was saved."""
+    """Over several switches, also where every step knows only what was saved."""
     settings = {"safe_steps": safe_steps, "user_steps": user_steps, "strength": 0.7, "warmup": warmup}
-    world, defense, memory = World(random.Random(3), lora=True), Lisa(**settings), {}
+    world, defense, memory, ours_memory = World(random.Random(3), lora=True), Lisa(**settings), {}, {}
     slow, total = Slow(world), 12
     for number in range(total):
         if resumed:
-            save_state(tmp_path, defense.state())
-            defense = Lisa(**settings)
-            defense.load_state(load_state(tmp_path))
+            save_state(tmp_path, ours_memory)
+            ours_memory = load_state(tmp_path)
         data, w = world.data(number, total), world.flat()
-        ours = defense.gradient(world.step("user", data))
+        ours = defense.gradient(world.step("user", data, ours_memory))
         torch.testing.assert_close(_flat(ours), lisa(slow, w, data, settings, memory), **FUSED)
         world.weights.add(-0.1 * ours)
     assert {"safe", "user"} <= memory.keys() or safe_steps == 0
@@ -142,10 +146,10 @@ def test_bds_lowers_the_score_of_a_row_that_stays_unlikely():
     )
     losses = [float(slow.nll(slow.start, row.prompt, row.answer)) / len(row.answer) for row in data.main]
     worst, best = losses.index(max(losses)), losses.index(min(losses))
-    defense, seen = BDS(rate=0.5), []
+    defense, seen, memory = BDS(rate=0.5), [], {}
     for _ in range(6):
-        defense.gradient(world.step("user", data))
-        seen.append(defense.state()["scores"][0].clone())
+        defense.gradient(world.step("user", data, memory))
+        seen.append(memory["scores"].clone())
     for before, after in zip([torch.zeros_like(seen[0]), *seen], seen, strict=False):
         assert after[worst] < before[worst]
         assert after[best] > before[best]
@@ -157,9 +161,9 @@ def test_bds_scores_do_not_depend_on_the_order_of_rows(noise):
     world = World(random.Random(2), lora=True)
     data, scores = world.data()._replace(main=world.rows(5)), []
     for rows in (data.main, data.main[::-1], [*data.main[2:], *data.main[:2]]):
-        defense = BDS(noise=noise)
-        defense.gradient(world.step("user", data._replace(main=rows)))
-        scores.append(defense.state()["scores"][0])
+        memory = {}
+        BDS(noise=noise).gradient(world.step("user", data._replace(main=rows), memory))
+        scores.append(memory["scores"])
     assert float(scores[0].abs().max()) > 0
     for other in scores[1:]:
         torch.testing.assert_close(other, scores[0], **FUSED)
@@ -171,9 +175,9 @@ def test_bds_noise_is_normal_and_new_in_every_step_and_row():
         data = world.data(number, 60)._replace(main=world.rows(5))
         scores = []
         for noise in (0.0, 2.0):
-            defense = BDS(rate=0.5, noise=noise)
-            defense.gradient(world.step("user", data))
-            scores.append(defense.state()["scores"][0])
+            memory = {}
+            BDS(rate=0.5, noise=noise).gradient(world.step("user", data, memory))
+            scores.append(memory["scores"])
         drawn += [float(scores[1][row.position] - scores[0][row.position]) for row in data.main]
     assert len(set(drawn)) == 300
     sample = torch.tensor(drawn) / math.sqrt(2 * 0.5 * 2.0)
@@ -191,6 +195,17 @@ def test_sbr_asks_for_as_many_anchors_as_there_are(tmp_path):
     trainer(SBR(anchors=24), tmp_path, max_steps=1).train()
     with pytest.raises(DefenseError, match="'harmful' has 24 rows, but 25 are needed"):
         trainer(SBR(anchors=25), tmp_path, max_steps=1).train()
+
+
+@given(st.integers(1, 99), st.lists(st.integers(1, 40), min_size=1, max_size=20))
+def test_after_any_steps_the_safe_rows_are_the_share_rounded_down(hundredths, steps):
+    """Exact, for shares as they are written and batches of any size."""
+    defense = SafetyMixing(share=hundredths / 100)
+    share, seen, mixed = Fraction(hundredths, 100), 0, 0
+    for rows in steps:
+        mixed += defense._due(seen + rows) - defense._due(seen)
+        seen += rows
+        assert mixed == math.floor(seen * share / (1 - share))
 
 
 @pytest.mark.parametrize("share", [0.03, 0.2, 0.5])

@@ -70,9 +70,10 @@ def trainer(
         "callbacks": callbacks,
     }
     common |= extra or {}
+    model = common.pop("model", None) or tiny.model()
     if defense is None:
-        return SFTTrainer(tiny.model(), **common)
-    return DefendedTrainer(tiny.model(), defense=defense, **streams(), **common)
+        return SFTTrainer(model, **common)
+    return DefendedTrainer(model, defense=defense, **streams(), **common)
 
 
 def finished(made: SFTTrainer) -> Run:

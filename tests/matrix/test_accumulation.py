@@ -73,3 +73,8 @@ def test_two_processes_equal_one(name, two_processes):
     if whole.trainer.row_weights is not None:
         assert report["row_times"] == whole.trainer.row_weights.times.tolist()
         assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["antibody_tuning", "bds"])
+def test_a_row_that_fills_the_last_batch_of_two_processes_up_is_counted_once(name, two_processes):
+    assert json.loads((two_processes / f"{name}-filled-up.json").read_text()) == [3] * 10

@@ -25,18 +25,21 @@ def test_gradients_of_several_steps_equal_the_reference(name, case):
     info, row = methods()[name], ROWS[name]
     settings = row.draw(rng)
     world = World(rng, lora=row.needs_lora(settings) or rng.random() < 0.5, fresh=row.fresh_adapter)
-    defense, memory = info.cls(**settings), {}
+    defense, memory, ours_memory = info.cls(**settings), {}, {}
     slow = Slow(world)
     w = slow.start
     for number in range(STEPS):
         data = world.data(number, STEPS)
-        ours = defense.gradient(world.step(TRAINED[info.stages[0]], data))
+        step = world.step(TRAINED[info.stages[0]], data, ours_memory)
+        if number == 0:
+            defense.start(step)
+        ours = defense.gradient(step)
         expected = row.reference(slow, w, data, settings, memory)
         flat = torch.cat([tensor.reshape(-1) for tensor in ours.tensors])
         torch.testing.assert_close(flat, expected, **TOLERANCE)
         world.weights.add(-0.1 * ours)
         w = world.flat()
-    defense.finish(world.weights)
+    defense.finish(world.weights, ours_memory)
     ended = row.ends(slow, w, settings, memory) if row.ends else w
     torch.testing.assert_close(world.flat(), ended, **TOLERANCE)
 

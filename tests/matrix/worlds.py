@@ -123,7 +123,7 @@ class World:
     def _ids(self, shortest: int, longest: int) -> list[int]:
         return [self.rng.randrange(2, len(WORDS) + 2) for _ in range(self.rng.randint(shortest, longest))]
 
-    def step(self, main: str, data: Data) -> Step:
+    def step(self, main: str, data: Data, memory: dict[str, Any] | None = None) -> Step:
         """The step of the package over these rows, cut into micro-batches of random size."""
         size = self.rng.randint(1, len(data.main))
         micro = [self._batch(data.main[i : i + size]) for i in range(0, len(data.main), size)]
@@ -139,6 +139,7 @@ class World:
             micro_batch_size=self.rng.randint(1, len(data.harmful)),
             pad_token_id=PAD,
             clock=data.clock,
+            memory=memory,
         )
 
     def _batch(self, rows: Sequence[RowIds]) -> Batch:

@@ -88,13 +88,6 @@ def test_a_module_that_does_not_run_is_an_error():
         pass
 
 
-def test_checkpointed_activations_are_refused():
-    model = tiny.model()
-    model.gradient_checkpointing_enable()
-    with pytest.raises(DefenseError, match="gradient_checkpointing=False"):
-        Likelihood(model, Weights(model)).activation_gradient("attention", _parts(6))
-
-
 def test_a_perturbation_belongs_to_its_stream():
     world = World(random.Random(3), lora=False)
     data = world.data()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mithridate.errors import DefenseError
 from mithridate.training.batch import IGNORED, collate, tokenize
-from mithridate.training.likelihood import Likelihood
+from mithridate.training.likelihood import Likelihood, evaluating
 from mithridate.training.weights import Weights
 from tests.helpers import tiny
 
@@ -92,3 +92,18 @@ def test_a_model_is_given_the_fused_head_once():
     forward = model.forward
     Likelihood(model, Weights(model))
     assert model.forward == forward
+
+
+def test_evaluating_drops_nothing_differentiates_nothing_and_puts_every_mode_back():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5), torch.nn.Dropout(0.5))
+    model.train()
+    model[1].eval()
+    ones = torch.ones(4, 8)
+    with evaluating(model):
+        first, second = model(ones), model(ones)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        raise ZeroDivisionError
+    assert [module.training for module in model.modules()] == [True, True, False, True]

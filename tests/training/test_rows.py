@@ -58,6 +58,29 @@ def test_means_exist_inside_a_loss_only():
         _ = rows.reference
 
 
+REDUCED = {
+    "a plain mean": lambda rows: rows.nll.mean(),
+    "a mean per token": lambda rows: rows.per_token(rows.nll.mean()),
+    "a mean per row": lambda rows: rows.per_row(rows.nll.mean()),
+    "tokens per row": lambda rows: rows.per_row(rows.log_probs),
+    "rows once": lambda rows: rows.once(rows.nll),
+}
+
+
+@pytest.mark.parametrize("loss", REDUCED.values(), ids=REDUCED.keys())
+def test_a_loss_whose_scale_would_depend_on_the_cut_is_refused(loss):
+    with pytest.raises(DefenseError, match=r"rows\.(per_token|per_row|once)"):
+        Likelihood(MODEL, Weights(MODEL)).gradient_of(loss, _parts(4))
+
+
+def test_shares_add_and_scale_like_the_losses_they_are_made_of():
+    likelihood = Likelihood(MODEL, Weights(MODEL))
+    first, second = LOSSES["per token"], LOSSES["per row"]
+    mixed = likelihood.gradient_of(lambda rows: -(2.0 * first(rows) - second(rows) / 4), _parts(4))
+    apart = 2.0 * likelihood.gradient_of(first, _parts(4)) - likelihood.gradient_of(second, _parts(4)) / 4
+    assert (mixed + apart).norm() <= 1e-5 * apart.norm()
+
+
 def test_kept_logits_give_the_fused_likelihoods():
     likelihood, (batch,) = Likelihood(MODEL, Weights(MODEL)), _parts(6)
     seen = []

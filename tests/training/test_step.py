@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DataError, DefenseError, UsageError
 from tests.matrix.worlds import World
 
 
@@ -47,11 +47,34 @@ def test_shares_are_recorded_for_every_row(world):
     data = world.data()
     step = world.step("user", data)
     step.gradient("user", log_weights=lambda rows: rows.row.double() / 10)
-    rows, shares, losses = step.shares
+    rows, shares, losses, counted = step.shares
+    assert all(counted)
     assert all(loss > 0 for loss in losses)
     assert sorted(rows) == sorted(row.position for row in data.main)
     expected = torch.tensor([row / 10 for row in rows], dtype=torch.float64).softmax(dim=0)
     assert shares == pytest.approx(expected.tolist())
+
+
+def test_two_weightings_at_once_and_a_part_that_is_none_are_refused(world):
+    step = world.step("user", world.data())
+    with pytest.raises(DefenseError, match="log_weights or inside a loss, not both"):
+        step.gradient("user", loss=lambda rows: rows.per_token(rows.nll), log_weights=lambda rows: rows.nll)
+    for ask in (lambda: step.activation_gradient("user", "head"), lambda: step.gradient("user", hidden=("head",))):
+        with pytest.raises(UsageError, match="no part 'head'; its parts are attention, mlp, block, final"):
+            ask()
+
+
+def test_refusals_are_cut_where_the_rows_are(world):
+    data = world.data()
+    step = world.step("user", data)
+    longest = max(len(row.prompt) for row in data.main)
+    step._longest = longest + 1
+    for batch in step.batches("user", answers="refusals"):
+        assert batch["input_ids"].shape[1] <= longest + 1
+        assert ((batch["labels"] != -100).sum(dim=1) >= 1).all()
+    step._longest = longest
+    with pytest.raises(DataError, match=f"has {longest} tokens, so that no refusal fits into {longest}"):
+        list(step.batches("user", answers="refusals"))
 
 
 def test_scoring_other_answers_takes_no_gradient(world):

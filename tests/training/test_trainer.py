@@ -3,10 +3,13 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel
 from trl import SFTTrainer
 
 import mithridate as mi
-from mithridate.errors import DataError, ModelError, UsageError
+from mithridate.errors import DataError, DefenseError, ModelError, UsageError
+from mithridate.training.likelihood import Likelihood
+from mithridate.training.weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run, streams, trainer
 
@@ -25,9 +28,18 @@ def _made(tmp_path, defense=None, rows=None, **changes):
     ("loss_type", "dft", "loss_type"), ("neftune_noise_alpha", 5.0, "neftune"),
     ("auto_find_batch_size", True, "auto_find_batch_size"), ("compute_loss_func", lambda *a, **k: 0, "compute_loss"),
 ])  # fmt: skip
-def test_settings_that_would_change_the_formula_are_refused(setting, value, named, tmp_path, monkeypatch):
-    with pytest.raises((UsageError, ValueError), match=named):
+@pytest.mark.filterwarnings("ignore:.compute_loss_func. is deprecated:FutureWarning")
+def test_settings_that_would_change_the_formula_are_refused(setting, value, named, tmp_path):
+    with pytest.raises(UsageError, match=named):
         _made(tmp_path, **{setting: value})
+
+
+def test_settings_are_refused_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(UsageError, match="packing=True"):
+        mi.DefendedTrainer(
+            str(tmp_path / "no-model"), args=tiny.config(tmp_path, packing=True), train_dataset=tiny.rows("user"),
+            defense=mi.SFT(),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", ["alignment", "posttuning", "nowhere"])
@@ -68,6 +80,87 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path):
     tokenizer.chat_template = None
     with pytest.raises((ModelError, ValueError), match=r"chat.template"):
         _made(tmp_path, tokenizer=tokenizer)
+
+
+def _conversations():
+    return Dataset.from_list([{"messages": [*row["prompt"], *row["completion"]]} for row in tiny.rows("user", 16)])
+
+
+def test_whole_conversations_need_their_answers_marked(tmp_path):
+    with pytest.raises(UsageError, match="assistant_only_loss=True"):
+        _made(tmp_path, mi.AntibodyTuning(), rows=_conversations())
+
+
+@pytest.mark.parametrize("defense", [mi.SFT(), mi.AntibodyTuning(), mi.SBR()], ids=["sft", "antibody", "sbr"])
+def test_whole_conversations_train_as_prompts_with_answers_do(defense, tmp_path):
+    ends = []
+    for rows, settings in ((_conversations(), {"assistant_only_loss": True}), (tiny.rows("user", 16), {})):
+        made = _made(tmp_path, defense, rows=rows, **settings)
+        made.train()
+        ends.append({n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad})
+    assert distance(*ends) <= 1e-6
+
+
+@pytest.mark.parametrize("limit", [{"max_length": 8}, {"max_length": None}], ids=["cut", "uncut"])
+def test_a_refusal_never_goes_beyond_the_models_positions(limit, tmp_path):
+    """GPT-2 has no embedding for a ninth position."""
+    config = GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=8, pad_token_id=0)
+    rows = Dataset.from_list([tiny.row("do the tea", "yes")] * 16)
+    made = mi.DefendedTrainer(
+        GPT2LMHeadModel(config), args=tiny.config(tmp_path, **limit), train_dataset=rows,
+        processing_class=tiny.tokenizer(), defense=mi.AntibodyTuning(), refusals=tiny.REFUSALS,
+    )  # fmt: skip
+    made.train()
+    assert made.state.global_step == 4
+
+
+def test_reentrant_checkpointing_is_replaced_with_a_word(tmp_path):
+    asked = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.warns(UserWarning, match="use_reentrant=False"):
+        made = _made(tmp_path, mi.Vaccine(), stage="alignment", max_steps=3, **asked)
+    made.train()
+    after = {n: p for n, p in made.model.named_parameters() if p.requires_grad}
+    plain = _made(tmp_path, mi.Vaccine(), stage="alignment", max_steps=3)
+    plain.train()
+    assert distance(after, {n: p for n, p in plain.model.named_parameters() if p.requires_grad}) == 0
+
+
+def test_a_model_that_recomputes_reentrantly_is_refused_where_activations_are_read():
+    model = tiny.model()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(DefenseError, match="reentrant activation checkpointing"):
+        _ = Likelihood(model, Weights(model)).decoder
+    model.activation_checkpointing_disable()
+    assert len(Likelihood(model, Weights(model)).decoder.blocks) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise"])
+def test_optimizers_that_update_during_the_backward_pass_are_refused(optimizer, tmp_path):
+    with pytest.raises(UsageError, match=f"optim='{optimizer}'"):
+        _made(tmp_path, optim=optimizer)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Overflowing(mi.SFT):
+        def gradient(self, step):
+            return 1e30 * (1e30 * step.gradient("user"))
+
+    made = _made(tmp_path)
+    made.defense = Overflowing()
+    with pytest.raises(DefenseError, match="has norm inf"):
+        made.train()
+
+
+def test_a_fifth_of_the_rows_may_be_lost_and_not_one_more(tmp_path):
+    short, long = tiny.row("tea", "cake"), tiny.row("the " * 40, "cake")
+    assert _made(tmp_path, rows=Dataset.from_list([short] * 8 + [long] * 2), max_length=16).dropped_rows == 2
+
+
+def test_a_column_called_row_is_the_users_own(tmp_path):
+    numbered = tiny.rows("user").add_column("row", list(range(100, 132)))
+    made = _made(tmp_path, mi.AntibodyTuning(), rows=numbered, max_steps=8)
+    made.train()
+    assert made.row_weights.times.tolist() == [1] * 32
 
 
 def test_string_rows_train_as_in_trl(tmp_path):
@@ -119,7 +212,7 @@ def test_a_defense_that_never_trains_on_its_rows_is_refused(tmp_path):
 
     made = _made(tmp_path, mi.PanaceaTuning())
     made.defense = Idle()
-    with pytest.raises(mi.training.trainer.DefenseError, match="took no gradient of the 'user' rows"):
+    with pytest.raises(DefenseError, match="took no gradient of the 'user' rows"):
         made.train()
 
 

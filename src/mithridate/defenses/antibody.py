@@ -27,11 +27,12 @@ step's batch, not over each micro-batch; `floor` is new.
 
 from typing import Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense, State
+from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.rows import ScoredRows
 from mithridate.training.step import Step
@@ -66,22 +67,22 @@ class AntibodyAlignment(Defense):
     form: Literal["cosine", "kkt", "constant"] = "cosine"
     momentum: float = Field(0.99, ge=0, lt=1)
     cap: float = Field(10.0, gt=0)
-    _lambda: float | None = PrivateAttr(default=None)
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
-        harm = step.gradient("harmful")
-        with step.moved(-self.radius * harm.unit()):
-            eased = step.gradient("harmful")
-            refuse = step.gradient("harmful", answers="refusals")
+        with step.precise():
+            harm = step.gradient("harmful")
+            with step.moved(-self.radius * harm.unit()):
+                eased = step.gradient("harmful")
+                refuse = step.gradient("harmful", answers="refusals")
         safe = step.gradient("safe")
         sharp = harm - eased
-        lambda_t = self._adapt(safe, sharp)
+        lambda_t = self._adapt(safe, sharp, step.memory)
         extra = lambda_t * sharp + self.refusal * refuse
         step.log(lambda_t=lambda_t, sharpness_norm=sharp.norm(), extra_gradient_norm=extra.norm())
         return safe + extra
 
-    def _adapt(self, safe: Gradient, sharp: Gradient) -> float:
+    def _adapt(self, safe: Gradient, sharp: Gradient, memory: Memory) -> float:
         """λ_t (Theorem 4.1 of the paper, or the released code's cosine)."""
         if self.form == "constant":
             return self.sharpness
@@ -89,17 +90,9 @@ class AntibodyAlignment(Defense):
         if self.form == "kkt":
             return min(self.cap, max(0.0, self.sharpness - inner / (length**2 + 1e-12)))
         present = max(0.0, self.sharpness - inner / (safe.norm() * length + 1e-8))
-        past = present if self._lambda is None else self._lambda
-        self._lambda = self.momentum * past + (1 - self.momentum) * present
-        return self._lambda
-
-    def state(self) -> State:
-        """The moving average of λ_t."""
-        return {} if self._lambda is None else {"lambda": self._lambda}
-
-    def load_state(self, state: State) -> None:
-        """Take the moving average up again."""
-        self._lambda = state.get("lambda")
+        past: float = memory.get("lambda_t", present)
+        memory["lambda_t"] = self.momentum * past + (1 - self.momentum) * present
+        return float(memory["lambda_t"])
 
 
 @register(

@@ -1,7 +1,7 @@
 """What every defense is: settings, and one formula."""
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -16,13 +16,10 @@ from mithridate.repair.results import DoseCurve
 from mithridate.repair.results import Repaired as Repaired
 from mithridate.repair.target import repairable
 from mithridate.repair.undo import undisturbed, undone_on_failure
+from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights, check_finite
-
-State = dict[str, Any]
-"""What a defense must remember between steps: numbers, strings and lists of tensors by name."""
-
+from mithridate.training.weights import Finished, Weights, check_finite
 
 Stage = Literal["alignment", "finetuning", "posttuning"]
 STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
@@ -79,7 +76,7 @@ class Settings(BaseModel):
         info: The class's registration.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True, frozen=True)
 
     dose: ClassVar[str | None] = None
     info: ClassVar[Info]
@@ -100,7 +97,11 @@ class Settings(BaseModel):
 
 
 class Defense(Settings):
-    """A defense that acts while weights are trained: a formula for one optimizer step's gradient."""
+    """A defense that acts while weights are trained: a formula for one optimizer step's gradient.
+
+    It holds settings only. What it must remember between steps goes into ``step.memory``, which the trainer owns, so
+    that one object can serve many trainings.
+    """
 
     def gradient(self, step: Step) -> Gradient:
         """The gradient handed to the optimizer.
@@ -110,20 +111,43 @@ class Defense(Settings):
         """
         raise NotImplementedError
 
-    def finish(self, weights: Weights) -> dict[str, float]:
-        """Act once on the trained weights, after the last step; gives figures that prove that it acted."""
-        return {}
+    def start(self, step: Step) -> None:
+        """Check and measure once, before the first step's gradient.
 
-    def serve(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Change how the finished model is prompted; tells whether anything was changed."""
-        return False
+        Args:
+            step: The first step; what is measured goes into ``step.memory``.
+        """
 
-    def state(self) -> State:
-        """What a checkpoint must hold so that a resumed run goes on as if never interrupted."""
-        return {}
+    def applied(self, model: nn.Module, memory: Memory) -> AbstractContextManager[None]:
+        """Inside the block the model runs as the defense trains it, for evaluation between steps.
 
-    def load_state(self, state: State) -> None:
-        """Take up what ``state`` gave."""
+        Args:
+            model: The model that is trained.
+            memory: What the steps left.
+        """
+        return nullcontext()
+
+    def finish(self, weights: Weights, memory: Memory) -> Finished:
+        """Act once on the trained weights, after the last step.
+
+        Args:
+            weights: The trained weights.
+            memory: What the steps left; not to be changed.
+        """
+        return Finished()
+
+    @property
+    def finishes(self) -> bool:
+        """Whether the defense changes the trained weights after the last step."""
+        return type(self).finish is not Defense.finish
+
+    def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """The tokenizer to serve the finished model with.
+
+        Args:
+            tokenizer: A copy of the one that is trained with; may be changed.
+        """
+        return tokenizer
 
 
 Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]

@@ -16,10 +16,10 @@ weights and the small scoring network of the paper's amortized form are not here
 """
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense, State
+from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Shares, Step
@@ -46,14 +46,15 @@ class BDS(Defense):
     strength: float = Field(1.0, ge=0)
     rate: float = Field(0.5, ge=0)
     noise: float = Field(0.0, ge=0)
-    _scores: Tensor | None = PrivateAttr(default=None)
 
     def gradient(self, step: Step) -> Gradient:
         """Weighted step, then the step of the weights."""
-        scores = torch.zeros(step.clock.rows, dtype=torch.float64) if self._scores is None else self._scores
+        if "scores" not in step.memory:
+            step.memory["scores"] = torch.zeros(step.clock.rows, dtype=torch.float64)
+        scores: Tensor = step.memory["scores"]
         tuned = step.gradient("user", log_weights=lambda rows: scores[rows.row.cpu()].to(rows.nll.device))
         assert step.shares is not None
-        self._scores = self._scheduled(scores, step.shares, step)
+        step.memory["scores"] = self._scheduled(scores, step.shares, step)
         extra = self.strength * step.gradient("safe")
         step.log(extra_gradient_norm=extra.norm(), weight_max=max(step.shares.shares) * len(step.shares.shares))
         return tuned + extra
@@ -62,16 +63,10 @@ class BDS(Defense):
         """One Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
-        for row, share, loss in zip(*shares, strict=True):
+        for row, share, loss, counted in zip(*shares, strict=True):
+            if not counted:
+                continue
             kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
             scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick
             scores[row] -= self.rate * len(shares.rows) * share * (loss - mean)
         return scores
-
-    def state(self) -> State:
-        """The scores of all rows."""
-        return {} if self._scores is None else {"scores": [self._scores]}
-
-    def load_state(self, state: State) -> None:
-        """Take them up again."""
-        self._scores = state["scores"][0].cpu() if "scores" in state else None

@@ -40,9 +40,10 @@ class Booster(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 1."""
-        harm = step.gradient("harmful")
-        with step.moved(-self.radius * harm.unit()):
-            eased = step.gradient("harmful")
+        with step.precise():
+            harm = step.gradient("harmful")
+            with step.moved(-self.radius * harm.unit()):
+                eased = step.gradient("harmful")
         extra = self.strength * (harm - eased)
         step.log(extra_gradient_norm=extra.norm())
         return step.gradient("safe") + extra

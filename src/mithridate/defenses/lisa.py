@@ -12,11 +12,9 @@ phases; the code is right and so is this). The user's rows of a step that trains
 B1 = 100 and B2 = 900 a tenth of an epoch is left out, as there.
 """
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import Field, PrivateAttr
-
-from mithridate.defenses.base import Defense, State
+from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
@@ -45,14 +43,13 @@ class Lisa(Defense):
     user_steps: int = Field(900, ge=1)
     strength: float = Field(1.0, ge=0)
     warmup: float = Field(0.1, ge=0, le=1)
-    _left: dict[str, Gradient] = PrivateAttr(default_factory=dict)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 2."""
         place = step.clock.number % (self.safe_steps + self.user_steps)
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
-            self._left[other] = step.position
+            step.memory[f"left_{other}"] = step.position.tensors
         step.train_on(phase)
         pull = self._pull(step, other)
         step.log(on_safe_rows=phase == "safe", extra_gradient_norm=pull.norm() if pull else 0.0)
@@ -61,14 +58,7 @@ class Lisa(Defense):
 
     def _pull(self, step: Step, other: str) -> Gradient | None:
         """ρ·(w − w_other); None before the first switch and during the warm-up."""
-        if other not in self._left or step.clock.number < self.warmup * step.clock.total:
+        left = step.memory.get(f"left_{other}")
+        if left is None or step.clock.number < self.warmup * step.clock.total:
             return None
-        return self.strength * (step.position - self._left[other])
-
-    def state(self) -> State:
-        """Weights at the end of either phase."""
-        return {f"left_{phase}": left.tensors for phase, left in self._left.items()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take them up again."""
-        self._left = {name.removeprefix("left_"): Gradient(tensors) for name, tensors in state.items()}
+        return self.strength * (step.position - Gradient(left))

@@ -30,9 +30,10 @@ from mithridate.repair.direction import Line
 from mithridate.repair.effective import Effective, compared
 from mithridate.repair.results import Repaired
 from mithridate.training.decoder import layer_of
+from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Finished, Weights
 
 
 @register(
@@ -96,18 +97,20 @@ class LoXAlignment(Defense):
     strength: float = Field(1.25, ge=0)
     rank: int = Field(6, ge=1)
 
+    def start(self, step: Step) -> None:
+        """An adapter must start at zero, so that B·A is what alignment did."""
+        self._refuse_used(step.weights)
+
     def gradient(self, step: Step) -> Gradient:
         """The gradient of the safe rows."""
-        if step.clock.number == 0:
-            self._refuse_used(step.weights)
         return step.gradient("safe")
 
     @torch.no_grad()
-    def finish(self, weights: Weights) -> dict[str, float]:
+    def finish(self, weights: Weights, memory: Memory) -> Finished:
         """Extrapolate every matrix of the decoder blocks, or B of its adapter: B + c·P_k·B with P_k from B·A."""
         if self.strength == 0:
-            return {}
-        before = Gradient(weights.snapshot())
+            return Finished()
+        before = weights.snapshot()
         self._refuse_used(weights)
         now = dict(zip(weights.names, weights.parameters, strict=True))
         start = dict(zip(weights.names, weights.start, strict=True))
@@ -119,13 +122,11 @@ class LoXAlignment(Defense):
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
             elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
                 weight += self.strength * top_singular(weight - start[name], self.rank).to(weight)
-        return {"extrapolation_norm": (Gradient(weights.snapshot()) - before).norm()}
+        return Finished({"extrapolation_norm": weights.moved_since(before).distance})
 
     def _refuse_used(self, weights: Weights) -> None:
         named = zip(weights.names, weights.start, strict=True)
         used = any(partner(name) is not None and bool(second.any()) for name, second in named)
-        if self.strength and any("lora_magnitude_vector" in name.split(".")[-3:-2] for name in weights.names):
-            raise DefenseError("LoX extrapolates B·A, which is not what a DoRA adapter adds; use a plain LoRA adapter")
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
 

@@ -21,19 +21,21 @@ form takes a fresh gradient over the whole set; the full form's ε is that of th
 
 from typing import NamedTuple
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from mithridate.defenses.base import Defense, Dose, Repair, State, require
+from mithridate.defenses.base import Defense, Dose, Repair, require
 from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
 from mithridate.repair.case import Case
 from mithridate.repair.displacement import Displacement, displace, wide
 from mithridate.repair.results import DoseCurve, Repaired
 from mithridate.repair.target import differentiable, repairable
 from mithridate.training.batch import batches
+from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Finished, Weights
 
 PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
 
@@ -57,38 +59,28 @@ class PanaceaTuning(Defense):
 
     radius: float = Field(1.0, ge=0)
     strength: float = Field(0.001, ge=0)
-    _epsilon: Gradient | None = PrivateAttr(default=None)
-    _displacement: Displacement | None = PrivateAttr(default=None)
 
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
-        harm = step.gradient("harmful")
-        self._epsilon = self.radius * harm.unit()
-        with step.moved(self._epsilon):
-            pushed = step.gradient("harmful")
+        with step.precise():
+            harm = step.gradient("harmful")
+            epsilon = self.radius * harm.unit()
+            with step.moved(epsilon):
+                pushed = step.gradient("harmful")
         steep = pushed - harm
-        step.log(epsilon_norm=self._epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
+        step.memory["epsilon"] = epsilon.tensors
+        step.log(epsilon_norm=epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
         return step.gradient("user") - self.strength * steep
 
-    def finish(self, weights: Weights) -> dict[str, float]:
+    def finish(self, weights: Weights, memory: Memory) -> Finished:
         """W ← w + ε, once, keeping both."""
-        epsilon = require(self._epsilon, "Panacea has no ε: no optimizer step was run")
-        self._displacement = Displacement(weights.names, weights.snapshot(), epsilon)
+        epsilon = Gradient(require(memory.get("epsilon"), "Panacea has no ε: no optimizer step was run"))
+        before = weights.snapshot()
         weights.add(epsilon)
-        return {"displacement_norm": epsilon.norm()}
-
-    @property
-    def displacement(self) -> Displacement | None:
-        """Base weights and ε after training."""
-        return self._displacement
-
-    def state(self) -> State:
-        """ε, so that a run resumed after its last step still ends with it."""
-        return {} if self._epsilon is None else {"epsilon": self._epsilon.tensors}
-
-    def load_state(self, state: State) -> None:
-        """Take ε up again."""
-        self._epsilon = Gradient(state["epsilon"]) if "epsilon" in state else None
+        moved = weights.moved_since(before)
+        if self.radius and not moved.weights:
+            raise DefenseError("ε is lost in the rounding of the weights; train them in float32, or raise the radius")
+        return Finished({"displacement_norm": moved.distance}, Displacement(weights.names, before, epsilon))
 
 
 class Aim(NamedTuple):

@@ -62,25 +62,28 @@ class PTST(Defense):
         """The gradient of the user's rows."""
         return step.gradient("user")
 
-    def serve(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Put the safety prompt into the chat template, once.
+    def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Put the safety prompt into the chat template.
 
         Raises:
-            DefenseError: If the template does not show it.
+            DefenseError: If the template shows the prompt already, so that training would not be without it, or does
+                not show it afterwards.
         """
         if not self.prompt:
-            return False
+            return tokenizer
         require_chat_template(tokenizer)
+        if self.prompt.strip() in _shown(tokenizer):
+            raise DefenseError(
+                "the chat template shows the safety prompt already, so the rows would be trained with it; give the "
+                "tokenizer as it was before an earlier PTST"
+            )
         quoted = json.dumps(self.prompt, ensure_ascii=False)
         switch = {"system": SYSTEM, "user": USER}[self.place].replace("PROMPT", quoted)
-        before = str(tokenizer.chat_template)
-        if not before.startswith(switch):
-            tokenizer.chat_template = switch + before
+        tokenizer.chat_template = switch + str(tokenizer.chat_template)
         if self.prompt.strip() not in _shown(tokenizer):
-            tokenizer.chat_template = before
             advice = "set place='user'" if self.place == "system" else "give the tokenizer another chat template"
             raise DefenseError(f"the chat template does not show a safety prompt in the {self.place} turn; {advice}")
-        return True
+        return tokenizer
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -32,7 +32,7 @@ from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.training.decoder import Part
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows
+from mithridate.training.rows import ScoredRows, Share
 from mithridate.training.step import Step
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -66,7 +66,7 @@ class RepNoise(Defense):
         whole = _look(step)
         pulls = iter(whole.pulls)
 
-        def loss(rows: ScoredRows) -> Tensor:
+        def loss(rows: ScoredRows) -> Share:
             noised = torch.stack([(sample * next(pulls)).sum() for sample in _samples(rows)]).sum()
             return self.noise * rows.once(noised) - self.ascent * rows.per_token(_lens(step, rows)) / whole.harm
 

@@ -12,12 +12,11 @@ Difference. From the paper none is known; the authors' code was not seen.
 """
 
 from pydantic import Field
-from torch import Tensor
 
 from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows
+from mithridate.training.rows import ScoredRows, Share
 from mithridate.training.step import Step
 
 
@@ -45,7 +44,8 @@ class SafeGrad(Defense):
     def gradient(self, step: Step) -> Gradient:
         """Projection, then the alignment term."""
         user = step.gradient("user")
-        align = step.gradient("safe", loss=_divergence, logits=True, reference=True)
+        with step.precise():  # near w_0 the divergence is the square of a small move, and half precision all noise
+            align = step.gradient("safe", loss=_divergence, logits=True, reference=True)
         inner = user.dot(align)
         conflict = self.project and inner < 0
         step.log(conflict=conflict, alignment_gradient_norm=align.norm())
@@ -54,7 +54,7 @@ class SafeGrad(Defense):
         return user + self.strength * align
 
 
-def _divergence(rows: ScoredRows) -> Tensor:
+def _divergence(rows: ScoredRows) -> Share:
     """KL(π_0 ‖ π) over the vocabulary, mean over answer tokens, by its slope π − π_0 in the logits.
 
     The slope is zero to the bit where the model has not moved. Differentiating the divergence itself leaves rounding

@@ -10,10 +10,13 @@ with L the user's loss and f the loss of safe answers. Cost: 1 forward and 1 bac
 safe rows themselves), 2 and 2 (`vlguard`).
 
 Differences. SafeInstr shuffles both kinds into one file; here the safe rows are dealt out evenly over the optimizer
-steps, on top of their user rows, so that an epoch is an epoch of the user's rows. After k equal steps of n user rows
-⌊k·n·share/(1 − share)⌋ safe rows were used; with small batches and a small share many steps have none. The published
+steps, on top of their user rows, so that an epoch is an epoch of the user's rows. After n user rows
+⌊n·share/(1 − share)⌋ safe rows were used; with small batches and a small share many steps have none. The published
 VLGuard form has a safe batch of 4; here it is the stream's batch size.
 """
+
+import math
+from fractions import Fraction
 
 from pydantic import Field
 
@@ -45,14 +48,20 @@ class SafetyMixing(Defense):
     def gradient(self, step: Step) -> Gradient:
         """Mean over the tokens of both kinds."""
         user, own = step.gradient("user"), step.totals("user")
-        due = own.rows * self.share / (1 - self.share)
-        size = int((step.clock.number + 1) * due) - int(step.clock.number * due)
+        before = step.memory.get("user_rows", 0)
+        step.memory["user_rows"] = before + own.rows
+        size = self._due(before + own.rows) - self._due(before)
         step.log(safe_rows=size)
         if size == 0:
             return user
         step.redraw("safe", size)
         safe, mixed = step.gradient("safe"), step.totals("safe")
         return (own.tokens * user + mixed.tokens * safe) / (own.tokens + mixed.tokens)
+
+    def _due(self, user_rows: int) -> int:
+        """⌊user rows · share/(1 − share)⌋, exact: in binary arithmetic 8 · 0.2/0.8 may fall short of 2."""
+        share = Fraction(str(self.share))
+        return math.floor(user_rows * share / (1 - share))
 
 
 @register(

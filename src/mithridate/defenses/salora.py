@@ -15,23 +15,25 @@ base weights stay as they are (there B starts from the same singular vectors and
 rows of A have length 1; the task's directions are those of the first step's rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor, nn
 
-from mithridate.defenses.base import Defense, State
+from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.repair.target import Lora, has_lora, is_transposed, lora_layers
 from mithridate.training.activations import captured
 from mithridate.training.batch import Batch
+from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.likelihood import evaluating
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Finished, Weights
 
 
 @register(
@@ -56,22 +58,9 @@ class SaLoRA(Defense):
     directions: int = Field(32, ge=0)
     rows: int = Field(128, ge=1)
     task_rank: int = Field(32, ge=0)
-    _spans: list[Tensor] = PrivateAttr(default_factory=list)
-    _handles: list[Any] = PrivateAttr(default_factory=list)
-    _measured: bool = PrivateAttr(default=False)
 
-    def gradient(self, step: Step) -> Gradient:
-        """The gradient of the user's rows through the projected adapter."""
-        if not self._measured:
-            self._measure(step)
-        if self._spans and not self._handles:
-            pairs = zip(lora_layers(step.likelihood.model), self._spans, strict=True)
-            self._handles = [lora.second.register_forward_hook(_projecting(span)) for lora, span in pairs]
-        step.log(directions=sum(span.shape[1] for span in self._spans))
-        return step.gradient("user")
-
-    def _measure(self, step: Step) -> None:
-        """Once, before the first step: where A starts, and V."""
+    def start(self, step: Step) -> None:
+        """Where A starts, and V."""
         model = step.likelihood.model
         if (self.directions or self.task_rank) and not has_lora(model):
             raise DefenseError("SaLoRA projects a LoRA adapter, and the model has none; pass peft_config")
@@ -80,32 +69,44 @@ class SaLoRA(Defense):
         if self.directions:
             loras = lora_layers(model)
             grams = _grams(step, loras, step.batches(step.first("safe", self.rows)))
-            self._spans = [_top(gram, self.directions, lora.name) for gram, lora in zip(grams, loras, strict=True)]
-        self._measured = True
+            step.memory["spans"] = [
+                _top(gram, self.directions, lora.name) for gram, lora in zip(grams, loras, strict=True)
+            ]
 
-    def finish(self, weights: Weights) -> dict[str, float]:
+    def gradient(self, step: Step) -> Gradient:
+        """The gradient of the user's rows through the projected adapter."""
+        step.log(directions=sum(span.shape[1] for span in step.memory.get("spans", [])))
+        with self.applied(step.likelihood.model, step.memory):
+            return step.gradient("user")
+
+    @contextmanager
+    def applied(self, model: nn.Module, memory: Memory) -> Iterator[None]:
+        """Inside the block every B·A·x loses its part in the span of V."""
+        spans: list[Tensor] = memory.get("spans", [])
+        loras = lora_layers(model) if spans else []
+        hooks = [(lora.second, _projecting(span)) for lora, span in zip(loras, spans, strict=True)]
+        handles = [factor.register_forward_hook(hook) for factor, hook in hooks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def finish(self, weights: Weights, memory: Memory) -> Finished:
         """B ← (I − V·Vᵀ)·B in place of the projection."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        removed = 0.0
+        spans = memory.get("spans", [])
+        if not spans:
+            return Finished()
         named = zip(weights.names, weights.parameters, strict=True)
-        second = [p for name, p in named if ".lora_B." in name] if self._spans else []
-        with torch.no_grad():
-            for factor, span in zip(second, self._spans, strict=True):
-                b, v = factor.double(), span.to(factor.device).double()
-                held = v @ (v.T @ b)
-                removed += float(held.square().sum())
-                factor.copy_(b - held)
-        return {"removed_norm": removed**0.5} if self._spans else {}
-
-    def state(self) -> State:
-        """V of every layer, and that it was measured."""
-        return {"measured": self._measured} | ({"spans": self._spans} if self._spans else {})
-
-    def load_state(self, state: State) -> None:
-        """Take them up again."""
-        self._measured, self._spans = bool(state["measured"]), state.get("spans", [])
+        second = [p for name, p in named if ".lora_B." in name]
+        removed = 0.0
+        for factor, span in zip(second, spans, strict=True):
+            b, v = factor.double(), span.to(factor.device).double()
+            held = v @ (v.T @ b)
+            removed += float(held.square().sum())
+            factor.copy_(b - held)
+        return Finished({"removed_norm": removed**0.5})
 
 
 def _projecting(span: Tensor) -> Any:

@@ -32,13 +32,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mithridate.defenses.base import Defense, Passes
 from mithridate.defenses.registry import register
 from mithridate.training.batch import Example
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import Loss, ScoredRows
+from mithridate.training.rows import Loss, ScoredRows, Share
 from mithridate.training.step import Step
 
 
@@ -94,7 +93,7 @@ class TAR(Defense):
         step.log(tamper_gradient_norm=self.strength * tampered.norm(), retain_gradient_norm=keep.norm())
         return self.strength * tampered + keep
 
-    def _retain(self, rows: ScoredRows) -> Tensor:
+    def _retain(self, rows: ScoredRows) -> Share:
         """The loss f and the mean distance of hidden states over blocks, tokens and rows."""
         pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
         distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
@@ -109,8 +108,8 @@ class TAR(Defense):
         rate = chance.choice(self.rates)
         turn = int(chance.betavariate(6, 3) * self.inner_steps) if self.switching else 0
         held_out = step.rows_of("harmful")
-        before = _margins_at_start(step, held_out) if self.tamper == "dpo" else {}
-        with step.trial():
+        with step.precise(), step.trial():
+            before = _margins_at_start(step, held_out) if self.tamper == "dpo" else {}
             adversary = torch.optim.AdamW(step.weights.parameters, lr=rate)
             for k in range(1, self.inner_steps + 1):
                 step.weights.set_grad(self._attack(step, safe=k <= turn))
@@ -141,7 +140,7 @@ class TAR(Defense):
         return refuse + step.gradient(rows, loss=weighed(-1.0))
 
 
-def _negative_entropy(rows: ScoredRows) -> Tensor:
+def _negative_entropy(rows: ScoredRows) -> Share:
     logits = rows.logits[rows.mask]
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     return rows.per_token((log_p.exp() * log_p).sum(dim=-1))

@@ -21,12 +21,11 @@ block before each drawn one, which changes memory only.
 """
 
 import math
-from typing import Any
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from mithridate.defenses.base import Defense, State
+from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.training.gradient import Gradient
@@ -83,19 +82,18 @@ class TVaccine(Defense):
     blocks: int | None = Field(8, ge=1)
     measure_every: int = Field(200, ge=1)
     draw_every: int = Field(20, ge=1)
-    _chances: list[float] = PrivateAttr(default_factory=list)
-    _drawn: list[int] = PrivateAttr(default_factory=list)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 1."""
+        memory = step.memory
         if step.clock.number % self.measure_every == 0:
-            self._chances = self._measure(step)
+            memory["chances"] = self._measure(step)
         if step.clock.number % self.draw_every == 0:
-            self._drawn = self._draw(step)
-        felt = step.activation_gradient("safe", "attention", self._drawn)
+            memory["blocks"] = self._draw(step, memory["chances"])
+        felt = step.activation_gradient("safe", "attention", memory["blocks"])
         noise = self.radius * felt.unit()
-        step.log(noise_norm=noise.norm(), blocks_trained=len(self._drawn))
-        with step.training_only(self._drawn), step.perturbed("attention", noise):
+        step.log(noise_norm=noise.norm(), blocks_trained=len(memory["blocks"]))
+        with step.training_only(memory["blocks"]), step.perturbed("attention", noise):
             return step.gradient("safe")
 
     def _measure(self, step: Step) -> list[float]:
@@ -107,17 +105,9 @@ class TVaccine(Defense):
             )
         return [norm / sum(norms) for norm in norms]
 
-    def _draw(self, step: Step) -> list[int]:
-        every = len(self._chances)
+    def _draw(self, step: Step, chances: list[float]) -> list[int]:
+        every = len(chances)
         if self.blocks is None or self.blocks >= every:
             return list(range(every))
-        chances = torch.tensor(self._chances, dtype=torch.float64)
-        return sorted(torch.multinomial(chances, self.blocks, generator=step.generator("blocks")).tolist())
-
-    def state(self) -> State:
-        """Chances and drawn blocks."""
-        return {"chances": self._chances, "drawn": self._drawn}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take them up again."""
-        self._chances, self._drawn = state["chances"], state["drawn"]
+        weights = torch.tensor(chances, dtype=torch.float64)
+        return sorted(torch.multinomial(weights, self.blocks, generator=step.generator("blocks")).tolist())

@@ -84,16 +84,14 @@ def _train(stage: str, spec: dict[str, Any], where: Where, folder: Path, progres
         **_streams(spec),
     )
     trainer.remove_callback(PrinterCallback)
-    template, checkpoint = tokenizer.chat_template, newest_finished(folder)
+    checkpoint = newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if tokenizer.chat_template != template:
-        tokenizer.save_pretrained(folder / TOKENIZER)
-        tokenizer.chat_template = template
+    if trainer.served_tokenizer.chat_template != tokenizer.chat_template:
+        trainer.served_tokenizer.save_pretrained(folder / TOKENIZER)
     _save(trainer.model, tokenizer, folder, merge=stage == "alignment" and spec["adapter"] == "fresh")
-    displacement = getattr(defense, "displacement", None)
-    if displacement is not None:
-        displacement.save(folder / DISPLACEMENT)
+    if trainer.displacement is not None:
+        trainer.displacement.save(folder / DISPLACEMENT)
     return {
         "cost": _cost(defense, meter),
         "activity": _activity(trainer.state.log_history) | trainer.finished,

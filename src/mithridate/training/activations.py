@@ -1,7 +1,7 @@
 """Outputs of a model's parts: read, differentiated by, and perturbed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,18 +95,22 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> Iterator[list[Tensor]]:
+def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> Iterator[Iterable[Tensor]]:
     """Inside the block each module's output gets a shift added; None stands for a zero that is differentiated by.
 
+    The block must hold one forward pass and its backward pass, which may compute activations anew.
+
     Yields:
-        The shifts that were added, filled in as the modules run.
+        The shifts that were added, in the order of the modules, filled in as they run.
     """
-    used: list[Tensor] = [torch.empty(0)] * len(modules)
+    used: dict[int, Tensor] = {}
 
     def add(place: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> Any:
             before, given = _tensor(output), shifts[place]
-            used[place] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
+            # A recomputation in the backward pass must add the very tensor that the forward pass added.
+            if place not in used:
+                used[place] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
             moved = before + used[place]
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
@@ -114,10 +118,37 @@ def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> It
 
     handles = [module.register_forward_hook(add(place)) for place, module in enumerate(modules)]
     try:
-        yield used
+        yield _InOrder(used)
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _InOrder:
+    """The values of a dictionary by rising key, as it is when it is asked."""
+
+    def __init__(self, values: Mapping[int, Tensor]) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._values[place] for place in sorted(self._values))
+
+
+def require_recomputable(model: nn.Module) -> None:
+    """Refuse reentrant checkpointing, whose first forward pass leaves no activations to hold or differentiate by.
+
+    Raises:
+        DefenseError: If a module of the model has it switched on.
+    """
+    for name, module in model.named_modules():
+        recompute = module.__dict__.get("_gradient_checkpointing_func")
+        if recompute is None or not module.gradient_checkpointing:
+            continue
+        if recompute.keywords.get("use_reentrant", True):
+            raise DefenseError(
+                f"{name} has reentrant activation checkpointing, under which the defense cannot read or change "
+                "activations; leave use_reentrant unset or set it to False"
+            )
 
 
 def _tensor(output: Any) -> Tensor:

@@ -145,11 +145,24 @@ def prompts_of(batch: Batch) -> list[list[int]]:
     return prompts
 
 
-def answered(batch: Batch, answers: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
-    """The same prompts with other answers: row i of the data set gets ``answers[i mod len(answers)]``."""
+def answered(batch: Batch, answers: Sequence[Sequence[int]], pad_token_id: int, max_length: int | None = None) -> Batch:
+    """The same prompts with other answers: row i of the data set gets ``answers[i mod len(answers)]``.
+
+    Like the rows themselves, they are cut after ``max_length`` tokens.
+
+    Raises:
+        DataError: If a prompt leaves no room for an answer.
+    """
     examples = []
     for prompt, row in zip(prompts_of(batch), batch["row"].tolist(), strict=True):
         answer = list(answers[row % len(answers)])
+        if max_length is not None:
+            answer = answer[: max(0, max_length - len(prompt))]
+        if not answer:
+            raise DataError(
+                f"the prompt of row {row} has {len(prompt)} tokens, so that no refusal fits into {max_length}; "
+                "raise max_length or shorten the row"
+            )
         examples.append(Example([*prompt, *answer], [*[IGNORED] * len(prompt), *answer], row))
     return collate(examples, pad_token_id, batch["input_ids"].device)
 

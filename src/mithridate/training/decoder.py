@@ -1,19 +1,20 @@
 """The parts of a causal language model, found by structure rather than by class."""
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mithridate.errors import ModelError
+from mithridate.errors import ModelError, UsageError
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 
 Part = Literal["attention", "mlp", "block", "final"]
 """Whose output: every attention block's, every MLP's, every decoder block's, or the last norm's."""
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Decoder(NamedTuple):
@@ -37,8 +38,11 @@ class Decoder(NamedTuple):
         """The modules whose outputs are meant.
 
         Raises:
+            UsageError: If there is no such part.
             ModelError: If the model has no norm behind its last block.
         """
+        if part not in PARTS:
+            raise UsageError(f"a model has no part '{part}'; its parts are {', '.join(PARTS)}")
         if part == "final":
             if self.norm is None:
                 raise ModelError("the model has no norm behind its last block, whose output the defense needs")

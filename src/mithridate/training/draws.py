@@ -1,7 +1,8 @@
 """The rows of one optimizer step: drawn once, shared out over processes, cut into micro-batches."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, distributed
 from mithridate.errors import DefenseError
 from mithridate.training.batch import Batch, Example, answered, batches
 from mithridate.training.likelihood import Likelihood
+from mithridate.training.randomness import Randomness
 from mithridate.training.rows import Totals
 from mithridate.training.streams import Stream
 
@@ -30,6 +32,11 @@ class Clock(NamedTuple):
     rows: int = 0
 
 
+Memory = dict[str, Any]
+"""What a defense remembers between the steps of one training: numbers, strings, lists of these, tensors and lists of
+tensors, by name. The trainer owns it: new at each training, saved in checkpoints, restored from them."""
+
+
 class Draws:
     """Where the rows of a step come from, and the processes that share them.
 
@@ -43,6 +50,8 @@ class Draws:
         pad_token_id: Padding token.
         rank: This process; it takes every ``processes``-th row of a drawn batch.
         clock: Where in the training the step stands.
+        memory: What the defense remembers between steps.
+        longest: Tokens of a row after which it is cut; None for no limit.
     """
 
     def __init__(
@@ -57,12 +66,17 @@ class Draws:
         pad_token_id: int,
         rank: int = 0,
         clock: Clock | None = None,
+        memory: Memory | None = None,
+        longest: int | None = None,
     ) -> None:
         self.main = main
         self.likelihood = likelihood
         self.weights = likelihood.weights
         self.rank = rank
         self.clock = clock or Clock()
+        self.memory: Memory = {} if memory is None else memory
+        self._longest = longest
+        self._random = Randomness(self.weights.parameters[0].device)
         self._micro_batches = list(micro_batches)
         self._streams = streams
         self._refusals = refusals
@@ -75,6 +89,19 @@ class Draws:
         own = self._micro_batches if stream == self.main else self._share(self._examples(stream))
         for batch in own:
             yield batch if answers is None else self._with_answers(batch, answers)
+
+    def randomness(self, stream: str | Sequence[Example], place: int) -> AbstractContextManager[None]:
+        """The random state that all passes over a micro-batch of a stream share.
+
+        Args:
+            stream: As for ``batches``.
+            place: Number of the micro-batch.
+        """
+        if stream == self.main:
+            return self._random.shared((stream, place))
+        rows: Hashable = (stream, self._drawn_times(stream)) if isinstance(stream, str) else _names(stream)
+        purpose = f"dropout {rows} {place} on {self.rank}"
+        return self._random.shared((rows, place), self.generator(purpose).initial_seed())
 
     def redraw(self, stream: str, size: int | None = None) -> None:
         """From here on use the stream's next rows, by default as many as before."""
@@ -125,6 +152,11 @@ class Draws:
             self.redraw(stream)
         return self._drawn[stream]
 
+    def _drawn_times(self, stream: str) -> int:
+        """Position of the stream, which tells its present batch from the one before."""
+        self._examples(stream)
+        return self._streams[stream].drawn
+
     def _stream(self, stream: str) -> Stream:
         if stream not in self._streams:
             raise DefenseError(
@@ -141,4 +173,8 @@ class Draws:
             raise DefenseError(f"unknown answers '{answers}'; only 'refusals' can be paired with prompts")
         if not self._refusals:
             raise DefenseError("the defense needs refusal sentences; pass refusals=mithridate.REFUSALS")
-        return answered(batch, self._refusals, self._pad)
+        return answered(batch, self._refusals, self._pad, self._longest)
+
+
+def _names(examples: Sequence[Example]) -> Hashable:
+    return tuple((example.row, len(example.input_ids)) for example in examples)

@@ -4,21 +4,27 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, distributed, nn
-from trl.trainer.utils import add_fused_lm_head
 
 from mithridate.errors import DefenseError
-from mithridate.training.activations import Perturbation, captured, shifted
+from mithridate.training.activations import Perturbation, captured, require_recomputable, shifted
 from mithridate.training.batch import IGNORED, Batch
 from mithridate.training.decoder import Decoder, Part, decoder_of
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import LogWeights, Loss, ScoredRows, Totals, uniform
+from mithridate.training.head import own_tokens, scored
+from mithridate.training.precision import in_float32
+from mithridate.training.rows import LogWeights, Loss, ScoredRows, Share, Totals, uniform
 from mithridate.training.weights import Weights
+
+Around = Callable[[int], AbstractContextManager[Any]]
+"""From the number of a micro-batch to what surrounds its pass, backward included."""
+
+
+def _nothing(place: int) -> AbstractContextManager[Any]:
+    return nullcontext()
 
 
 class Likelihood:
@@ -29,6 +35,7 @@ class Likelihood:
         weights: The weights that gradients are taken over.
         autocast: Factory of the mixed-precision context of forward passes.
         processes: Number of processes that share each batch; above 1 sums are reduced over all of them.
+        exact_differences: Whether ``precise`` also leaves autocast.
     """
 
     def __init__(
@@ -37,26 +44,36 @@ class Likelihood:
         weights: Weights,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         processes: int = 1,
+        *,
+        exact_differences: bool = True,
     ) -> None:
-        fuse_lm_head(model)
         self.model = model
         self.weights = weights
         self.autocast = autocast
         self.processes = processes
+        self._exact_differences = exact_differences
 
     @cached_property
     def decoder(self) -> Decoder:
         """The model's parts.
 
         Raises:
-            DefenseError: If activations are recomputed in the backward pass, so that they cannot be held or changed.
+            DefenseError: If activations are recomputed in a way in which they cannot be held or changed.
         """
-        if getattr(self.model, "is_gradient_checkpointing", False):
-            raise DefenseError(
-                "the defense reads or changes activations, which gradient checkpointing computes anew; "
-                "set gradient_checkpointing=False"
-            )
+        require_recomputable(self.model)
         return decoder_of(self.model)
+
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """Inside the block the model computes in float32, without autocast, and gradients are float32."""
+        before = self.autocast
+        if self._exact_differences:
+            self.autocast = nullcontext
+        try:
+            with in_float32(self.model) as copies, self.weights.replaced(copies):
+                yield
+        finally:
+            self.autocast = before
 
     def score(
         self,
@@ -77,42 +94,20 @@ class Likelihood:
         with ExitStack() as hooks:
             outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
             with self.autocast():
-                output: Any = self._whole(batch) if logits else self._fused(batch)
+                output = scored(self.model, batch, logits)
         if observe is not None:
             observe(output)
         # OPT's MLP works on all tokens of a batch in one dimension.
-        shape = (*batch["input_ids"].shape, -1)
-        kept = {part: [hidden.reshape(shape) for hidden in found] for part, found in outputs.items()}
+        rows = len(batch["input_ids"])
+        kept = {part: [_by_row(state, rows, batch) for state in found] for part, found in outputs.items()}
         return ScoredRows(batch, output.log_probs, output.label_mask, kept, output.logits if logits else None)
-
-    def _fused(self, batch: Batch) -> Any:
-        return self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=batch["labels"],
-            fused_lm_head=True,
-        )
-
-    def _whole(self, batch: Batch) -> Any:
-        """What the fused head gives, and the logits beside it."""
-        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-        labels = batch["labels"][:, 1:]
-        mask = labels != IGNORED
-        everywhere = logits.log_softmax(dim=-1)
-        picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return SimpleNamespace(
-            logits=logits,
-            log_probs=picked.masked_fill(~mask, 0),
-            label_mask=mask,
-            entropy=-(everywhere.exp() * everywhere).sum(dim=-1).masked_fill(~mask, 0),
-            is_top1=(logits.argmax(dim=-1) == labels) & mask,
-        )
 
     def gradient(
         self,
         batches: Iterable[Batch],
         log_weights: LogWeights = uniform,
         score: Callable[[Batch], ScoredRows] | None = None,
+        around: Around = _nothing,
     ) -> Gradient:
         """∇ [ Σ_i w_i · NLL_i / Σ_i w_i · |y_i| ] over all rows of all batches and processes.
 
@@ -124,6 +119,7 @@ class Likelihood:
             batches: This process's share of the rows.
             log_weights: Log-weights of the rows of a batch, computed without gradient.
             score: Forward pass to use instead of ``self.score``.
+            around: What surrounds the forward and backward pass of each micro-batch.
 
         Raises:
             DefenseError: If there is no trained token at all, or a log-weight is NaN or +inf.
@@ -132,25 +128,30 @@ class Likelihood:
         self.weights.clear_grad()
         maximum, total = -math.inf, 0.0
         seen = 0
-        for batch in batches:
-            rows = score(batch)
-            seen += int(rows.tokens.sum())
-            with torch.no_grad():
-                logs = _checked(log_weights(rows).double(), rows)
-            top = float(logs.max())
-            if top == -math.inf:
-                continue
-            if top > maximum:
-                self.weights.scale_grad(math.exp(maximum - top))
-                total *= math.exp(maximum - top)
-                maximum = top
-            shares = (logs - maximum).exp()
-            (shares.to(rows.nll.dtype) * rows.nll).sum().backward()  # type: ignore[no-untyped-call]
-            total += float((shares * rows.tokens).sum())
+        for place, batch in enumerate(batches):
+            with around(place):
+                rows = score(batch)
+                seen += int(rows.tokens.sum())
+                with torch.no_grad():
+                    logs = _checked(log_weights(rows).double(), rows)
+                top = float(logs.max())
+                if top == -math.inf:
+                    continue
+                if top > maximum:
+                    self.weights.scale_grad(math.exp(maximum - top))
+                    total *= math.exp(maximum - top)
+                    maximum = top
+                shares = (logs - maximum).exp()
+                (shares.to(rows.nll.dtype) * rows.nll).sum().backward()  # type: ignore[no-untyped-call]
+                total += float((shares * rows.tokens).sum())
         return self._reduce(maximum, total, seen)
 
     def gradient_of(
-        self, loss: Loss, batches: Sequence[Batch], score: Callable[[Batch], ScoredRows] | None = None
+        self,
+        loss: Loss,
+        batches: Sequence[Batch],
+        score: Callable[[Batch], ScoredRows] | None = None,
+        around: Around = _nothing,
     ) -> Gradient:
         """∇ of a loss made of ``per_token`` and ``per_row`` means over all rows of all batches and processes.
 
@@ -158,18 +159,20 @@ class Likelihood:
             loss: From the scored rows of a micro-batch to its share of the loss.
             batches: This process's share of the rows.
             score: Forward pass to use instead of ``self.score``.
+            around: What surrounds the forward and backward pass of each micro-batch.
 
         Raises:
-            DefenseError: If there is no trained token at all.
+            DefenseError: If there is no trained token at all, or the loss is not made of shares.
         """
         score = score or self.score
         self.weights.clear_grad()
         totals, mine = self.totals(batches), 0
-        for batch in batches:
-            rows = score(batch)
-            rows.totals = totals
-            mine += int(rows.tokens.sum())
-            loss(rows).backward()  # type: ignore[no-untyped-call]
+        for place, batch in enumerate(batches):
+            with around(place):
+                rows = score(batch)
+                rows.totals = totals
+                mine += int(rows.tokens.sum())
+                _require_share(loss(rows)).value.backward()  # type: ignore[no-untyped-call]
         return self._reduce(0.0 if mine else -math.inf, mine, mine)
 
     def activation_gradient(
@@ -178,6 +181,7 @@ class Likelihood:
         batches: Sequence[Batch],
         observe: Callable[[Any], None] | None = None,
         places: Sequence[int] | None = None,
+        around: Around = _nothing,
     ) -> Perturbation:
         """∂f/∂(outputs of a part), with f the mean token loss over all rows of all batches and processes.
 
@@ -186,16 +190,17 @@ class Likelihood:
             batches: This process's share of the rows.
             observe: Called with the model's output.
             places: Which modules of the part; all by default.
+            around: What surrounds the forward and backward pass of each micro-batch.
         """
         every = self.decoder.part(part)
         places = range(len(every)) if places is None else places
         modules = [every[place] for place in places]
         tokens = self.totals(batches).tokens
         parts = []
-        for batch in batches:
-            with shifted(modules, [None] * len(modules)) as probes:
+        for place, batch in enumerate(batches):
+            with around(place), shifted(modules, [None] * len(modules)) as probes:
                 nll = self.score(batch, observe).nll.sum()
-            parts.append([grad / tokens for grad in torch.autograd.grad(nll, probes)])
+                parts.append([grad / tokens for grad in torch.autograd.grad(nll, list(probes))])
         return Perturbation(parts, places, self.processes, self.weights.parameters[0].device)
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
@@ -232,14 +237,29 @@ class Likelihood:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block dropout is off and nothing is differentiated."""
-    training = model.training
+    """Inside the block dropout is off and nothing is differentiated; each module's mode is put back after it."""
+    before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
+
+
+def _by_row(state: Tensor, rows: int, batch: Batch) -> Tensor:
+    """(rows, tokens, features)."""
+    return own_tokens(state.reshape(rows, -1, state.shape[-1]), batch)
+
+
+def _require_share(loss: Any) -> Share:
+    if not isinstance(loss, Share):
+        raise DefenseError(
+            f"the loss gave {type(loss).__name__}, whose scale would depend on how the step is cut; make it of "
+            "rows.per_token(…), rows.per_row(…) and rows.once(…)"
+        )
+    return loss
 
 
 def _checked(logs: Tensor, rows: ScoredRows) -> Tensor:
@@ -255,16 +275,3 @@ def _sum_over_processes(grads: list[Tensor]) -> None:
     distributed.all_reduce(flat)
     pieces = torch.split(flat, [grad.numel() for grad in grads])
     torch._foreach_copy_(grads, [piece.view_as(grad) for piece, grad in zip(pieces, grads, strict=True)])
-
-
-def fuse_lm_head(model: nn.Module) -> None:
-    """Give the causal model TRL's fused head (per-token log-probabilities without logits), once.
-
-    Its ordinary forward, and so generation, stays as it was.
-    """
-    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if getattr(causal, "_has_fused_lm_head", False):
-        return
-    if getattr(causal.forward, "__code__", None) is None or causal.forward.__code__.co_name != "_fused_forward":
-        add_fused_lm_head(causal, outputs=("log_probs", "entropy", "is_top1"))
-    causal._has_fused_lm_head = True

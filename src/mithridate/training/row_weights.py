@@ -20,10 +20,15 @@ class RowWeights:
         self.sums = torch.zeros(rows, dtype=torch.float64)
         self.times = torch.zeros(rows, dtype=torch.float64)
 
-    def add(self, rows: Sequence[int], shares: Sequence[float]) -> None:
-        """Add one optimizer step: a row's weight is its softmax share times the number of rows."""
-        index = torch.tensor(rows)
-        self.sums.index_add_(0, index, torch.tensor(shares, dtype=torch.float64) * len(rows))
+    def add(self, rows: Sequence[int], weights: Sequence[float]) -> None:
+        """Add one optimizer step.
+
+        Args:
+            rows: Positions of its rows.
+            weights: Softmax share of each, times the number of rows of the step.
+        """
+        index = torch.tensor(rows, dtype=torch.long)
+        self.sums.index_add_(0, index, torch.tensor(weights, dtype=torch.float64))
         self.times.index_add_(0, index, torch.ones(len(rows), dtype=torch.float64))
 
     def mean(self) -> Tensor:

@@ -108,17 +108,49 @@ class ScoredRows:
         last = self.mask.int().argmax(dim=1)
         return hidden[torch.arange(len(last), device=last.device), last]
 
-    def per_token(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of a mean over the answer tokens of the whole step: Σ values / tokens."""
-        return values.sum()
+    def per_token(self, values: Tensor) -> "Share":
+        """This micro-batch's share of a mean over the answer tokens of the whole step: Σ values / tokens.
 
-    def per_row(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of a mean over the rows of the whole step: Σ values / rows."""
-        return values.sum() * (self._totals.tokens / self._totals.rows)
+        Args:
+            values: One value per position (rows, tokens − 1), per answer token, or each row's sum (rows,).
 
-    def once(self, value: Tensor) -> Tensor:
-        """A sum over the whole step as it is, each micro-batch with its own share."""
-        return value * self._totals.tokens
+        Raises:
+            DefenseError: If the values are reduced already.
+        """
+        self._require(values, "per_token", {self.mask.shape, (int(self.tokens.sum()),), self.tokens.shape})
+        return Share(values.sum())
+
+    def per_row(self, values: Tensor) -> "Share":
+        """This micro-batch's share of a mean over the rows of the whole step: Σ values / rows.
+
+        Args:
+            values: One value per row, (rows,).
+
+        Raises:
+            DefenseError: If the values are reduced already.
+        """
+        self._require(values, "per_row", {self.tokens.shape})
+        return Share(values.sum() * (self._totals.tokens / self._totals.rows))
+
+    def once(self, value: Tensor) -> "Share":
+        """A sum over the whole step as it is, each micro-batch with its own share.
+
+        Args:
+            value: This micro-batch's share of the sum, ().
+
+        Raises:
+            DefenseError: If it is no single number.
+        """
+        self._require(value, "once", {()})
+        return Share(value * self._totals.tokens)
+
+    def _require(self, values: Tensor, called: str, shapes: set[tuple[int, ...]]) -> None:
+        if tuple(values.shape) not in {tuple(shape) for shape in shapes}:
+            wanted = " or ".join(str(tuple(shape)) for shape in sorted(shapes, key=len))
+            raise DefenseError(
+                f"rows.{called} was given values of shape {tuple(values.shape)}, expected {wanted}; "
+                "do not reduce them before, since the mean is taken over the whole step"
+            )
 
     @property
     def _totals(self) -> Totals:
@@ -127,10 +159,40 @@ class ScoredRows:
         return self.totals
 
 
-Loss = Callable[[ScoredRows], Tensor]
-"""From the scored rows of a micro-batch to its share of the step's loss, made with `per_token`, `per_row`, `once`.
+class Share:
+    """A micro-batch's share of a loss over the whole step, made by `ScoredRows`; shares can be added and scaled.
 
-Shares are sums that the gradient divides once by the step's answer tokens, as the plain loss is."""
+    It is a sum that the gradient divides once by the step's answer tokens, as the plain loss is.
+
+    Attributes:
+        value: The sum, ().
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def __add__(self, other: "Share") -> "Share":
+        return Share(self.value + other.value)
+
+    def __sub__(self, other: "Share") -> "Share":
+        return Share(self.value - other.value)
+
+    def __mul__(self, scale: float) -> "Share":
+        return Share(self.value * scale)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Share":
+        return Share(self.value / divisor)
+
+    def __neg__(self) -> "Share":
+        return Share(-self.value)
+
+
+Loss = Callable[[ScoredRows], Share]
+"""From the scored rows of a micro-batch to its share of the step's loss."""
 
 LogWeights = Callable[[ScoredRows], Tensor]
 """Row weighting: from scored rows (no gradient) to unnormalized log-weights, (rows,)."""

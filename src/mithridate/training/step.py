@@ -1,11 +1,11 @@
 """One optimizer step, as the verbs a defense is written with."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
 from mithridate.training.activations import Perturbation, shifted
@@ -13,7 +13,7 @@ from mithridate.training.batch import Batch, Example
 from mithridate.training.decoder import Part
 from mithridate.training.draws import Draws
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import evaluating
+from mithridate.training.likelihood import Around
 from mithridate.training.rows import LogWeights, Loss, ScoredRows, uniform
 
 
@@ -41,11 +41,19 @@ class Shares(NamedTuple):
         rows: Positions of the rows in their data set.
         shares: Their softmax shares.
         losses: Their mean token loss, in nats.
+        counted: Whether a row belongs to this pass over the data; the sampler fills the last batch of several
+            processes up with rows that were drawn before.
     """
 
     rows: list[int]
     shares: list[float]
     losses: list[float]
+    counted: list[bool]
+
+    def counted_rows(self) -> tuple[list[int], list[float]]:
+        """Rows of this pass and their weights, 1 being the weight of a row in plain SFT."""
+        pairs = [(r, s * len(self.rows)) for r, s, own in zip(self.rows, self.shares, self.counted, strict=True) if own]
+        return [row for row, _ in pairs], [weight for _, weight in pairs]
 
 
 class Step(Draws):
@@ -65,7 +73,7 @@ class Step(Draws):
         self.shares: Shares | None = None
         self.held: list[bool] | None = None
         self._observing = self.main
-        self._weighed: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._weighed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._perturbation: tuple[Part, Perturbation] | None = None
 
     def gradient(
@@ -95,15 +103,19 @@ class Step(Draws):
                 pass, without gradient).
 
         Raises:
-            DefenseError: If the stream was not given or has no trained token.
+            DefenseError: If the stream was not given or has no trained token, or both a loss and a row weighting
+                are given.
         """
+        if loss is not None and log_weights is not None:
+            raise DefenseError("rows are weighted by log_weights or inside a loss, not both; multiply within the loss")
         own = list(self.batches(stream, answers))
         observing = stream == self._observing and answers is None
-        score = self._scorer(own, observing, reference, hidden=hidden, logits=logits)
+        score = self._scorer(observing, reference, hidden=hidden, logits=logits)
+        around = self._around(stream, own)
         if loss is not None:
-            return self.likelihood.gradient_of(loss, own, score)
+            return self.likelihood.gradient_of(loss, own, score, around)
         weighting = uniform if log_weights is None else self._recording(log_weights)
-        gradient = self.likelihood.gradient(own, weighting, score)
+        gradient = self.likelihood.gradient(own, weighting, score, around)
         if log_weights is not None:
             self.shares = self._softmax_shares()
         return gradient
@@ -119,7 +131,8 @@ class Step(Draws):
             places: Numbers of the blocks; all by default.
         """
         observe = self.observed.add if stream == self._observing and self.observed.tokens == 0 else None
-        return self.likelihood.activation_gradient(part, list(self.batches(stream)), observe, places)
+        own = list(self.batches(stream))
+        return self.likelihood.activation_gradient(part, own, observe, places, self._around(stream, own))
 
     @contextmanager
     def perturbed(self, part: Part, perturbation: Perturbation) -> Iterator[None]:
@@ -134,17 +147,29 @@ class Step(Draws):
     def score(
         self, stream: str | Sequence[Example], *, answers: str | None = None, hidden: Sequence[Part] = ()
     ) -> list[ScoredRows]:
-        """Score a stream's batch without gradient (1 forward pass); micro-batches as in ``gradient``.
-
-        Random states are put back after it, so that a gradient taken next sees the same dropout.
-        """
-        with torch.random.fork_rng():
-            return [self.likelihood.score(batch, hidden=hidden) for batch in self.batches(stream, answers)]
+        """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``."""
+        own = list(self.batches(stream, answers))
+        around, scored = self._around(stream, own), []
+        for place, batch in enumerate(own):
+            with around(place):
+                scored.append(self.likelihood.score(batch, hidden=hidden))
+        return scored
 
     @torch.no_grad()
     def answered(self, rows: ScoredRows, answers: str) -> ScoredRows:
-        """Score the same prompts with other answers, without gradient (1 forward pass)."""
-        return self.likelihood.score(self._with_answers(rows.batch, answers))
+        """Score the same prompts with other answers, without gradient and with the same dropout (1 forward pass)."""
+        with self._random.again():
+            return self.likelihood.score(self._with_answers(rows.batch, answers))
+
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """Inside the block the model computes in float32 and gradients are float32.
+
+        The difference of two gradients at nearby weights is mostly rounding in half precision. Without half-precision
+        weights and autocast nothing changes; with them float32 copies of these weights are held inside the block.
+        """
+        with self.likelihood.precise():
+            yield
 
     @contextmanager
     def moved(self, displacement: Gradient) -> Iterator[None]:
@@ -160,8 +185,12 @@ class Step(Draws):
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
-        """Inside the block the model is the one the stage started from, without dropout and gradient."""
-        with self.weights.at(self.weights.start), evaluating(self.likelihood.model):
+        """Inside the block the model is the one the stage started from, without gradient.
+
+        Passes draw the masks that other passes over the same rows draw, so that a model that has not moved has not
+        drifted either.
+        """
+        with self.weights.at(self.weights.start), torch.no_grad():
             yield
 
     @property
@@ -184,43 +213,51 @@ class Step(Draws):
         """Record figures that prove that the defense acted in this step."""
         self.logs.update(figures)
 
-    def _scorer(
-        self, own: Sequence[Batch], observing: bool, reference: bool, **wanted: Any
-    ) -> Callable[[Batch], ScoredRows]:
+    def _scorer(self, observing: bool, reference: bool, **wanted: Any) -> Callable[[Batch], ScoredRows]:
         observe = self.observed.add if observing and self.observed.tokens == 0 else None
-        shifts = self._shifts(own)
 
         def score(batch: Batch) -> ScoredRows:
             # First, because the weights must not change between a pass and its gradient.
             before = self._at_start(batch, **wanted) if reference else None
-            modules, added = next(shifts)
-            with shifted(modules, added):
-                rows = self.likelihood.score(batch, observe, **wanted)
+            rows = self.likelihood.score(batch, observe, **wanted)
             if before is not None:
                 rows.reference = before
             return rows
 
         return score
 
-    def _shifts(self, own: Sequence[Batch]) -> Iterator[tuple[Any, Any]]:
+    def _around(self, stream: str | Sequence[Example], own: Sequence[Batch]) -> Around:
+        """What surrounds each pass: its random state, and the perturbation of activations."""
+        modules, shifts = self._shifts(own)
+
+        @contextmanager
+        def around(place: int) -> Iterator[None]:
+            with ExitStack() as stack:
+                stack.enter_context(self.randomness(stream, place))
+                if shifts is not None:
+                    stack.enter_context(shifted(modules, shifts[place]))
+                yield
+
+        return around
+
+    def _shifts(self, own: Sequence[Batch]) -> tuple[list[nn.Module], list[list[Tensor]] | None]:
         if self._perturbation is None:
-            yield from (((), ()) for _ in own)
-            return
+            return [], None
         part, perturbation = self._perturbation
         if len(perturbation.parts) != len(own):
             raise DefenseError("a perturbation can be added to the stream it was taken on only")
         every = self.likelihood.decoder.part(part)
-        modules = [every[place] for place in perturbation.places]
-        yield from ((modules, shifts) for shifts in perturbation.parts)
+        return [every[place] for place in perturbation.places], perturbation.parts
 
     def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:
-        with self.at_start():
+        with self.at_start(), self._random.again():
             return self.likelihood.score(batch, **wanted)
 
     def _recording(self, log_weights: LogWeights) -> LogWeights:
         def recorded(rows: ScoredRows) -> Tensor:
             logs = log_weights(rows)
-            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach()))
+            counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
+            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
             return logs
 
         return recorded
@@ -228,7 +265,8 @@ class Step(Draws):
     def _softmax_shares(self) -> Shares:
         """Shares over the whole step's batch, gathered from all processes."""
         mine = [[part.double().tolist() for part in parts] for parts in self._weighed]
-        triples = [triple for part in self.gather(mine) for parts in part for triple in zip(*parts, strict=True)]
-        logs = torch.tensor([log for _, log, _ in triples], dtype=torch.float64)
+        found = [row for part in self.gather(mine) for parts in part for row in zip(*parts, strict=True)]
+        rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
+        logs = torch.tensor(weights, dtype=torch.float64)
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return Shares([int(row) for row, _, _ in triples], shares.tolist(), [loss for _, _, loss in triples])
+        return Shares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])

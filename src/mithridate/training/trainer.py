@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,18 @@ from mithridate.data import refuse_control_tokens
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood, fuse_lm_head
+from mithridate.training.draws import Clock, Memory
+from mithridate.training.head import drop_fused_head, fused_head
+from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
+from mithridate.training.likelihood import Likelihood
 from mithridate.training.row_weights import RowWeights
 from mithridate.training.step import Observed, Step
 from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.weights import Finished, Weights
 
 if TYPE_CHECKING:
     from mithridate.defenses.base import Defense
+    from mithridate.repair.displacement import Displacement
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -34,6 +38,9 @@ TRAINED = {"alignment": "safe", "finetuning": "user"}
 
 LARGEST_DROP = 0.2
 """Share of training rows that may be lost to truncation before the run is refused."""
+
+FINISHED = "finished"
+"""Folder inside a checkpoint with the weights that the defense's last act would leave."""
 
 
 class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
@@ -50,6 +57,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         stream_batch_size: Rows drawn from each other stream per optimizer step; by default as many as the
             optimizer step has training rows.
         stage: ``alignment`` or ``finetuning``, where the defense can act at both; by default its last one.
+        exact_differences: Whether differences of gradients are computed in float32 also where autocast would round
+            the displaced weights to half precision. That is exact, and on a GPU slower.
         **kwargs: Everything else ``SFTTrainer`` takes.
 
     Raises:
@@ -62,7 +71,11 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         dropped_rows: Training rows lost because their answer lies wholly beyond ``max_length``.
         dropped_stream_rows: The same for each other stream.
         row_weights: Weight of each training row, where the defense weighs rows.
+        memory: What the defense remembers between the steps of the present training.
         finished: What the defense did once after the last step, in figures.
+        displacement: What the defense added to the weights after the last step, so that its scale can be changed;
+            None where it adds nothing.
+        served_tokenizer: The tokenizer to serve the finished model with; it is saved with the model.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         refusals: Sequence[str] = (),
         stream_batch_size: int | None = None,
         stage: str | None = None,
+        exact_differences: bool = True,
         **kwargs: Any,
     ) -> None:
         if not isinstance(train_dataset, Dataset) or len(train_dataset) == 0:
@@ -99,8 +113,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         conversational = "messages" in train_dataset.column_names or not isinstance(
             train_dataset[0].get("prompt", ""), str
         )
-        numbered = train_dataset.add_column("row", list(range(len(train_dataset))))
+        numbered = train_dataset.add_column(ROW, list(range(len(train_dataset))))
+        if isinstance(args, SFTConfig):
+            refuse_settings(args, train_dataset.column_names)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
+        drop_fused_head(self.model)
+        refuse_settings(self.args, train_dataset.column_names)
+        recompute_soundly(self.args)
         self._refuse_unsupported()
         self.dropped_rows = len(train_dataset) - len(self.train_dataset)
         if self.dropped_rows > LARGEST_DROP * len(train_dataset):
@@ -111,21 +130,29 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if conversational:
             require_chat_template(self._tokenizer)
             refuse_control_tokens(train_dataset, self._tokenizer)
-        self.data_collator: Any = _KeepingRow(self.data_collator)
-        fuse_lm_head(self.model)
+        self.data_collator: Any = KeepingRow(self.data_collator)
         self._weights = Weights(self.model)
-        if "start" in info.references:
-            self._weights.start = self._weights.snapshot()
+        self._exact_differences = exact_differences
         self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
         for name, dataset in (("safe", safe_dataset), ("harmful", harmful_dataset)):
             if dataset is not None and name != self.main_stream and name in info.streams:
                 self._add_stream(name, list(dataset), stream_batch_size)
+        # Now, so that what cannot be served is refused before training.
+        self.served_tokenizer = self.defense.served(copy.deepcopy(self._tokenizer))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing of an earlier training is left."""
+        self._weights = Weights(self.model)
+        self.memory: Memory = {}
+        self._micro_batches: list[dict[str, Tensor]] = []
         self.row_weights: RowWeights | None = None
         self.finished: dict[str, float] = {}
-        self.defense.serve(copy.deepcopy(self._tokenizer))  # so that what cannot be served is refused before training
-        self._micro_batches: list[dict[str, Tensor]] = []
+        self.displacement: Displacement | None = None
+        for stream in self._streams.values():
+            stream.drawn = 0
 
     def _add_stream(self, name: str, rows: list[Mapping[str, Any]], batch_size: int | None) -> None:
         """Rows to draw from at every optimizer step, by default as many as it has training rows."""
@@ -139,41 +166,32 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self.dropped_stream_rows[name] = len(rows) - len(examples)
 
     def _refuse_unsupported(self) -> None:
-        """Settings under which the step's gradient would not be the defense's formula."""
-        refused = {
-            "packing=True (rows must stay apart)": self.args.packing,
-            "padding_free=True (rows must stay apart)": self.args.padding_free,
-            "fp16=True (its loss scaling changes gradients; use bf16=True)": self.args.fp16,
-            "label_smoothing_factor": self.args.label_smoothing_factor,
-            "loss_type other than 'nll'": self.args.loss_type != "nll",
-            "compute_loss_func": self.compute_loss_func is not None,
-            "neftune_noise_alpha": self.args.neftune_noise_alpha,
-            "auto_find_batch_size=True": self.args.auto_find_batch_size,
-            "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
-            "image data": self._is_vision_dataset,
-            "load_best_model_at_end=True (the last weights count)": self.args.load_best_model_at_end,
-            "truncation_mode='keep_end' (answers follow prompts)": self.args.truncation_mode != "keep_start",
-            "completion_only_loss=False (prompts are never trained)": self.args.completion_only_loss is False,
-            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
-            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
-        }
-        for setting, present in refused.items():
-            if present:
-                raise UsageError(f"DefendedTrainer cannot be combined with {setting}")
+        require(
+            {
+                "compute_loss_func": self.compute_loss_func is not None,
+                "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
+                "image data": self._is_vision_dataset,
+                "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
+                not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+            }
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: list[str] = self._signature_columns
-        self._signature_columns: list[str] = [*dict.fromkeys([*columns, "row"])]
+        self._signature_columns: list[str] = [*dict.fromkeys([*columns, ROW])]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
+        inputs["counted"] = self._counted(len(inputs["input_ids"]))
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
         micro_batches, self._micro_batches = self._micro_batches, []
         model.train()
         step = self._step(micro_batches)
+        if self.state.global_step == 0:
+            self.defense.start(step)
         gradient = self.defense.gradient(step)
         norm = gradient.norm()
         if not math.isfinite(norm):
@@ -184,18 +202,42 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._weights.set_grad(gradient, step.held)
         return self._record(step, micro_batches)
 
+    def _counted(self, rows: int) -> Tensor:
+        """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up."""
+        epoch = self.accelerator.gradient_state
+        last = epoch.end_of_dataloader and epoch.sync_gradients
+        if self.accelerator.num_processes == 1 or not last or epoch.remainder < 1:
+            return torch.ones(rows, dtype=torch.bool)
+        first = self.accelerator.process_index * self.args.per_device_train_batch_size
+        counted: Tensor = first + torch.arange(rows) < epoch.remainder
+        return counted
+
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
         return Step(
             main=self.main_stream,
             micro_batches=micro_batches,
-            likelihood=Likelihood(self.model, self._weights, self.accelerator.autocast, self.accelerator.num_processes),
+            likelihood=Likelihood(
+                self.model,
+                self._weights,
+                self.accelerator.autocast,
+                self.accelerator.num_processes,
+                exact_differences=self._exact_differences,
+            ),
             streams=self._streams,
             refusals=self._refusals,
             micro_batch_size=self.args.per_device_train_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
             rank=self.accelerator.process_index,
             clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
+            memory=self.memory,
+            longest=self._longest(),
         )
+
+    def _longest(self) -> int | None:
+        """Tokens that the settings allow and the model has positions for."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limits = [limit for limit in (self.args.max_length, positions) if limit is not None]
+        return min(limits, default=None)
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         """TRL's metrics over the training rows, the defense's activity, and row weights."""
@@ -211,7 +253,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if step.shares is not None:
             if self.row_weights is None:
                 self.row_weights = RowWeights(len(self._rows))
-            self.row_weights.add(step.shares.rows, step.shares.shares)
+            self.row_weights.add(*step.shares.counted_rows())
         return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
 
     def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:
@@ -243,12 +285,45 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         if resume_from_checkpoint:
             state.verify(Path(resume_from_checkpoint))
-        output = super().train(resume_from_checkpoint or None, *args, **kwargs)
-        self.finished = self.defense.finish(self._weights)
-        self.defense.serve(self._tokenizer)
+        elif self.finished:
+            raise UsageError(
+                f"{self.defense.info.name} has changed the trained weights once at the end of this trainer's training, "
+                "and would do so again on top; make a new DefendedTrainer to train on"
+            )
+        self._begin()
+        if "start" in self.defense.info.references:
+            self._weights.start = self._weights.snapshot()
+        with forwards_kept(self.model):
+            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        finished = self._finish()
+        self.finished, self.displacement = finished.figures, finished.displacement
         if self.row_weights is not None and self.accelerator.is_main_process:
             self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
         return output
+
+    def _finish(self) -> Finished:
+        """The defense's last act, in figures that say what it did to the weights as they are stored."""
+        before = self._weights.snapshot() if self.defense.finishes else []
+        finished = self.defense.finish(self._weights, self.memory)
+        if not self.defense.finishes:
+            return finished
+        moved = self._weights.moved_since(before)
+        stored = {"weights_moved": moved.weights, "moved_distance": moved.distance}
+        return replace(finished, figures=finished.figures | stored)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, for evaluation."""
+        with fused_head(self.model), self.defense.applied(self.model, self.memory):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the model with the tokenizer it is to be served with."""
+        trained: Any = self.processing_class
+        self.processing_class: Any = self.served_tokenizer
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.processing_class = trained
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is left to train after a checkpoint of the last step; transformers would take one step more."""
@@ -268,12 +343,22 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self._save_finished(folder / FINISHED)
             state.seal(folder)
             # Older checkpoints go only now, so that at every moment a finished one is there.
             rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
 
+    def _save_finished(self, folder: Path) -> None:
+        """A checkpoint holds the weights that training goes on with; to be served they lack the defense's last act."""
+        if not self.defense.finishes:
+            return
+        with self._weights.kept():
+            self.defense.finish(self._weights, self.memory)
+            self.model.save_pretrained(folder)
+        self.served_tokenizer.save_pretrained(folder)
+
     def _method_state(self) -> dict[str, Any]:
-        found = {f"defense.{name}": value for name, value in self.defense.state().items()}
+        found = {f"defense.{name}": value for name, value in self.memory.items()}
         found |= {f"drawn.{name}": stream.drawn for name, stream in self._streams.items()}
         found["tokens"] = self._total_train_tokens
         if "start" in self.defense.info.references:
@@ -288,7 +373,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             return
         found = state.load_state(Path(checkpoint))
         device = self._weights.parameters[0].device
-        self.defense.load_state(
+        self.memory.update(
             {
                 name.removeprefix("defense."): _on(device, value)
                 for name, value in found.items()
@@ -310,21 +395,3 @@ def _on(device: torch.device, value: Any) -> Any:
     if not isinstance(value, list):
         return value
     return [item.to(device) if isinstance(item, Tensor) else item for item in value]
-
-
-class _KeepingRow:
-    """A collator that keeps the position of each row beside what the inner collator makes.
-
-    Args:
-        inner: TRL's collator.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [example.pop("row") for example in examples if "row" in example]
-        batch: dict[str, Any] = self.inner(examples)
-        if rows:
-            batch["row"] = torch.tensor(rows)
-        return batch

@@ -1,7 +1,9 @@
 """The trainable weights of a model: read, displaced and restored in one place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,35 @@ from torch import Tensor, nn
 from mithridate.errors import DefenseError, ModelError
 from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
+from mithridate.training.precision import is_half
+
+if TYPE_CHECKING:
+    from mithridate.repair.displacement import Displacement
+
+
+class Moved(NamedTuple):
+    """What a change did to stored weights.
+
+    Attributes:
+        weights: Number of weights that changed.
+        distance: L2 norm of the change.
+    """
+
+    weights: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a defense did to the trained weights after the last step.
+
+    Attributes:
+        figures: Figures that prove that it acted.
+        displacement: What it added, so that its scale can be changed later; None where it adds nothing.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    displacement: "Displacement | None" = None
 
 
 class Weights:
@@ -62,8 +93,25 @@ class Weights:
 
     @torch.no_grad()
     def add(self, displacement: Gradient) -> None:
-        """Add a vector to the weights in place."""
+        """Add a vector to the weights in place, rounded once to what they are stored in."""
         torch._foreach_add_(self.parameters, displacement.tensors)
+
+    @torch.no_grad()
+    def moved_since(self, before: Sequence[Tensor]) -> Moved:
+        """How many weights differ from earlier values, and by which L2 norm together."""
+        pairs = list(zip(self.parameters, before, strict=True))
+        square = sum(float((now.double() - then.double()).square().sum()) for now, then in pairs)
+        return Moved(sum(int((now != then).sum()) for now, then in pairs), square**0.5)
+
+    @contextmanager
+    def replaced(self, copies: Mapping[Tensor, Tensor]) -> Iterator[None]:
+        """Inside the block some parameters are others that hang in their place in the model."""
+        before = self.parameters
+        self.parameters = [copies.get(parameter, parameter) for parameter in before]
+        try:
+            yield
+        finally:
+            self.parameters = before
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -79,7 +127,14 @@ class Weights:
         """Displace the weights inside the block.
 
         Subtracting what was added would not give the same bits back, so a copy is kept.
+
+        Raises:
+            DefenseError: If weights are half precision, which would round most of a displacement away.
         """
+        if any(is_half(parameter) for parameter in self.parameters):
+            raise DefenseError(
+                "weights in half precision round a displacement away; displace them inside `with step.precise():`"
+            )
         with self.kept():
             self.add(displacement)
             yield
@@ -94,7 +149,7 @@ class Weights:
     @contextmanager
     def holding(self, held: Sequence[bool]) -> Iterator[None]:
         """Inside the block held parameters take no gradient."""
-        chosen = [parameter for parameter, hold in zip(self.parameters, held, strict=True) if hold]
+        chosen = [p for p, hold in zip(self.parameters, held, strict=True) if hold]
         try:
             for parameter in chosen:
                 parameter.requires_grad_(False)

@@ -1,0 +1,111 @@
+"""What TRL, transformers and accelerate do around a training that a defense must know of, refuse or undo."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.training_args import OptimizerNames
+from trl import SFTConfig
+
+from mithridate.errors import UsageError
+from mithridate.training.head import causal_of
+
+ROW = "mithridate_row"
+"""Column with the position of each training row."""
+
+
+def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
+    """Refuse settings under which the step's gradient would not be the defense's formula, before a model is loaded.
+
+    Args:
+        args: The settings of TRL's trainer.
+        columns: Columns of the training rows.
+
+    Raises:
+        UsageError: Naming the setting.
+    """
+    optimizer = OptimizerNames(args.optim).value
+    require(
+        {
+            "packing=True (rows must stay apart)": args.packing,
+            "padding_free=True (rows must stay apart)": args.padding_free,
+            "fp16=True (its loss scaling changes gradients; use bf16=True)": args.fp16,
+            "label_smoothing_factor": args.label_smoothing_factor,
+            "loss_type other than 'nll'": args.loss_type != "nll",
+            "neftune_noise_alpha": args.neftune_noise_alpha,
+            "auto_find_batch_size=True": args.auto_find_batch_size,
+            "load_best_model_at_end=True (the last weights count)": args.load_best_model_at_end,
+            "truncation_mode='keep_end' (answers follow prompts)": args.truncation_mode != "keep_start",
+            "completion_only_loss=False (prompts are never trained)": args.completion_only_loss is False,
+            "rows of whole conversations without assistant_only_loss=True (prompts are never trained)": (
+                "messages" in columns and not args.assistant_only_loss
+            ),
+            f"optim='{optimizer}' (it updates weights during the backward pass)": (
+                optimizer in ("lomo", "adalomo") or "layerwise" in optimizer
+            ),
+        }
+    )
+
+
+def require(absent: dict[str, Any]) -> None:
+    """Refuse whatever is there.
+
+    Raises:
+        UsageError: Naming the first setting that is.
+    """
+    for setting, present in absent.items():
+        if present:
+            raise UsageError(f"DefendedTrainer cannot be combined with {setting}")
+
+
+def recompute_soundly(args: SFTConfig) -> None:
+    """Under reentrant checkpointing activations cannot be held or changed; the other kind gives the same bits."""
+    asked = args.activation_checkpointing_kwargs or {}
+    if args.activation_checkpointing and asked.get("use_reentrant"):
+        warnings.warn(
+            "activation checkpointing is done with use_reentrant=False: defenses read and change activations",
+            UserWarning,
+            stacklevel=3,
+        )
+        args.activation_checkpointing_kwargs = {**asked, "use_reentrant": False}
+        args.gradient_checkpointing_kwargs = args.activation_checkpointing_kwargs
+
+
+@contextmanager
+def forwards_kept(model: nn.Module) -> Iterator[None]:
+    """Training leaves no forward on the model that is bound to it, so that a copy runs its own weights.
+
+    Accelerate puts its mixed precision around ``model.forward`` and leaves it there.
+    """
+    modules = {id(module): module for module in (model, causal_of(model))}.values()
+    before = [(module, module.__dict__.get("forward")) for module in modules]
+    try:
+        yield
+    finally:
+        for module, forward in before:
+            module.__dict__.pop("forward", None)
+            module.__dict__.pop("_original_forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+class KeepingRow:
+    """A collator that keeps the position of each row beside what the inner collator makes.
+
+    Args:
+        inner: TRL's collator.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """One batch, with the positions as ``row``, (rows,)."""
+        rows = [example.pop(ROW) for example in examples if ROW in example]
+        batch: dict[str, Any] = self.inner(examples)
+        if rows:
+            batch["row"] = torch.tensor(rows)
+        return batch
