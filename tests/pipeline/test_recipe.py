@@ -39,8 +39,49 @@ from mithridate.pipeline.reading import make_recipe, read_recipe
         ),
         ("evaluation.judge={kind: chat, model: m}", "a judge of kind 'chat' needs `url`"),
         ("variants.9.name=x", "there is no '9'"),
-        ("nothing", "has no form a.b=value"),
+        ("nothing", "must be a.b=value"),
         ("name.below=1", "name has no settings below it"),
+        ("variants.²=x", "there is no '²' to set something in"),
+        ("seed=true", "seed: must be a number, got True"),
+        ("seeds=[yes]", "seeds: must not be true or false"),
+        ("seed=-1", "seed: must be greater than or equal to 0 and less than 4294967296, got -1"),
+        ("name=no", r"name: must be text \(put it in quotes\), got False"),
+        ("lora.alpha=.inf", "lora.alpha: must be a finite number, got inf"),
+        (
+            "adapter=contine",
+            r"adapter: must be .* or 'none' \(did you mean 'continue'\?\), got 'contine'",
+        ),
+        ("streams.safe=3", r"streams\.safe: must be settings \(key: value\) or a list, got 3"),
+        ("streams.safe=[3]", r"streams\.safe\.0: must be settings \(key: value\), got 3"),
+        (
+            "streams.safe=[{source: a}, {source: b, sise: 1}]",
+            r"unknown key 'streams\.safe\.1\.sise'; did you mean 'size'",
+        ),
+        ("variants={name: x}", "variants: must be a list, got settings"),
+        ("variants=[]", "variants: must have at least 1 item, got a list"),
+        (
+            "variants.0.alignment={metod: sft}",
+            r"variants\.0\.alignment\.method' is missing; did you mean it by 'metod'",
+        ),
+        ("seed={a: 1, a: 2}", "--set seed: .* is no YAML value"),
+        ("seed=" + "9" * 5000, "--set seed: .* is no YAML value"),
+        ("finetuning.learning_rate =1", "unknown key 'finetuning.learning_rate '; did you mean 'learning_rate'"),
+        # Settings that would have no effect, or another one than they say.
+        ("finetuning.scheduler=cosin", "scheduler: is no scheduler; did you mean 'cosine'"),
+        (
+            "finetuning.warmup_steps=5",
+            "the scheduler 'constant' has no warm-up; set .*constant_with_warmup",
+        ),
+        ("evaluation.judge={kind: refusal, model: m}", "a judge of kind 'refusal' does not read `model`; remove it"),
+        ("evaluation.judge={kind: chat, model: m, url: u, threshold: 0.9}", "does not read `threshold`"),
+        ("evaluation.judge={kind: classifier, model: m, refusals: [nope]}", "does not read `refusals`"),
+        ("variants.0.alignment={method: none, radius: 1}", "alignment is 'none', so that 'radius' has no effect"),
+        (
+            "variants.0={name: undefended, finetuning: none, ratio: 0.5}",
+            "finetuning is 'none', so that 'ratio' has no effect",
+        ),
+        ("variants.0.ratio=0.01", "a ratio of 0.01 of 16 rows is less than one harmful row"),
+        ("streams.safe={source: a, ignore: [b], fields: {prompt: '{a}', response: '{b}'}}", "remove ignore"),
     ],
 )
 def test_faults(tree: dict[str, Any], tmp_path: Path, change: str, message: str) -> None:
@@ -58,6 +99,82 @@ def test_overrides_reach_lists_and_make_new_keys(tree: dict[str, Any], tmp_path:
     recipe = read_recipe(path, ["variants.0.ratio=0.5", "finetuning.epochs=7", "streams.safe.size=3"][:2])
     assert recipe.variants[0].ratio == 0.5
     assert recipe.finetuning.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"save": "adapter", "adapter": "none"}, "save is 'adapter', but adapter is 'none'"),
+        (
+            {"save": "adapter", "variants": [{"name": "v", "posttuning": "wise_ft"}]},
+            "variant 'v': save is 'adapter', but wise_ft merges the adapter; set save to 'merged'",
+        ),
+    ],
+)
+def test_an_adapter_that_is_not_there_cannot_be_saved(tree: dict[str, Any], settings: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_recipe(tree | {"reference": None} | settings)
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "wrong"),
+    [
+        ((), "model", "modle"), ((), "streams", "stream"), (("streams",), "safe", "saef"),
+        (("streams", "user"), "benign", "bening"), (("evaluation", "task"), "rows", "row"),
+        (("variants", 0), "name", "nam"),
+    ],
+)  # fmt: skip
+def test_a_required_key_that_is_misspelled(tree: dict[str, Any], place: tuple, key: str, wrong: str) -> None:
+    node: Any = tree
+    for part in place:
+        node = node[part]
+    node[wrong] = node.pop(key)
+    named = ".".join(map(str, (*place, wrong)))
+    with pytest.raises(RecipeError, match=rf"^unknown key '{named}'; did you mean '{key}'\?"):
+        make_recipe(tree)
+    del node[wrong]
+    with pytest.raises(RecipeError, match=rf"^'{'.'.join(map(str, (*place, key)))}' is missing; "):
+        make_recipe(tree)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: a\nname: b\n", "recipe.yaml, line 2: the key 'name' is given twice"),
+        ("a: {b: 1, b: 2}\n", "recipe.yaml, line 1: the key 'b' is given twice"),
+        ("a:\n\tb: 1\n", "recipe.yaml is no readable YAML: line 2, column 1: a tab; YAML takes blanks"),
+        ("a: [\n", "recipe.yaml is no readable YAML: line 2"),
+        (b"name: caf\xe9\n", r"recipe.yaml is not UTF-8 text \(byte 10\); save it as UTF-8"),
+        (b"\xff\xfea\0", r"recipe.yaml is not UTF-8 text \(byte 1\)"),
+        ("# nothing\n", "recipe.yaml is empty; see recipes/quickstart.yaml"),
+        ("- a\n", "recipe.yaml holds a list, not settings"),
+        ("[" * 5000, "recipe.yaml, line 1: the settings are nested too deeply"),
+        ("a: " + "9" * 5000, "a value cannot be read .*; put it in quotes"),
+        ("a: 2026-13-99", r"a value cannot be read \(month must be in 1..12\); put it in quotes"),
+        ("a: !!python/object:os.system x", "recipe.yaml is no readable YAML: line 1, column 4"),
+        ("#" * (5 << 20), "recipe.yaml has more than 4 MB"),
+    ],
+)
+def test_faults_of_a_file(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RecipeError, match=message) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_and_merged_keys_are_no_fault(tree: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    del tree["lora"], tree["alignment"], tree["finetuning"]
+    merged = "alignment: &a {epochs: 1, batch_size: 2}\nfinetuning: {<<: *a, epochs: 3}\n"
+    path.write_text("\ufeff" + yaml.safe_dump(tree) + merged, encoding="utf-8")
+    recipe = read_recipe(path)
+    assert (recipe.finetuning.epochs, recipe.finetuning.batch_size) == (3, 2)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is a folder; give a YAML file"):
+        read_recipe(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "a: [", "\x00"])

@@ -103,12 +103,12 @@ class Inputs:
 
     def _rows(self, sources: Sources) -> Dataset:
         several = sources if isinstance(sources, list) else [sources]
-        parts = [_slice(open_rows(self._path(one), one.fields), one) for one in several]
+        parts = [_slice(open_rows(self._path(one), one.fields, one.ignore), one) for one in several]
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _prompts(self, source: Source) -> list[str]:
         if source.fields is None:
-            return list(_slice(read_prompts(self._path(source)), source))
+            return list(_slice(read_prompts(self._path(source), source.ignore), source))
         rows = _slice(open_rows(self._path(source), source.fields), source)
         return [prompt[-1]["content"] for prompt in rows["prompt"]]
 
