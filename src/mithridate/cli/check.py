@@ -24,9 +24,10 @@ def command(file: Path, model: str | None, max_length: int, template: str | None
 
 
 def _print_cuts(file: Path, model: str, max_length: int, template: str | None) -> None:
-    from mithridate.pipeline.models import load_tokenizer, locate
+    from mithridate.cli.models import where_named
+    from mithridate.pipeline.models import load_tokenizer
 
-    rows, tokenizer = load_rows(file), load_tokenizer(locate(model), template)
+    rows, tokenizer = load_rows(file), load_tokenizer(where_named(model, tokenizer=True).base, template, "command")
     refuse_control_tokens(rows, tokenizer)
     trimmed = trim_report(rows, tokenizer, max_length)
     print(f"within {max_length} tokens: {trimmed.truncated} answers are cut, {trimmed.dropped} rows are lost")

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.models import open_model, where_named
+from mithridate.cli.models import open_model, open_to_rescale, where_named
 from mithridate.data import open_rows
 from mithridate.defenses.base import Repair
 from mithridate.errors import UsageError
@@ -57,7 +57,7 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
     """Set a displaced model to base + scale·ε and write it."""
     _refuse_existing(out)
     found = Displacement.load(displacement)
-    model, tokenizer = open_model(name, None)
+    model, tokenizer = open_to_rescale(name)
     before = found.scale
     found.apply(model, scale)
     with plain_disk_errors(out):
