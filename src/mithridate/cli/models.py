@@ -21,6 +21,11 @@ def where_named(name: str, *, tokenizer: bool = False) -> Where:
     return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
 
 
+def open_tokenizer(name: str, template: str | None) -> Any:
+    """A model's tokenizer, which can lay out conversations."""
+    return load_tokenizer(where_named(name, tokenizer=True).base, template, "command")
+
+
 def open_model(name: str, template: str | None) -> tuple[Any, Any]:
     """Model, and a tokenizer that can lay out conversations."""
     where = where_named(name, tokenizer=True)
