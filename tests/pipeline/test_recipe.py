@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mithridate.errors import RecipeError, UsageError
+from mithridate.errors import MithridateError, RecipeError, UsageError
+from mithridate.pipeline.inputs import Inputs, stored_rows, stored_texts
 from mithridate.pipeline.reading import make_recipe, read_recipe
 
 
@@ -205,3 +206,40 @@ RECIPES = [path for path in sorted(Path("recipes").rglob("*.yaml")) if path.pare
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     assert read_recipe(path).variants
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.txt", b"no\nn\xff\n", r"r\.txt:2: found byte 0xff at byte 2, expected UTF-8 text"),
+        ("r.txt", b" \n", r"r\.txt:1: found an empty file"),
+        ("r.jsonl", b'{"text": "no"}\n', r"r\.jsonl is not named \.txt; give a text file with one refusal a line"),
+    ],
+)
+def test_refusals_of_a_file(tree: dict[str, Any], tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    tree["streams"]["refusals"] = name
+    with pytest.raises(MithridateError, match=message):
+        Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    tree["streams"]["refusals"] = "good.txt"
+    (tmp_path / "good.txt").write_bytes("\ufeffI cannot.\r\n\r\n No. \n".encode())
+    inputs = Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    assert stored_texts(inputs.refusals) == ["I cannot.", "No."]
+
+
+@pytest.mark.parametrize("refusals", [[], ["no", " "]])
+def test_refusals_that_say_nothing(tree: dict[str, Any], tmp_path: Path, refusals: list[str]) -> None:
+    tree["streams"]["refusals"] = refusals
+    with pytest.raises(MithridateError, match=r"streams\.refusals.* is empty; give refusal sentences"):
+        Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+
+
+def test_keys_of_a_source_are_left_out_on_purpose(tree: dict[str, Any], tmp_path: Path) -> None:
+    rows = tmp_path / "safe.jsonl"
+    rows.write_text('{"prompt": "p", "response": "r", "score": 3}\n')
+    tree["streams"]["safe"] = str(rows)
+    with pytest.raises(MithridateError, match=r"safe\.jsonl:1: found key 'score' .*ignore 'score'"):
+        Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    tree["streams"]["safe"] = {"source": str(rows), "ignore": ["score"]}
+    inputs = Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    assert stored_rows(inputs.safe)[0]["completion"][0]["content"] == "r"

@@ -117,6 +117,9 @@ class Inputs:
 
     def _refusals(self, wanted: str | list[str]) -> list[str]:
         if isinstance(wanted, list):
+            blank = [i for i, text in enumerate(wanted) if not text.strip()]
+            if blank or not wanted:
+                raise DataError(f"streams.refusals{f'.{blank[0]}' if blank else ''} is empty; give refusal sentences")
             return wanted
         if wanted == "default":
             return REFUSALS
@@ -127,10 +130,9 @@ class Inputs:
         path = Path(resolved_path(wanted, self._base))
         if not path.is_file():
             raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not lines:
-            raise DataError(f"{path} holds no refusal; give one a line")
-        return lines
+        if not path.name.removesuffix(".gz").endswith(".txt"):
+            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
+        return read_prompts(path)
 
     def _store_rows(self, name: str, rows: Dataset) -> Stored:
         return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))
