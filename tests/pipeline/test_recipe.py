@@ -103,21 +103,6 @@ def test_overrides_reach_lists_and_make_new_keys(tree: dict[str, Any], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"save": "adapter", "adapter": "none"}, "save is 'adapter', but adapter is 'none'"),
-        (
-            {"save": "adapter", "variants": [{"name": "v", "posttuning": "wise_ft"}]},
-            "variant 'v': save is 'adapter', but wise_ft merges the adapter; set save to 'merged'",
-        ),
-    ],
-)
-def test_an_adapter_that_is_not_there_cannot_be_saved(tree: dict[str, Any], settings: dict, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        make_recipe(tree | {"reference": None} | settings)
-
-
-@pytest.mark.parametrize(
     ("place", "key", "wrong"),
     [
         ((), "model", "modle"), ((), "streams", "stream"), (("streams",), "safe", "saef"),

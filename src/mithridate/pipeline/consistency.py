@@ -79,7 +79,3 @@ def _check_repairs(recipe: Recipe, variant: Variant) -> None:
                 f"variant '{variant.name}': {choice.method} with strength 'auto' needs held-out rows; "
                 "set streams.user.held_out"
             )
-    if recipe.save == "adapter" and merged is not None:
-        raise ValueError(
-            f"variant '{variant.name}': save is 'adapter', but {merged} merges the adapter; set save to 'merged'"
-        )

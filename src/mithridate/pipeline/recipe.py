@@ -313,8 +313,6 @@ class Recipe(Part):
             raise ValueError("seeds holds the same seed twice")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference '{self.reference}' is not the name of a variant")
-        if self.save == "adapter" and self.adapter == "none":
-            raise ValueError("save is 'adapter', but adapter is 'none', so that there is none; set save to 'merged'")
         if self.streams.user.held_out >= self.streams.user.size:
             raise ValueError("streams.user.held_out leaves no row to train on")
         for variant in self.variants:
