@@ -103,12 +103,12 @@ class Inputs:
 
     def _rows(self, sources: Sources) -> Dataset:
         several = sources if isinstance(sources, list) else [sources]
-        parts = [_slice(open_rows(self._path(one), one.fields), one) for one in several]
+        parts = [_slice(open_rows(self._path(one), one.fields, one.ignore), one) for one in several]
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _prompts(self, source: Source) -> list[str]:
         if source.fields is None:
-            return list(_slice(read_prompts(self._path(source)), source))
+            return list(_slice(read_prompts(self._path(source), source.ignore), source))
         rows = _slice(open_rows(self._path(source), source.fields), source)
         return [prompt[-1]["content"] for prompt in rows["prompt"]]
 
@@ -117,6 +117,9 @@ class Inputs:
 
     def _refusals(self, wanted: str | list[str]) -> list[str]:
         if isinstance(wanted, list):
+            blank = [i for i, text in enumerate(wanted) if not text.strip()]
+            if blank or not wanted:
+                raise DataError(f"streams.refusals{f'.{blank[0]}' if blank else ''} is empty; give refusal sentences")
             return wanted
         if wanted == "default":
             return REFUSALS
@@ -127,10 +130,9 @@ class Inputs:
         path = Path(resolved_path(wanted, self._base))
         if not path.is_file():
             raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not lines:
-            raise DataError(f"{path} holds no refusal; give one a line")
-        return lines
+        if not path.name.removesuffix(".gz").endswith(".txt"):
+            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
+        return read_prompts(path)
 
     def _store_rows(self, name: str, rows: Dataset) -> Stored:
         return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))

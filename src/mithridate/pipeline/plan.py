@@ -51,7 +51,7 @@ class Plan:
 
     def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
         self._recipe, self._inputs = recipe, inputs
-        self._model = locate(recipe.model)
+        self._model = locate(recipe.model, tokenizer=True)
         self.nodes: dict[str, Node] = {}
         self.chains = [self._chain(variant, seed) for seed in recipe.seeds for variant in recipe.variants]
 
