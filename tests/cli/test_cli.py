@@ -89,7 +89,7 @@ def test_repair_rescale_and_evaluate_a_finished_adapter(
     options = ["--method", "panacea", "--set", "radius=0.5", "--harmful", harmful]
     assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["repaired"]["distance"] == 0.5
+    assert manifest["repaired"]["distance"] == pytest.approx(0.5, rel=1e-6)
     assert file_hash(out / "adapter_model.safetensors") != file_hash(finished / "adapter/adapter_model.safetensors")
     assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 2  # nothing is overwritten
     back = tmp_path / "back"

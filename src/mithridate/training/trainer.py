@@ -118,10 +118,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         conversational = "messages" in rows.column_names or not isinstance(rows[0].get("prompt", ""), str)
         numbered = rows.add_column(ROW, list(range(len(rows))))
         require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
-        if isinstance(model, str):
-            model = locate(model, tokenizer="processing_class" not in kwargs)
         if isinstance(args, SFTConfig):
             refuse_settings(args, rows.column_names)
+        if isinstance(model, str):
+            model = locate(model, tokenizer="processing_class" not in kwargs)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         drop_fused_head(self.model)
         refuse_settings(self.args, rows.column_names)
