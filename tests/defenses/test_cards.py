@@ -94,11 +94,11 @@ def test_the_page_is_up_to_date():
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda c: c.update(agrement="agrees"), "unknown key 'agrement'; did you mean 'agreement'"),
-    (lambda c: c.pop("paper"), "paper: Field required"),
-    (lambda c: c["paper"].update(arxiv="1"), "paper.arxiv: String should match"),
+    (lambda c: c.pop("paper"), "'paper' is missing; set it"),
+    (lambda c: c["paper"].update(arxiv="1"), "paper.arxiv: must match"),
     (lambda c: c["reported"][0].update(value=130.0), "reported.0.value: .* less than or equal to 100"),
     (lambda c: c["reported"][1].update(origin="memory"), "reported.1.origin: .* 'not verified', got 'memory'"),
-    (lambda c: c["reported"][0].pop("source"), "reported.0.source: Field required"),
+    (lambda c: c["reported"][0].pop("source"), "'reported.0.source' is missing"),
     (lambda c: c["reported"][0].update(setings=""), "unknown key 'reported.0.setings'; did you mean 'setting'"),
     (lambda c: c.update(note=""), "note: "),
     (lambda c: c.update(agreement="agrees"), "agreement is 'agrees', but the measured figures say 'not measured'"),
@@ -128,7 +128,7 @@ def test_check_names_missing_unregistered_and_faulty_cards(folder):
     shutil.copy(folder / "wise_ft.json", folder / "gone.json")
     (folder / "antidote.json").write_text("{}")
     faulty, misnamed, missing, unknown = check_cards(folder, ["antidote", "wise_ft", "vaccine"])
-    assert "antidote.json: method: Field required" in faulty
+    assert "antidote.json: 'method' is missing" in faulty
     assert "gone.json: method: 'wise_ft'" in misnamed
     assert missing == f"{folder}/vaccine.json: missing; every method has a card"
     assert unknown == f"{folder}/gone.json: no method is called 'gone'"
