@@ -22,7 +22,7 @@ from mithridate.pipeline.recipe import Choice, Recipe
 from mithridate.report.reading import load_results
 from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
 from mithridate.report.roles import Role, clean_reference, methods, role
-from mithridate.report.verdict import clearly_below
+from mithridate.report.prices import clearly_below
 
 METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal")
 NO_FIGURE = "No published figure is at hand."

@@ -12,10 +12,10 @@ from mithridate.compare.roles import Role, of_role
 from mithridate.compare.tables import WORDS, axis_tables, base_table, claim_table, note, value_text
 from mithridate.report.figures.canvas import svg
 from mithridate.report.page import environment, to_yaml, write_whole
+from mithridate.report.prices import TOLERANCE
 from mithridate.report.sections import Figure
 from mithridate.report.tables import Cell, Column
 from mithridate.report.text import clean, memory, seconds
-from mithridate.report.verdict import TOLERANCE
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
