@@ -19,12 +19,12 @@ from mithridate.cards import Card, Measured, Trial, agreement, agrees, claimed, 
 from mithridate.errors import DataError
 from mithridate.pipeline.faults import sentence
 from mithridate.pipeline.recipe import Choice, Recipe
+from mithridate.report.prices import clearly_below
 from mithridate.report.reading import load_results
 from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
 from mithridate.report.roles import Role, clean_reference, methods, role
-from mithridate.report.prices import clearly_below
 
-METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal")
+METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal", "helpfulness")
 NO_FIGURE = "No published figure is at hand."
 FEW = 2
 T = TypeVar("T")

@@ -30,14 +30,14 @@ TERMINAL_TITLES = frozenset({"Variant", "HS ↓", "FA ↑", "Over-refusal ↓", 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: the figure, and in smaller type what qualifies it."""
+    """A table cell: the figure, and in smaller type what qualifies it, in lines."""
 
     main: str
     note: str = ""
 
     def line(self) -> str:
         """Return both on one line."""
-        return f"{self.main} {self.note}".strip()
+        return f"{self.main} {self.note}".strip().replace("\n", ", ")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _helpful(variant: VariantResult) -> Cell:
     found = variant.helpfulness
     if found is None:
         return Cell(NOTHING)
-    left = "" if found.kept is None else f", {100 * found.kept:.0f}% kept"
+    left = "" if found.kept is None else f"\n{100 * found.kept:.0f}% kept"
     return Cell(percent(found.value), interval(found) + left)
 
 

@@ -83,20 +83,21 @@ def _defense_words(results: Results, bare: VariantResult | None) -> str:
     if least is None:
         return "no defended variant was measured"
     if bare is None:
-        return f"the lowest of a defended variant is {_reached(least)}, but nothing says what it kept"
+        return f"of the defended variants {clean(least.name)} has the lowest, {_figures(least)}"
     keeping = lowest(_keeping(results, bare))
     if keeping is None:
         lost = _listed([f"{price.fall:.1f} points of {price.name}" for price in prices(bare, least) if not price.kept])
         return (
             f"no defended variant keeps {_listed(_names(bare, least))} within {100 * TOLERANCE:g} points of the "
-            f"undefended model's: the lowest harmful score, {_reached(least)}, costs {lost}"
+            f"undefended model's: the lowest harmful score, that of {clean(least.name)}, is {_figures(least)}, and costs "
+            f"{lost}"
         )
     if not clearly_below(keeping.harmful_score, bare.harmful_score):
         return (
             f"no defense that keeps {_listed(_names(bare, keeping))} is clearly better: the lowest of them, "
-            f"{_reached(keeping)}, is within the error"
+            f"{clean(keeping.name)}, is within the error with {_figures(keeping)}"
         )
-    return f"the best defended variant, {_reached(keeping)}"
+    return f"the best defended variant, {clean(keeping.name)}, holds it to {_figures(keeping)}"
 
 
 def _names(bare: VariantResult, variant: VariantResult) -> list[str]:
@@ -104,8 +105,8 @@ def _names(bare: VariantResult, variant: VariantResult) -> list[str]:
     return [price.name for price in prices(bare, variant)] or ["the rest"]
 
 
-def _reached(variant: VariantResult) -> str:
-    """The variant with all its figures."""
+def _figures(variant: VariantResult) -> str:
+    """The variant's harmful score with all that belongs beside it."""
     figures = [
         (variant.finetune_accuracy, "task accuracy"),
         (variant.over_refusal, "over-refusal"),
@@ -113,7 +114,7 @@ def _reached(variant: VariantResult) -> str:
     ]
     beside = [f"{percent(score.value)} {name}" for score, name in figures if score]
     at = f" at {_listed(beside)}" if beside else ""
-    return f"{clean(variant.name)}, {percent(variant.harmful_score.value)}{at}"
+    return f"{percent(variant.harmful_score.value)}{at}"
 
 
 def _listed(items: list[str]) -> str:
