@@ -104,7 +104,7 @@ def test_nobody_is_crowned_where_nobody_keeps_the_rest(run: dict[str, Any]) -> N
     assert found.best is None
     assert found.sentence.endswith(
         "no defended variant keeps task accuracy, over-refusal and helpfulness within 5 points of the undefended "
-        "model's: the lowest harmful score, that of chain, is 5.2% at 89.2% task accuracy, 50.0% over-refusal and "
+        "model's: the lowest harmful score, chain's, is 5.2% at 89.2% task accuracy, 50.0% over-refusal and "
         "85.5% helpfulness, and costs 47.9 points of over-refusal."
     )
 

@@ -89,7 +89,7 @@ def _defense_words(results: Results, bare: VariantResult | None) -> str:
         lost = _listed([f"{price.fall:.1f} points of {price.name}" for price in prices(bare, least) if not price.kept])
         return (
             f"no defended variant keeps {_listed(_names(bare, least))} within {100 * TOLERANCE:g} points of the "
-            f"undefended model's: the lowest harmful score, that of {clean(least.name)}, is {_figures(least)}, and costs "
+            f"undefended model's: the lowest harmful score, {clean(least.name)}'s, is {_figures(least)}, and costs "
             f"{lost}"
         )
     if not clearly_below(keeping.harmful_score, bare.harmful_score):
