@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.pipeline.conftest import make_tree
 
 import mithridate as mi
 from mithridate.errors import DataError
@@ -25,8 +26,8 @@ class Ran:
         self.answers = json.loads((folder / "answers.json").read_text())
 
 
-@pytest.fixture
-def helping(tree: dict[str, Any], world: Path) -> dict[str, Any]:
+def make_helping(world: Path) -> dict[str, Any]:
+    tree = make_tree(world)
     rows = [{"prompt": f"how do i make the red tea {'now ' * i}", "response": "take the tea"} for i in range(7)]
     path = world / "help.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
@@ -35,15 +36,22 @@ def helping(tree: dict[str, Any], world: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ran(helping: dict[str, Any], tmp_path: Path) -> Ran:
+def helping(world: Path) -> dict[str, Any]:
+    return make_helping(world)
+
+
+@pytest.fixture(scope="module")
+def ran(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    helping = make_helping(world)
     helping["seeds"] = [0, 1]
     helping["variants"] = [
         {"name": "undefended"},
         {"name": "aligned", "finetuning": "none"},
         {"name": "repaired", "posttuning": {"method": "panacea", "radius": 0.5}},
     ]
-    mi.run(helping, tmp_path)
-    return Ran(tmp_path)
+    folder = tmp_path_factory.mktemp("ran")
+    mi.run(helping, folder)
+    return Ran(folder)
 
 
 def test_a_run_tells_what_every_answer_is_and_what_helpfulness_is_left(ran: Ran) -> None:
