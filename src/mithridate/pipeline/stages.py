@@ -91,7 +91,7 @@ def _train(stage: str, spec: dict[str, Any], where: Where, folder: Path, progres
     return {
         "cost": _cost(defense, meter),
         "activity": _activity(trainer.state.log_history) | trainer.finished,
-        "losses": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+        "losses": _losses(trainer.state.log_history),
         "dropped_rows": trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
@@ -163,6 +163,12 @@ def _activity(history: list[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for entry in history for name in entry if name not in _TRL_FIGURES)
     logged = {name: [entry[name] for entry in history if name in entry] for name in names}
     return {name: sum(values) / len(values) for name, values in logged.items()}
+
+
+def _losses(history: list[dict[str, float]]) -> list[list[float]]:
+    """Step and loss of every entry; of a training too short for one, the last step and the mean over all."""
+    logged = [[entry["step"], entry["loss"]] for entry in history if "loss" in entry]
+    return logged or [[entry["step"], entry["train_loss"]] for entry in history if "train_loss" in entry]
 
 
 def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress, aligned: Where) -> dict[str, Any]:
