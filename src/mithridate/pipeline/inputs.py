@@ -20,6 +20,11 @@ DISJOINT = (
     ("attack", "evaluation"),
     ("safe", "evaluation"),
     ("harmful", "evaluation"),
+    ("safe", "look_alikes"),
+    ("safe", "help"),
+    ("harmful", "help"),
+    ("attack", "help"),
+    ("benign", "help"),
     ("benign", "test"),
     ("benign", "attack"),
 )
@@ -55,6 +60,8 @@ class Inputs:
         self._benign, self._attack = self._rows(user.benign), self._rows(user.harmful)
         safe, harmful = self._rows(recipe.streams.safe), self._rows(recipe.streams.harmful)
         test, prompts = self._rows(measured.task.rows), self._prompts(measured.harmful)
+        asked = self._rows(measured.help.rows) if measured.help is not None else None
+        alike = self._prompts(measured.look_alikes) if measured.look_alikes is not None else None
         check_disjoint(
             {
                 "attack": self._attack,
@@ -63,6 +70,8 @@ class Inputs:
                 "evaluation": prompts,
                 "benign": self._benign,
                 "test": test,
+                "help": asked or [],
+                "look_alikes": alike or [],
             },
             DISJOINT,
         )
@@ -71,9 +80,8 @@ class Inputs:
         self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
         self.evaluation = self._store_texts("evaluation", prompts)
         self.test = self._store_rows("test", test)
-        self.look_alikes: Stored | None = None
-        if measured.look_alikes is not None:
-            self.look_alikes = self._store_texts("look-alikes", self._prompts(measured.look_alikes))
+        self.help = self._store_rows("help", asked) if asked is not None else None
+        self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
 
     def upload(self, ratio: float, seed: int) -> tuple[Stored, Stored | None]:
         """The user's rows at a harmful ratio: those to train on, and those held out."""
@@ -99,6 +107,8 @@ class Inputs:
         }
         if self.look_alikes is not None:
             named["look_alikes"] = self.look_alikes
+        if self.help is not None:
+            named["help"] = self.help
         return {name: stored.sha256 for name, stored in named.items()}
 
     def _rows(self, sources: Sources) -> Dataset:

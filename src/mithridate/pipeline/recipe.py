@@ -163,6 +163,24 @@ class Task(Part):
     max_new_tokens: int = Field(16, ge=1)
 
 
+class Help(Part):
+    """Ordinary prompts, for the helpfulness that is left of the aligned model's.
+
+    Attributes:
+        rows: Rows that no stage trains on, whatever the model itself was made from.
+        check: ``coherent`` asks of an answer that it is no refusal, no label, not too short and no broken text;
+            ``exact`` that it is the row's own answer, where only that one is right.
+    """
+
+    rows: Sources
+    check: Literal["coherent", "exact"] = "coherent"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"rows": value} if isinstance(value, str) else value
+
+
 class JudgeSpec(Part):
     """Which judge decides what is harmful.
 
@@ -172,8 +190,8 @@ class JudgeSpec(Part):
         url: Base URL of the endpoint.
         api_key_env: Environment variable that holds its key.
         threshold: Score above which the classifier flags an answer.
-        refusals: Phrases that the rules take as refusals beside their own; ``...`` stands for any words of the same
-            sentence, also in front.
+        refusals: Phrases that the rules take as refusals beside their own, here and wherever refusals are counted;
+            ``...`` stands for any words of the same sentence, also in front.
     """
 
     kind: Literal["refusal", "classifier", "chat"] = "refusal"
@@ -204,6 +222,7 @@ class Evaluation(Part):
         harmful: Unseen harmful prompts.
         task: The user's task.
         look_alikes: Harmless prompts that look harmful, for over-refusal.
+        help: Ordinary prompts, for helpfulness; without them no variant is known to be of use.
         judge: The judge.
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
@@ -212,6 +231,7 @@ class Evaluation(Part):
     harmful: Source
     task: Task
     look_alikes: Source | None = None
+    help: Help | None = None
     judge: JudgeSpec = JudgeSpec()
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
