@@ -30,6 +30,7 @@ class FileFindings(BaseModel):
     """What one file holds."""
 
     name: str
+    sha256: str | None
     rows: int
     first: str
     last: str
@@ -64,6 +65,7 @@ def examine(candles: Candles, interval: str, adjusted: list[Split]) -> FileFindi
     returns = closes[1:] / closes[:-1] - 1
     return FileFindings(
         name=candles.name,
+        sha256=candles.sha256,
         rows=len(frame),
         first=stamp(times[0]),
         last=stamp(times[-1]),

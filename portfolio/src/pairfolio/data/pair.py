@@ -63,6 +63,11 @@ class Pair:
         return np.asarray(closes[1:] / closes[:-1] - 1)
 
     @property
+    def slots(self) -> np.ndarray:
+        """Number of each bar on the grid of its interval, counted from 1970, shape (bars,)."""
+        return np.asarray(self.times.as_unit("us").asi8 // int(self.interval / pd.Timedelta(microseconds=1)))
+
+    @property
     def spot_returns(self) -> np.ndarray | None:
         """Simple returns of the underlying, shape (bars - 1,), or None without one."""
         if len(self.frames) < 3:
@@ -79,6 +84,7 @@ def load_pair(
     splits: dict[str, list[tuple[pd.Timestamp, float]]] | None = None,
     start: pd.Timestamp | None = None,
     end: pd.Timestamp | None = None,
+    before: pd.Timestamp | None = None,
 ) -> Pair:
     """Read A, B and perhaps the underlying, settle splits, and join them.
 
@@ -89,6 +95,7 @@ def load_pair(
         splits: Splits stated by the user: file name to (first bar in new units, factor).
         start: First opening time used.
         end: First opening time no longer used.
+        before: Bars from here on are set aside: dropped before anything but their form is looked at.
 
     Raises:
         DataError: If a file is bad, holds an unsettled split, or the files do not fit together.
@@ -100,12 +107,13 @@ def load_pair(
         )
     candles, adjusted = [], []
     for path in paths:
-        loaded = load_candles(path)
-        for time, factor in stated.get(path.name, []):
+        loaded = between(load_candles(path), None, before)
+        own = [split for split in stated.get(path.name, []) if before is None or split[0] < before]
+        for time, factor in own:
             loaded = adjust(loaded, time, factor)
         settled, found = settle_splits(loaded, adjust_splits)
-        known = [Split(time, np.nan, factor, 0) for time, factor in stated.get(path.name, [])]
-        cut = _between(settled, start, end)
+        known = [Split(time, np.nan, factor, 0) for time, factor in own]
+        cut = between(settled, start, end)
         candles.append(cut if interval is None else resample(cut, interval))
         adjusted.append(known + found)
     return join(candles, adjusted)
@@ -133,7 +141,12 @@ def join(candles: list[Candles], adjusted: list[list[Split]] | None = None) -> P
     return Pair((_short(names[0]), _short(names[1])), times, frames, candles[0].interval, findings)
 
 
-def _between(candles: Candles, start: pd.Timestamp | None, end: pd.Timestamp | None) -> Candles:
+def between(candles: Candles, start: pd.Timestamp | None, end: pd.Timestamp | None) -> Candles:
+    """The candles that open in [start, end).
+
+    Raises:
+        DataError: If fewer than two do.
+    """
     times = candles.frame.index
     kept = np.ones(len(times), dtype=bool)
     if start is not None:
