@@ -96,7 +96,7 @@ def with_final(run: Run, pair: Pair, progress: Callable[[int, int], None] = lamb
             f"{len(pair.times) - first} bars lie in the span from {_start(settings)} on; set an earlier start"
         )
     earlier = earlier_looks(pair, settings.final)
-    _record(pair, settings, first)
+    record_look(pair, settings)
     walks = {"network": walk_forward(pair, settings, progress, first)}
     if "network_lambda0" in run.ledgers:
         bare = override(settings, {"loss.term": "none", "selection": None})
@@ -121,13 +121,20 @@ def _files(pair: Pair) -> list[str]:
     return [file.sha256 for file in pair.findings.files if file.sha256]
 
 
-def _record(pair: Pair, settings: Settings, first: int) -> None:
+def record_look(pair: Pair, settings: Settings) -> int:
+    """Add one line to the record and give its number among the looks at this span.
+
+    Raises:
+        SettingsError: If the record cannot be read.
+        OSError: If it cannot be written.
+    """
     assert settings.final is not None
+    number = len(earlier_looks(pair, settings.final)) + 1
     look = Look(
         looked=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         pair=pair.names,
         files=_files(pair),
-        first=stamp(pair.times[first]),
+        first=_start(settings),
         last=stamp(pair.times[-1]),
         settings=json.dumps(settings.model_dump(mode="json"), sort_keys=True),
     )
@@ -135,3 +142,4 @@ def _record(pair: Pair, settings: Settings, first: int) -> None:
         record.write(look.model_dump_json() + "\n")
         record.flush()
         os.fsync(record.fileno())
+    return number

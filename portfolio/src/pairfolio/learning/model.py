@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from pairfolio.config import Settings
 from pairfolio.data.pair import Pair
@@ -27,23 +28,30 @@ class Block(NamedTuple):
     validation: range
 
 
+class SeedRecord(BaseModel):
+    """How the network of one seed came about; epoch 0 is the untrained one, which holds the anchor weight."""
+
+    seed: int
+    minimum_variance_weight: float
+    epoch: int
+    epochs_run: int
+    validation_sharpe: float
+
+
 class Model(NamedTuple):
     """Networks and the scaling of their features.
 
     Attributes:
-        trained: One for each seed.
+        networks: One for each seed.
         scaling: Of the training block.
         settings: They were trained with.
+        seeds: How each came about.
     """
 
-    trained: tuple[Trained, ...]
+    networks: tuple[Allocator, ...]
     scaling: Scaling
     settings: Settings
-
-    @property
-    def networks(self) -> list[Allocator]:
-        """One for each seed."""
-        return [one.network for one in self.trained]
+    seeds: tuple[SeedRecord, ...]
 
 
 def first_decision(settings: Settings) -> int:
@@ -69,11 +77,23 @@ def fit(
     windows = scaled_windows(features, scaling, window)
     returns = torch.from_numpy(pair.returns).float()
     training, validation = (sample(windows, returns, part) for part in block)
-    trained = []
+    networks, seeds = [], []
     for seed in settings.seeds:
-        trained.append(train(training, validation, settings, seed=100_003 * seed + number))
+        trained = train(training, validation, settings, seed=100_003 * seed + number)
+        networks.append(trained.network)
+        seeds.append(_seed_record(seed, trained))
         progress()
-    return Model(tuple(trained), scaling, settings)
+    return Model(tuple(networks), scaling, settings, tuple(seeds))
+
+
+def _seed_record(seed: int, trained: Trained) -> SeedRecord:
+    return SeedRecord(
+        seed=seed,
+        minimum_variance_weight=trained.moments.minimum_variance_weight,
+        epoch=trained.epoch,
+        epochs_run=len(trained.validation) - 1,
+        validation_sharpe=trained.validation[trained.epoch],
+    )
 
 
 def decide_bars(model: Model, pair: Pair, decisions: range) -> np.ndarray:
@@ -88,7 +108,7 @@ def decide_bars(model: Model, pair: Pair, decisions: range) -> np.ndarray:
         decisions[0] - shift : decisions[-1] + 1 - shift
     ]
     slots = pair.slots[decisions[0] : decisions[-1] + 1]
-    weights = np.empty((len(model.trained), len(decisions)))
+    weights = np.empty((len(model.networks), len(decisions)))
     for chunk in np.unique(slots // CHUNK):
         here = np.flatnonzero(slots // CHUNK == chunk)
         places = torch.from_numpy(slots[here] % CHUNK)

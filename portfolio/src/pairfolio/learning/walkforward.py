@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
 from pairfolio.config import Settings
+from pairfolio.data.findings import stamp
 from pairfolio.data.pair import Pair
 from pairfolio.errors import SettingsError
-from pairfolio.learning.model import Block, decide_bars, first_decision, fit
-from pairfolio.learning.training import Trained
+from pairfolio.learning.model import Block, SeedRecord, decide_bars, first_decision, fit
 
 
 class Fold(NamedTuple):
@@ -27,16 +26,11 @@ class Fold(NamedTuple):
         return Block(self.training, self.validation)
 
 
-class FoldRecord(BaseModel):
+class FoldRecord(SeedRecord):
     """What one network of one fold was."""
 
     fold: int
-    seed: int
     first_test: str
-    minimum_variance_weight: float
-    epoch: int
-    epochs_run: int
-    validation_sharpe: float
 
 
 class Walk(NamedTuple):
@@ -124,6 +118,18 @@ def last_block(pair: Pair, settings: Settings) -> Block:
     return block_before(bars - 1 + settings.network.window, pair, settings)
 
 
+def fold_block(pair: Pair, settings: Settings, number: int) -> Block:
+    """What the model of one fold of a backtest is made from.
+
+    Raises:
+        SettingsError: If there is no such fold.
+    """
+    folds = make_folds(pair, settings)
+    if number >= len(folds):
+        raise SettingsError(f"--fold {number}: the data give folds 0 to {len(folds) - 1}")
+    return folds[number].block
+
+
 def walk_forward(
     pair: Pair,
     settings: Settings,
@@ -153,21 +159,9 @@ def walk_forward(
     for number, fold in enumerate(folds):
         model = fit(pair, fold.block, settings, number, count)
         parts.append(decide_bars(model, pair, fold.test))
-        named = zip(settings.seeds, model.trained, strict=True)
-        records += [_record(trained, number, seed, pair.times[fold.test[0]]) for seed, trained in named]
+        first = stamp(pair.times[fold.test[0]])
+        records += [FoldRecord(fold=number, first_test=first, **one.model_dump()) for one in model.seeds]
         if number == 0:
             static = records[0].minimum_variance_weight
     decisions = range(folds[0].test[0], folds[-1].test[-1] + 1)
     return Walk(decisions, np.concatenate(parts, axis=1), records, static)
-
-
-def _record(trained: Trained, fold: int, seed: int, first: pd.Timestamp) -> FoldRecord:
-    return FoldRecord(
-        fold=fold,
-        seed=seed,
-        first_test=first.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        minimum_variance_weight=trained.moments.minimum_variance_weight,
-        epoch=trained.epoch,
-        epochs_run=len(trained.validation) - 1,
-        validation_sharpe=trained.validation[trained.epoch],
-    )
