@@ -1,7 +1,7 @@
 """A saved model on new bars: what it may decide, what it decides, and what has to be traded for it.
 
-The weight that a network decides at the close of a bar depends on the bars up to it alone. What must be traded
-also depends on the weight still held from the bar before, after drift; `Holding` carries it from call to call.
+The weight that a network decides at the close of a bar depends on the bars up to it alone. What must be
+traded also depends on the weight held from the bar before, after drift; `Holding` carries it between calls.
 """
 
 import csv

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pairfolio import __version__
 from pairfolio.cli_models import apply, compare, train
-from pairfolio.errors import PairfolioError
+from pairfolio.errors import PairfolioError, SettingsError
 from pairfolio.options import (
     Adjust,
     Bars,
@@ -145,6 +145,8 @@ def backtest(
             "selection": {} if choose else None,
         },
     )
+    if settings.selection is not None and (network is not None or strength is not None):
+        raise SettingsError("network and λ are chosen from a grid; leave out --network and --lambda")
     _backtest(options, settings, final, again, out, as_json)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from pairfolio.comparison import Comparison
 from pairfolio.data.pair import PairFindings
 from pairfolio.modelfile import ModelRecord
-from pairfolio.report.page import number, percent, share
+from pairfolio.report.page import number, open_jump, percent, share
 from pairfolio.report.verdict import verdict
 from pairfolio.results import Results, StrategyResult
 
@@ -56,6 +56,8 @@ def show_findings(findings: PairFindings, console: Console) -> None:
                 f"{escape(file.name)}: {gap.missing} bars missing from {gap.last} to {gap.next}",
                 highlight=False,
             )
+        for jump in file.possible_splits:
+            console.print(f"{escape(file.name)}: {open_jump(jump)}", highlight=False)
         for event in file.extreme_returns:
             console.print(
                 f"{escape(file.name)}: return {percent(event.value)} at {event.time}", highlight=False
