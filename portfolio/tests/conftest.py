@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from pairfolio.config import Settings, override
-from pairfolio.data.pair import Pair
+from pairfolio.data.candles import Candles
+from pairfolio.data.pair import Pair, join
 from pairfolio.data.synthetic import synthetic_pair
+from pairfolio.learning.model import fit
+from pairfolio.learning.walkforward import fold_block
+from pairfolio.modelfile import SavedModel, load_model, save_model
 
 # By default the shared data lie beside the checkout, wherever the tests are started.
 os.environ.setdefault("MITHRIDATE_DATA", str(Path(__file__).parents[3] / "shared"))
@@ -83,3 +87,32 @@ def binance() -> Path:
     if not (folder / "BTCUPUSDT_1h.csv.gz").is_file():
         pytest.skip(f"no real candles in {folder}; set MITHRIDATE_DATA to the folder that holds data/binance")
     return folder
+
+
+@pytest.fixture
+def cut() -> Callable[..., Pair]:
+    """Bars of a pair from one number to another, as if read from a shorter file."""
+
+    def part(pair: Pair, start: int, stop: int | None = None, names: tuple[str, ...] = ()) -> Pair:
+        named = names or (*pair.names, "SPOT")
+        return join(
+            [
+                Candles(name, frame.iloc[start:stop], pair.interval)
+                for name, frame in zip(named, pair.frames, strict=False)
+            ]
+        )
+
+    return part
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., SavedModel]:
+    """Train one fold of a pair, save it, and read it back."""
+
+    def put(pair: Pair, settings: Settings, number: int = 0, name: str = "model") -> SavedModel:
+        block = fold_block(pair, settings, number)
+        model = fit(pair, block, settings, number)
+        save_model(tmp_path / name, model, pair, block, number, {"pairfolio": "test"})
+        return load_model(tmp_path / name)
+
+    return put
