@@ -19,6 +19,7 @@ from pairfolio.learning.model import first_decision
 from pairfolio.learning.walkforward import make_folds, walk_forward
 from pairfolio.modelfile import SavedModel
 
+HEAD = "open_time,weight,held,turnover,model\n"
 Save = Callable[..., SavedModel]
 Cut = Callable[..., Pair]
 

@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
     "record cut short": (lambda folder: os.truncate(folder / RECORD, 700), "is no JSON"),
     "another fee": (lambda folder: put(folder / RECORD, "0.00075", "0.0001"), "was altered"),
     "a later training": (
-        lambda folder: put(folder / RECORD, '"last_bar": "20', '"last_bar": "19'),
+        lambda folder: put(folder / RECORD, 'last_bar": "20', 'last_bar": "19'),
         "was altered",
     ),
     "another hash": (lambda folder: put(folder / RECORD, '"sha256": "', '"sha256": "0'), "was altered"),
@@ -159,9 +159,7 @@ def test_a_network_that_came_apart_is_not_saved(small_pair: Pair, tiny: Settings
     assert not (tmp_path / "model").exists()
 
 
-def test_equal_record_text_is_plain_json(
-    save: Save, small_pair: Pair, tiny: Settings, tmp_path: Path
-) -> None:
+def test_the_record_is_plain_json(save: Save, small_pair: Pair, tiny: Settings, tmp_path: Path) -> None:
     saved = save(small_pair, tiny)
     whole = json.loads((tmp_path / "model" / RECORD).read_text(encoding="utf-8"))
     assert whole["sha256"] == saved.sha256

@@ -19,9 +19,9 @@ from pairfolio.figures import (
     regime_results,
     seed_results,
     strategy_results,
-    tested_returns,
-    tested_span,
-    tested_times,
+    traded_returns,
+    traded_span,
+    traded_times,
 )
 from pairfolio.learning.walkforward import Walk
 from pairfolio.results import Results
@@ -64,7 +64,7 @@ def run_backtest(
     """
     settings, choice, walks = choose(pair, settings, progress)
     walk, fee = walks["network"], settings.loss.fee
-    tested, times = tested_returns(pair, walk.decisions), tested_times(pair, walk.decisions)
+    tested, times = traded_returns(pair, walk.decisions), traded_times(pair, walk.decisions)
     ledgers = trade(pair, walks, settings)
     scale = Scale(pair, settings)
     later = next_open(pair, walk.decisions, ledgers["network"].weights, fee)
@@ -74,7 +74,7 @@ def run_backtest(
         versions=versions(),
         settings=settings,
         data=pair.findings,
-        tested=tested_span(pair, walk.decisions, scale),
+        tested=traded_span(pair, walk.decisions, scale),
         choice=choice,
         strategies=strategy_results(pair, walk.decisions, ledgers, labels(pair, settings), scale),
         seeds={key: seed_results(w, tested, scale) for key, w in walks.items()},
@@ -90,7 +90,7 @@ def run_backtest(
 def trade(pair: Pair, walks: dict[str, Walk], settings: Settings) -> dict[str, Ledger]:
     """What the mean of each network's seeds earned, and what each rule earned beside it."""
     walk = walks["network"]
-    tested = tested_returns(pair, walk.decisions)
+    tested = traded_returns(pair, walk.decisions)
     ledgers = {key: settle(w.weights.mean(axis=0), tested, settings.loss.fee) for key, w in walks.items()}
     return ledgers | rules(pair, walk, settings)
 

@@ -11,7 +11,7 @@ from pairfolio.data.findings import stamp
 from pairfolio.data.pair import Pair, PairFindings
 from pairfolio.errors import ModelError, SettingsError
 from pairfolio.evaluation.ledger import settle
-from pairfolio.figures import Scale, strategy_results, tested_returns, tested_span
+from pairfolio.figures import Scale, strategy_results, traded_returns, traded_span
 from pairfolio.final import record_look
 from pairfolio.learning.model import decide_bars
 from pairfolio.learning.walkforward import Walk
@@ -86,7 +86,7 @@ def compare(
     if len(decisions) < 2:
         raise SettingsError(f"{len(decisions)} bars can be traded; give a longer range")
     notes += _looks(models, pair, decisions, final)
-    tested = tested_returns(pair, decisions)
+    tested = traded_returns(pair, decisions)
     ledgers = {
         name: settle(decide_bars(saved.model, pair, decisions).mean(axis=0), tested, paid)
         for name, saved in models.items()
@@ -101,7 +101,7 @@ def compare(
         pair=pair.names,
         versions=versions(),
         data=pair.findings,
-        tested=tested_span(pair, decisions, scale),
+        tested=traded_span(pair, decisions, scale),
         fee=paid,
         models=[_line(name, saved) for name, saved in models.items()],
         strategies=strategy_results(pair, decisions, ledgers, names, scale),

@@ -45,19 +45,19 @@ class Scale:
         return interval(sharpe(returns, self.per_year), self.draws(returns), level)
 
 
-def tested_returns(pair: Pair, decisions: range) -> np.ndarray:
+def traded_returns(pair: Pair, decisions: range) -> np.ndarray:
     """Returns of A and B after each decision, shape (decisions, 2)."""
     return pair.returns[decisions[0] : decisions[-1] + 1]
 
 
-def tested_times(pair: Pair, decisions: range) -> pd.DatetimeIndex:
+def traded_times(pair: Pair, decisions: range) -> pd.DatetimeIndex:
     """Opening of the bar of each decision."""
     return pair.times[decisions[0] : decisions[-1] + 1]
 
 
-def tested_span(pair: Pair, decisions: range, scale: Scale) -> Tested:
+def traded_span(pair: Pair, decisions: range, scale: Scale) -> Tested:
     """The bars that were traded."""
-    times = tested_times(pair, decisions)
+    times = traded_times(pair, decisions)
     return Tested(
         first=stamp(times[0]),
         last=stamp(times[-1]),

@@ -21,7 +21,7 @@ from pairfolio.config import FinalSettings, Settings, override
 from pairfolio.data.findings import stamp
 from pairfolio.data.pair import Pair
 from pairfolio.errors import SettingsError
-from pairfolio.figures import Scale, strategy_results, tested_span
+from pairfolio.figures import Scale, strategy_results, traded_span
 from pairfolio.learning.walkforward import walk_forward
 from pairfolio.results import FinalResult
 from pairfolio.strategies.roster import labels
@@ -104,7 +104,7 @@ def with_final(run: Run, pair: Pair, progress: Callable[[int, int], None] = lamb
     scale, decisions = Scale(pair, settings), walks["network"].decisions
     ledgers = trade(pair, walks, settings)
     result = FinalResult(
-        tested=tested_span(pair, decisions, scale),
+        tested=traded_span(pair, decisions, scale),
         look=len(earlier) + 1,
         looked_before=[look.looked for look in earlier],
         strategies=strategy_results(pair, decisions, ledgers, labels(pair, settings), scale),

@@ -14,7 +14,7 @@ from pairfolio.data.pair import Pair
 from pairfolio.evaluation.ledger import settle
 from pairfolio.evaluation.metrics import sharpe
 from pairfolio.evaluation.uncertainty import deflated_sharpe
-from pairfolio.figures import Scale, tested_returns
+from pairfolio.figures import Scale, traded_returns
 from pairfolio.learning.walkforward import Walk, walk_forward
 from pairfolio.results import Choice, Trial
 
@@ -84,7 +84,7 @@ def _plain(settings: Settings) -> bool:
 
 
 def _net(pair: Pair, walk: Walk, fee: float) -> np.ndarray:
-    return settle(walk.weights.mean(axis=0), tested_returns(pair, walk.decisions), fee).net
+    return settle(walk.weights.mean(axis=0), traded_returns(pair, walk.decisions), fee).net
 
 
 def _part(progress: Callable[[int, int], None], place: int, rounds: int) -> Callable[[int, int], None]:

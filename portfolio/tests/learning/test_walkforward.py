@@ -31,7 +31,7 @@ def change_future(pair: Pair, bar: int, seed: int) -> Pair:
 
 
 @given(bar=st.integers(95, 178), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_future_never_changes_a_past_weight(tiny: Settings, bar: int, seed: int) -> None:
     changed = change_future(PAST, bar, seed)
     assert not np.array_equal(PAST.returns, changed.returns)
@@ -42,7 +42,7 @@ def test_the_future_never_changes_a_past_weight(tiny: Settings, bar: int, seed: 
 
 
 @given(bar=st.integers(95, 178), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_rule_to_compare_with_looks_ahead(tiny: Settings, bar: int, seed: int) -> None:
     walk, changed = walk_forward(PAST, tiny), change_future(PAST, bar, seed)
     known = bar - walk.decisions[0] + 1
