@@ -1,6 +1,7 @@
 """Shared pieces: tiny settings, candle files on disk, the real candles where they are."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pairfolio.cli import main
 from pairfolio.config import Settings, override
 from pairfolio.data.candles import Candles
 from pairfolio.data.pair import Pair, join
@@ -18,6 +20,8 @@ from pairfolio.modelfile import SavedModel, load_model, save_model
 
 # By default the shared data lie beside the checkout, wherever the tests are started.
 os.environ.setdefault("MITHRIDATE_DATA", str(Path(__file__).parents[3] / "shared"))
+
+Command = Callable[..., tuple[int, str, str]]
 
 TINY = {
     "features.horizons": (1, 2),
@@ -116,3 +120,41 @@ def save(tmp_path: Path) -> Callable[..., SavedModel]:
         return load_model(tmp_path / name)
 
     return put
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run the command in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pairfolio", *words])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: Settings) -> str:
+    path = tmp_path / "tiny.json"
+    path.write_text(tiny.model_dump_json())
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path, small_pair: Pair) -> list[str]:
+    """The small pair as two candle files."""
+    paths = []
+    for name, frame in zip(("A.csv", "B.csv"), small_pair.frames[:2], strict=True):
+        table = frame.copy()
+        table.index = pd.Index(table.index.strftime("%Y-%m-%dT%H:%M:%SZ"), name="open_time")
+        table.to_csv(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths

@@ -73,6 +73,7 @@ def told(run: Run) -> str:
 def test_bars_set_aside_change_nothing_before_the_final_test(
     files: tuple[Path, Path], settings: Settings
 ) -> None:
+    settings = override(settings, {"selection": {"networks": ("mlp",), "strengths": (0.0, 3.0)}})
     before = earlier_run(files, settings)
     for path in files:
         spoil(path, START)
