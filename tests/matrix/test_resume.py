@@ -89,7 +89,8 @@ def _kills():
         remembers = "step.memory" in inspect.getsource(methods()[name].cls)
         for point, step in POINTS.items():
             if remembers or point == "mid-epoch":
-                yield pytest.param(name, step, id=f"{name}-{point}")
+                marks = [pytest.mark.slow] if point == "first-step" else []
+                yield pytest.param(name, step, id=f"{name}-{point}", marks=marks)
 
 
 @pytest.mark.parametrize(("name", "step"), _kills())
