@@ -55,6 +55,16 @@ def test_shares_are_recorded_for_every_row(world):
     assert shares == pytest.approx(expected.tolist())
 
 
+def test_shares_are_those_of_the_last_weighting_of_the_trained_rows(world):
+    data = world.data()
+    step = world.step("user", data)
+    step.gradient("user", log_weights=lambda rows: rows.row.double())
+    step.gradient("user", log_weights=lambda rows: 0 * rows.nll)
+    step.gradient("harmful", log_weights=lambda rows: rows.row.double())
+    assert sorted(step.shares.rows) == sorted(row.position for row in data.main)
+    assert step.shares.shares == pytest.approx([1 / len(data.main)] * len(data.main))
+
+
 def test_two_weightings_at_once_and_a_part_that_is_none_are_refused(world):
     step = world.step("user", world.data())
     with pytest.raises(DefenseError, match="log_weights or inside a loss, not both"):

@@ -62,7 +62,7 @@ class Step(Draws):
     Attributes:
         observed: Sums over the training rows.
         logs: Figures that prove that the defense acted.
-        shares: Weights of a row-weighted gradient; None without one.
+        shares: Weights of the last row-weighted gradient over the rows that are trained on; None without one.
         held: For each parameter whether the optimizer leaves it alone in this step; None if it moves all.
     """
 
@@ -114,10 +114,11 @@ class Step(Draws):
         around = self._around(stream, own)
         if loss is not None:
             return self.likelihood.gradient_of(loss, own, score, around)
-        weighting = uniform if log_weights is None else self._recording(log_weights)
-        gradient = self.likelihood.gradient(own, weighting, score, around)
-        if log_weights is not None:
-            self.shares = self._softmax_shares()
+        if log_weights is None or stream != self.main:
+            return self.likelihood.gradient(own, log_weights or uniform, score, around)
+        self._weighed.clear()
+        gradient = self.likelihood.gradient(own, self._recording(log_weights), score, around)
+        self.shares = self._softmax_shares()
         return gradient
 
     def activation_gradient(
