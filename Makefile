@@ -7,12 +7,17 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test test-all check clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/mithridate run recipes/quickstart.yaml --out runs/quickstart --jobs $(JOBS)
 
 test: $(VENV)/ready
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile portfolio/tests
+
+# Every random case and every pairing of methods with adapters; meant for every night, not for every commit.
+test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile portfolio/tests
 

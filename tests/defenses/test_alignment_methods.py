@@ -7,11 +7,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mithridate.defenses.registry import methods
 from mithridate.defenses.repnoise import _mmd, _mmd_of_block, _samples
 from mithridate.defenses.tar import TAR
 from mithridate.defenses.vaccine import TVaccine, Vaccine
-from mithridate.errors import DefenseError
 from mithridate.training.decoder import layer_of
 from mithridate.training.draws import Clock
 from mithridate.training.likelihood import Likelihood
@@ -171,14 +169,3 @@ def test_repnoise_measures_half_precision_activations_precisely():
     ours, _ = _mmd(samples, [n.to(s) for n, s in zip(noise, samples, strict=True)])
     assert exact > 0.1
     assert ours == pytest.approx(exact, rel=1e-3)
-
-
-READING = {"vaccine": {}, "t_vaccine": {}, "repnoise": {}, "tar": {"inner_steps": 1, "every": 1}}
-
-
-@pytest.mark.parametrize("name", READING)
-def test_gradient_checkpointing_is_refused_where_activations_are_used(name, tmp_path):
-    defense = methods()[name].cls(**READING[name])
-    made = trainer(defense, tmp_path, max_steps=1, gradient_checkpointing=True)
-    with pytest.raises(DefenseError, match="gradient_checkpointing=False"):
-        made.train()

@@ -109,7 +109,7 @@ def _tuned(seed, **changes):
 @given(st.integers(0, 10**6), st.floats(0.05, 20))
 def test_weights_sum_to_one(seed, temperature):
     _, data, step, _ = _tuned(seed, temperature=temperature)
-    rows, shares, _ = step.shares
+    rows, shares = step.shares.rows, step.shares.shares
     assert sorted(rows) == sorted(row.position for row in data.main)
     assert sum(shares) == pytest.approx(1.0)
     assert step.logs["weight_max"] >= 1 - 1e-9

@@ -6,7 +6,9 @@ from peft import get_peft_model
 
 from mithridate.defenses.lox import LoXAlignment
 from mithridate.errors import DefenseError
+from mithridate.training.draws import Memory
 from mithridate.training.trainer import DefendedTrainer
+from mithridate.training.weights import Weights
 from tests.helpers import tiny
 from tests.helpers.slow_llama import BLOCK_LINEARS
 from tests.helpers.training import distance, run, streams
@@ -70,3 +72,22 @@ def test_switched_off_such_an_adapter_trains_on(tmp_path):
     made = _continued(LoXAlignment(strength=0.0), tmp_path)
     made.train()
     assert made.state.global_step == 2
+
+
+@pytest.mark.parametrize("adapter", ["lora_A", "lora_B", "layers"])
+def test_an_adapter_may_be_called_like_a_factor(adapter):
+    """The same extrapolation of the same factors under another name."""
+    ends = []
+    for name in ("default", adapter):
+        torch.manual_seed(0)
+        model = get_peft_model(tiny.model(), tiny.lora(), name)
+        weights = Weights(model)
+        weights.start = weights.snapshot()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in weights.parameters:
+                parameter.normal_()
+        LoXAlignment(rank=2).finish(weights, Memory())
+        ends.append(weights.snapshot())
+        assert len(ends[0]) == 12
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))

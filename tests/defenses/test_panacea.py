@@ -40,7 +40,8 @@ def test_the_step_has_its_length_and_goes_up_the_harmful_loss(trained, radius):
     before, loss = _adapter(trained), _harmful_loss(trained)
     repaired = Panacea(radius=radius).repair(trained, tiny.tokenizer(), harmful=HARMFUL)
     assert _length(before, _adapter(trained)) == pytest.approx(radius, rel=1e-4)
-    assert repaired.distance == radius
+    assert repaired.distance == pytest.approx(_length(before, _adapter(trained)), rel=1e-7)
+    assert repaired.activity["intended_distance"] == radius
     if radius <= 0.3:
         assert _harmful_loss(trained) > loss
 

@@ -36,7 +36,8 @@ def _figures(name, figure, settings, **options):
 
 
 @pytest.mark.parametrize(
-    ("safe_steps", "user_steps", "warmup"), [(2, 3, 0.0), (1, 1, 0.0), (2, 1, 0.5), (2, 3, 0.5), (3, 2, 0.0), (0, 2, 0.0)]
+    ("safe_steps", "user_steps", "warmup"),
+    [(2, 3, 0.0), (1, 1, 0.0), (2, 1, 0.5), (2, 3, 0.5), (3, 2, 0.0), (0, 2, 0.0)],
 )
 @pytest.mark.parametrize("resumed", [False, True], ids=["straight", "resumed"])
 def test_lisa_holds_each_phase_near_the_end_of_the_other(safe_steps, user_steps, warmup, resumed, tmp_path):

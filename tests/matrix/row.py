@@ -1,9 +1,11 @@
 """What the matrix needs to know of a method to test it."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from mithridate.defenses.base import Defense
 
@@ -46,6 +48,12 @@ class Row:
     def strained(self) -> dict[str, Any]:
         """Settings for runs that are cut, shared out or interrupted."""
         return self.stress or self.default
+
+
+def thinned(values: Iterable[Any], quick: Iterable[Any]) -> list[Any]:
+    """All values as parameters of a test, those that are not quick marked as slow."""
+    kept = list(quick)
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def always(settings: dict[str, Any]) -> bool:

@@ -10,15 +10,17 @@ from mithridate.training.trainer import TRAINED
 from tests.helpers.origins import origins
 from tests.helpers.slow_llama import merged, plain_names
 from tests.helpers.training import repair_methods, training_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 from tests.matrix.worlds import Slow, World, text_rows, tokenizer
 
 CASES = range(60)
+QUICK = range(15)
 STEPS = 2
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", thinned(CASES, QUICK))
 @pytest.mark.parametrize("name", training_methods())
 def test_gradients_of_several_steps_equal_the_reference(name, case):
     rng = random.Random(f"{name} {case}")
@@ -44,7 +46,7 @@ def test_gradients_of_several_steps_equal_the_reference(name, case):
     torch.testing.assert_close(world.flat(), ended, **TOLERANCE)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", thinned(CASES, QUICK))
 @pytest.mark.parametrize("name", repair_methods())
 def test_repaired_weights_equal_the_reference(name, case):
     rng = random.Random(f"{name} {case}")

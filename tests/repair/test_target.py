@@ -53,14 +53,14 @@ def test_a_quantized_base_is_refused():
     model = tiny.model()
     layer = model.model.layers[0].mlp.up_proj
     layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.int8), requires_grad=False)
-    with pytest.raises(DefenseError, match=r"up_proj is quantized \(torch\.int8\)"):
+    with pytest.raises(DefenseError, match=r"up_proj\.weight is quantized \(torch\.int8\)"):
         prunable(model, "weights")
 
 
 def test_a_merged_adapter_is_refused():
     model = get_peft_model(tiny.model(), tiny.lora())
     model.merge_adapter()
-    with pytest.raises(DefenseError, match="no activation reached"):
+    with pytest.raises(DefenseError, match="merged or disabled"):
         Antidote().repair(model, tiny.tokenizer(), harmful=tiny.rows("harmful", 2))
 
 

@@ -26,12 +26,15 @@ from torch import Tensor, nn
 
 from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
 from mithridate.repair.activations import input_norms
 from mithridate.repair.case import Case
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.results import DoseCurve, Repaired
+from mithridate.repair.tally import Tally
+from mithridate.repair.target import has_lora
+from mithridate.repair.undo import undone
 from mithridate.training.batch import Example
-from mithridate.training.weights import Weights
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -79,46 +82,46 @@ class Antidote(Repair):
         scores = self._scores(case.model, matrices, rows)
         curve = self._search(case, matrices, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
-        pruned, square = self._prune(matrices, scores, ratio)
-        entries = sum(matrix.values.numel() for matrix in matrices)
+        pruned, tally = self._prune(matrices, scores, ratio)
+        if pruned and not tally.changed:
+            raise DefenseError("all entries with the highest scores are zero already, so nothing is left to prune")
         return Repaired(
-            changed=pruned,
-            distance=square**0.5,
-            activity={"mask_ratio": ratio, "entries_pruned": pruned, "entries": entries, "harmful_rows": len(rows)},
+            changed=tally.changed,
+            distance=tally.distance,
+            activity={
+                "mask_ratio": ratio,
+                "entries_pruned": pruned,
+                "entries": sum(score.numel() for score in scores),
+                "harmful_rows": len(rows),
+            },
             dose_curve=curve,
-            merged=pruned > 0 and self.merges,
+            merged=tally.changed > 0 and self.merges and has_lora(case.model),
         )
 
     def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
         """|W|·‖x‖ per entry, (outputs, inputs)."""
         if self.score == "magnitude":
-            return [matrix.values.double().abs() for matrix in matrices]
+            return [matrix.read().abs() for matrix in matrices]
         norms = input_norms(model, {matrix.name: matrix.layer for matrix in matrices}, rows)
-        return [matrix.values.double().abs() * norms[matrix.name] for matrix in matrices]
+        return [matrix.read().abs() * norms[matrix.name] for matrix in matrices]
 
     @torch.no_grad()
-    def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, float]:
-        """Set the top-scored entries to zero; gives their number and the sum of their squares."""
+    def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, Tally]:
+        """Set the top-scored entries to zero; gives their number and what that changed."""
         masks = by_row(scores, ratio) if self.ranking == "row" else over_all(scores, ratio)
-        pruned, square = 0, 0.0
+        pruned, tally = 0, Tally()
         for matrix, mask in zip(matrices, masks, strict=True):
             if mask.any():
                 pruned += int(mask.sum())
-                square += float(matrix.values[mask].double().square().sum())
-                matrix.write(matrix.values.masked_fill(mask, 0))
-        return pruned, square
+                matrix.put(matrix.read().masked_fill(mask, 0), tally)
+        return pruned, tally
 
     def _search(self, case: Case, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
-        weights = Weights(case.model, [name for matrix in matrices for name in matrix.parameters])
-
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
-            saved = weights.snapshot()
-            try:
+            with undone():
                 self._prune(matrices, scores, ratio)
                 yield
-            finally:
-                weights.restore(saved)
 
         return self.search(case, "mask_ratio", RATIOS, dosed)
 

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, ModelError
 from mithridate.repair.case import Case, Rows
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.results import DoseCurve
 from mithridate.repair.results import Repaired as Repaired
 from mithridate.repair.target import repairable
+from mithridate.repair.undo import undisturbed, undone_on_failure
 from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
@@ -202,16 +203,22 @@ class Repair(Settings):
             base: The model before alignment, PEFT or plain.
 
         Raises:
-            ModelError: If weights hold NaN or Inf, or models that are compared do not fit each other.
+            ModelError: If weights hold NaN or Inf or cannot be written, or models that are compared do not fit.
             DefenseError: If rows or models it needs are not given, or it cannot act on this model.
+
+        Whatever is raised, weights, gradients and flags of the models are as they were, bit for bit.
         """
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError("the model was made inside torch.inference_mode, so its weights are fixed; load it anew")
         check_finite(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
         references = {"aligned": aligned, "base": base}
-        return self.change(Case(type(self).__name__, model, tokenizer, self.max_length, streams, references))
+        case = Case(type(self).__name__, model, tokenizer, self.max_length, streams, references)
+        with undisturbed(m for m in (model, aligned, base) if m is not None), undone_on_failure():
+            return self.change(case)
 
     def change(self, case: Case) -> Repaired:
-        """The formula: change ``case.model`` in place.
+        """The formula: change ``case.model`` in place, through ``mithridate.repair.undo.overwrite`` alone.
 
         Args:
             case: The model, and whatever rows and other models were given.

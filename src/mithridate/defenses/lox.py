@@ -19,6 +19,7 @@ weights are effective ones, LoRA merged.
 """
 
 import torch
+from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from mithridate.repair.case import Case
 from mithridate.repair.direction import Line
 from mithridate.repair.effective import Effective, compared
 from mithridate.repair.results import Repaired
+from mithridate.repair.target import has_lora, lora_layers
 from mithridate.training.decoder import layer_of
 from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
@@ -98,7 +100,13 @@ class LoXAlignment(Defense):
     rank: int = Field(6, ge=1)
 
     def start(self, step: Step) -> None:
-        """An adapter must start at zero, so that B·A is what alignment did."""
+        """An adapter must be a plain LoRA that starts at zero, so that B·A is what alignment did."""
+        if self.strength == 0:
+            return
+        if has_lora(step.likelihood.model):
+            lora_layers(step.likelihood.model)
+        elif isinstance(step.likelihood.model, PeftModel):
+            raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
 
     def gradient(self, step: Step) -> Gradient:
@@ -115,18 +123,39 @@ class LoXAlignment(Defense):
         now = dict(zip(weights.names, weights.parameters, strict=True))
         start = dict(zip(weights.names, weights.start, strict=True))
         for name, weight in now.items():
-            if ".lora_B." in name:
-                product = weight.double() @ now[name.replace(".lora_B.", ".lora_A.")].double()
+            first = partner(name)
+            if first is not None:
+                product = weight.double() @ now[first].double()
                 left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
-            elif layer_of(name) is not None and weight.dim() == 2 and ".lora_" not in name:
+            elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
                 weight += self.strength * top_singular(weight - start[name], self.rank).to(weight)
         return Finished({"extrapolation_norm": weights.moved_since(before).distance})
 
     def _refuse_used(self, weights: Weights) -> None:
-        used = any(".lora_B." in name and bool(b.any()) for name, b in zip(weights.names, weights.start, strict=True))
+        named = zip(weights.names, weights.start, strict=True)
+        used = any(partner(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
+
+
+OF_LAYERS = ("lora_A", "lora_B", "lora_magnitude_vector")
+OF_EMBEDDINGS = ("lora_embedding_A", "lora_embedding_B")
+"""What PEFT calls an adapter's parts, followed by the adapter's name and ``weight``, or by the name alone."""
+
+
+def is_factor(name: str) -> bool:
+    """Whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, whatever the adapter is called."""
+    parts = name.split(".")
+    return "".join(parts[-3:-2]) in OF_LAYERS or "".join(parts[-2:-1]) in OF_EMBEDDINGS
+
+
+def partner(name: str) -> str | None:
+    """Name of the A that goes with a B; None for what is no B."""
+    parts = name.split(".")
+    if parts[-3:-2] != ["lora_B"] or parts[-1] != "weight":
+        return None
+    return ".".join([*parts[:-3], "lora_A", *parts[-2:]])
 
 
 def difference(aligned: Effective, base: Effective, name: str) -> Tensor:

@@ -27,7 +27,7 @@ from mithridate.defenses.base import Defense, Dose, Repair, require
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.repair.case import Case
-from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.displacement import Displacement, displace, wide
 from mithridate.repair.results import DoseCurve, Repaired
 from mithridate.repair.target import differentiable, repairable
 from mithridate.training.batch import batches
@@ -87,14 +87,12 @@ class Aim(NamedTuple):
     """Where and how far to push.
 
     Attributes:
-        weights: The weights to move.
-        unit: ∇h/‖∇h‖ over them.
+        displacement: The weights and ∇h/‖∇h‖ over them, not applied yet.
         curve: The search for ρ, where it is ``"auto"``.
         rows: Harmful rows that were used.
     """
 
-    weights: Weights
-    unit: Gradient
+    displacement: Displacement
     curve: DoseCurve | None
     rows: int
 
@@ -123,15 +121,8 @@ class Panacea(Repair):
         """Displace the model's adapter weights, or all weights where it has none, in place."""
         aim = self.aim(case)
         radius = aim.curve.chosen if aim.curve else float(self.radius)
-        displacement = Displacement(aim.weights.names, aim.weights.snapshot(), aim.unit, 0.0)
-        displacement.apply(case.model, radius)
-        return Repaired(
-            changed=sum(int((t != 0).sum()) for t in aim.unit.tensors) if radius else 0,
-            distance=radius,
-            activity={"radius": radius, "harmful_rows": aim.rows},
-            dose_curve=aim.curve,
-            layer_profile=layer_profile(case.model, displacement),
-        ).with_displacement(displacement)
+        activity = {"radius": radius, "harmful_rows": aim.rows}
+        return displace(case.model, aim.displacement, radius, radius, activity, aim.curve)
 
     def aim(self, case: Case) -> Aim:
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
@@ -142,14 +133,15 @@ class Panacea(Repair):
         rows, weights = case.rows("harmful"), repairable(case.model)
         with differentiable(case.model, weights):
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = Likelihood(case.model, weights).gradient(parts).unit()
-            curve = self._search(case, weights, unit) if self.radius == "auto" else None
-        return Aim(weights, unit, curve, len(rows))
+            unit = wide(Likelihood(case.model, weights).gradient(parts)).unit()
+        displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
+        curve = self._search(case, displacement) if self.radius == "auto" else None
+        return Aim(displacement, curve, len(rows))
 
-    def _search(self, case: Case, weights: Weights, unit: Gradient) -> DoseCurve:
-        size = Gradient(weights.snapshot()).norm()
+    def _search(self, case: Case, displacement: Displacement) -> DoseCurve:
+        size = wide(Gradient(displacement.base)).norm()
         doses = [SMALLEST * size * 2.0**k for k in range(DOUBLINGS)]
-        return self.search(case, "radius", doses, lambda radius: weights.moved(radius * unit))
+        return self.search(case, "radius", doses, lambda radius: displacement.dosed(case.model, radius))
 
 
 SMALLEST = 1e-3

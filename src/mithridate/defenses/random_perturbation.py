@@ -11,12 +11,13 @@ from typing import Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from mithridate.defenses.base import Dose, Repair
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
 from mithridate.repair.case import Case
-from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.displacement import Displacement, displace
 from mithridate.repair.results import Repaired
 from mithridate.repair.target import repairable
 from mithridate.training.gradient import Gradient
@@ -59,21 +60,20 @@ class RandomPerturbation(Repair):
         radius = self._panacea_radius(case) if self.radius == "auto" else self.radius
         weights = repairable(case.model)
         generator = torch.Generator().manual_seed(self.seed)
-        noise = Gradient([torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in weights.parameters])
+        noise = Gradient([_draw(parameter, generator) for parameter in weights.parameters])
         epsilon = self.std * noise if self.std is not None else noise.unit()
-        scale = 1.0 if radius is None else radius
+        norm = epsilon.norm() if radius is None else radius
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
-        displacement.apply(case.model, scale)
-        norm = scale * epsilon.norm()
-        return Repaired(
-            changed=sum(p.numel() for p in weights.parameters) if norm else 0,
-            distance=norm,
-            activity={"norm": norm},
-            layer_profile=layer_profile(case.model, displacement),
-        ).with_displacement(displacement)
+        return displace(case.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
 
     def _panacea_radius(self, case: Case) -> float:
         shared = {name: getattr(self, name) for name in Repair.model_fields}
         curve = Panacea(radius="auto", **shared).aim(case).curve
         assert curve is not None
         return curve.chosen
+
+
+def _draw(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+    return noise.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
+from mithridate.repair.undo import evaluated
 from mithridate.training.batch import Example, collate
 
 
@@ -25,7 +26,7 @@ def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Seq
         (inputs,) float64 for each name.
 
     Raises:
-        DefenseError: If no activation reached a layer (a merged or disabled adapter, for one).
+        DefenseError: If no activation reached a layer (a merged adapter, a replaced forward).
     """
     sums = _sums(model, layers, examples, lambda x: x.double().square().sum(dim=0))
     return {name: (total / len(examples)).sqrt() for name, total in sums.items()}
@@ -71,22 +72,21 @@ def _sums(
 
         return add
 
-    training = model.training
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     device = next(model.parameters()).device
     try:
-        model.eval()
-        for example in examples:
-            batch = collate([example], 0, device)
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        with evaluated(model):
+            for example in examples:
+                batch = collate([example], 0, device)
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)
     missed = [name for name in layers if name not in sums]
     if missed:
         raise DefenseError(
-            f"no activation reached {missed[0]} (nor {len(missed) - 1} others), so its weights cannot be ranked; "
-            "unmerge and enable the adapter first"
+            f"no activation reached {missed[0]} (nor {len(missed) - 1} others), so its weights cannot be ranked. "
+            "Either its adapter is merged or disabled (unmerge and enable it), or the model's forward was replaced by "
+            "one that runs other layers, as in a copy of a model with a replaced forward (load the model anew)"
         )
     return {name: sums[name] for name in layers}

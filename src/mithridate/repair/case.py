@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, ModelError
 from mithridate.training.batch import Example, tokenize
+from mithridate.training.weights import check_finite
 
 Rows = Iterable[Mapping[str, Any]]
 """Prompt/completion rows, a `datasets.Dataset` or anything alike."""
@@ -69,8 +70,13 @@ class Case:
 
         Raises:
             DefenseError: If it is not given, or shares weights with the model to repair.
+            ModelError: If its weights hold NaN or Inf.
         """
         model: nn.Module = self._given(self._references, name)
+        try:
+            check_finite(model)
+        except ModelError as error:
+            raise ModelError(f"{name}=: {error}") from error
         if {id(p) for p in model.parameters()} & {id(p) for p in self.model.parameters()}:
             raise DefenseError(f"{name}= shares its weights with the model to repair; load it a second time")
         return model

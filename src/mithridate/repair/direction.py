@@ -8,7 +8,8 @@ from torch import Tensor
 from mithridate.errors import DefenseError
 from mithridate.repair.effective import Effective
 from mithridate.repair.results import DoseCurve, LayerProfile, Repaired
-from mithridate.training.decoder import layer_of
+from mithridate.repair.tally import Tally
+from mithridate.repair.undo import undone
 
 Moved = Callable[[str, Tensor, float], Tensor]
 """From a weight's name, its tuned value θ and a dose to its new value, all float64."""
@@ -19,14 +20,12 @@ class Rewrite:
 
     Args:
         weights: Weights of the model to repair.
-        undoable: Keep copies of what is overwritten.
+        tally: Where to count; a new one by default.
     """
 
-    def __init__(self, weights: Effective, undoable: bool = False) -> None:
-        self._weights, self._undoable = weights, undoable
-        self._saved: dict[str, list[Tensor]] = {}
-        self._changed = 0
-        self._squares: dict[str, float] = {}
+    def __init__(self, weights: Effective, tally: Tally | None = None) -> None:
+        self._weights = weights
+        self.tally = Tally() if tally is None else tally
 
     def put(self, name: str, before: Tensor, after: Tensor) -> None:
         """Write a value, unless nothing of it is left at the weight's precision.
@@ -39,45 +38,26 @@ class Rewrite:
         Raises:
             DefenseError: If the new value is not finite.
         """
-        dtype = self._weights.dtype(name)
-        stored = after.to(dtype)
-        changed = int((stored != before.to(dtype)).sum())
-        if not changed:
-            return
-        square = float((stored.double() - before).square().sum())
-        if not square < float("inf"):
-            raise DefenseError(f"the repair gives NaN or Inf in '{name}'; lower its strength")
-        if self._undoable:
-            self._saved[name] = self._weights.raw(name)
-        self._weights.write(name, stored)
-        self._changed += changed
-        self._squares[name] = square
-
-    def undo(self) -> None:
-        """Put back what was overwritten, bit for bit."""
-        for name, raw in self._saved.items():
-            self._weights.restore(name, raw)
+        stored = after.to(self._weights.dtype(name))
+        if self.tally.add(name, before, stored):
+            self._weights.write(name, stored)
 
     def repaired(self, activity: dict[str, float], curve: DoseCurve | None = None) -> Repaired:
         """What was changed."""
         return Repaired(
-            changed=self._changed,
-            distance=sum(self._squares.values()) ** 0.5,
+            changed=self.tally.changed,
+            distance=self.tally.distance,
             activity=activity,
             dose_curve=curve,
-            layer_profile=self._profile() if self._changed else None,
-            merged=self._changed > 0 and self._weights.adapted,
+            layer_profile=self._profile() if self.tally.changed else None,
+            merged=self.tally.changed > 0 and self._weights.adapted,
         )
 
     def _profile(self) -> LayerProfile:
         """Norms per decoder block; the displaced weights are the effective ones, so both norms are the same."""
-        layers: dict[str, float] = {}
-        for name, square in self._squares.items():
-            layer = layer_of(name)
-            if layer is not None:
-                layers[layer] = layers.get(layer, 0.0) + square
-        order = sorted(layers, key=int)
-        norms = [layers[layer] ** 0.5 for layer in order]
+        squares = self.tally.by_layer()
+        order = sorted(squares, key=int)
+        norms = [squares[layer] ** 0.5 for layer in order]
         return LayerProfile(layers=order, factor_norm=norms, delta_norm=norms)
 
 
@@ -99,8 +79,8 @@ class Line:
         Raises:
             DefenseError: If no weight changes.
         """
-        rewrite = self._write(Rewrite(self._weights), dose)
-        if not rewrite.repaired({}).changed:
+        rewrite = self._write(dose)
+        if not rewrite.tally.changed:
             raise DefenseError(
                 "the repair changed no weight: the models it compares have equal weights, or the strength is below "
                 "the weights' precision; check aligned= and base="
@@ -109,15 +89,13 @@ class Line:
 
     @contextmanager
     def dosed(self, dose: float) -> Iterator[None]:
-        """Set the weights to a dose inside the block; saved copies are put back after it."""
-        rewrite = Rewrite(self._weights, undoable=True)
-        try:
-            self._write(rewrite, dose)
+        """Set the weights to a dose inside the block, with the very bits that ``apply`` would give."""
+        with undone():
+            self._write(dose)
             yield
-        finally:
-            rewrite.undo()
 
-    def _write(self, rewrite: Rewrite, dose: float) -> Rewrite:
+    def _write(self, dose: float) -> Rewrite:
+        rewrite = Rewrite(self._weights)
         for name in self._names:
             theta = self._weights.read(name)
             rewrite.put(name, theta, self._moved(name, theta, dose))

@@ -1,18 +1,22 @@
 """A displacement of finished weights whose scale can be changed later."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mithridate.errors import CheckpointError, ModelError
-from mithridate.repair.results import LayerProfile
-from mithridate.repair.target import lora_layers
+from mithridate.errors import CheckpointError, DefenseError, ModelError
+from mithridate.repair.results import DoseCurve, LayerProfile, Repaired
+from mithridate.repair.structure import Lora, sites
+from mithridate.repair.tally import Tally
+from mithridate.repair.undo import overwrite, undone, undone_on_failure
 from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
-from mithridate.training.weights import Weights
 
 
 class Displacement:
@@ -31,25 +35,48 @@ class Displacement:
         self.epsilon = epsilon
         self.scale = scale
 
-    def apply(self, model: nn.Module, scale: float) -> None:
-        """Set the model's weights to base + scale·ε; scale 0 gives the base back bit for bit.
+    def apply(self, model: nn.Module, scale: float) -> Tally:
+        """Set the model's weights to base + scale·ε, rounded once; scale 0 gives the base back bit for bit.
+
+        Args:
+            model: The model it was made for.
+            scale: The new scale.
+
+        Returns:
+            What then differs from the base.
 
         Raises:
-            ModelError: If the model lacks one of the displaced weights.
+            ModelError: If the model lacks one of the displaced weights, or has it in another shape.
+            DefenseError: If a weight would not be finite. Either way the model is left as it was.
         """
-        missing = set(self.names) - {name for name, _ in model.named_parameters()}
-        if missing:
-            raise ModelError(f"the displacement was made for another model: '{min(missing)}' is not one of its weights")
-        weights = Weights(model, self.names)
-        weights.restore(self._ordered(weights, self.base))
-        if scale != 0:
-            weights.add(scale * Gradient(self._ordered(weights, self.epsilon.tensors)))
+        tally = self._write(model, scale)
         self.scale = scale
+        return tally
 
-    def _ordered(self, weights: Weights, tensors: list[Tensor]) -> list[Tensor]:
-        """One tensor per weight in the model's order, which a stored file does not keep."""
-        by_name = dict(zip(self.names, tensors, strict=True))
-        return [by_name[n].to(p.device) for n, p in zip(weights.names, weights.parameters, strict=True)]
+    @contextmanager
+    def dosed(self, model: nn.Module, scale: float) -> Iterator[None]:
+        """The same inside the block, with the very bits that ``apply`` would give."""
+        with undone():
+            self._write(model, scale)
+            yield
+
+    def _write(self, model: nn.Module, scale: float) -> Tally:
+        found = dict(model.named_parameters())
+        for name, base in zip(self.names, self.base, strict=True):
+            if name not in found or found[name].shape != base.shape:
+                raise ModelError(
+                    f"the displacement was made for another model: '{name}' is not one of its weights, or has "
+                    "another shape; give the model that was displaced"
+                )
+        tally = Tally()
+        with undone_on_failure():
+            for name, base, epsilon in zip(self.names, self.base, self.epsilon.tensors, strict=True):
+                base = base.to(found[name].device)
+                stored = (base + scale * epsilon.to(base.device).double()) if scale else base
+                stored = stored.to(found[name].dtype)
+                tally.add(name, base, stored)
+                overwrite(found[name], stored)
+        return tally
 
     def save(self, path: Path) -> None:
         """Write base, ε and scale as one safetensors file."""
@@ -71,42 +98,85 @@ class Displacement:
                 base = [file.get_tensor(f"base/{name}") for name in names]
                 epsilon = Gradient([file.get_tensor(f"epsilon/{name}") for name in names])
                 scale = float((file.metadata() or {})["scale"])
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} is no complete displacement ({error}); repair the model again") from error
         return cls(names, base, epsilon, scale)
 
 
+def displace(
+    model: nn.Module,
+    displacement: Displacement,
+    scale: float,
+    intended: float,
+    activity: dict[str, float],
+    curve: DoseCurve | None = None,
+) -> Repaired:
+    """Apply a displacement for the first time and tell what was changed.
+
+    Args:
+        model: The model to displace.
+        displacement: Base and ε, not applied yet.
+        scale: The scale to apply.
+        intended: Norm of scale·ε, before weights round it.
+        activity: Figures that prove that the defense acted.
+        curve: How the scale was found.
+
+    Raises:
+        DefenseError: If the weights' precision leaves nothing of it.
+    """
+    tally = displacement.apply(model, scale)
+    if intended and not tally.changed:
+        raise DefenseError(
+            f"a displacement of norm {intended:.4g} changes no weight at the weights' precision; raise the strength, "
+            "or load the model in float32"
+        )
+    return Repaired(
+        changed=tally.changed,
+        distance=tally.distance,
+        activity=activity | {"intended_distance": intended},
+        dose_curve=curve,
+        layer_profile=layer_profile(model, displacement),
+    ).with_displacement(displacement)
+
+
+def wide(vector: Gradient) -> Gradient:
+    """The same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
+    return Gradient([t.to(torch.promote_types(t.dtype, torch.float32)) for t in vector.tensors])
+
+
 @torch.no_grad()
 def layer_profile(model: nn.Module, displacement: Displacement) -> LayerProfile:
-    """Norm of the applied displacement per decoder block, over LoRA factors and over ΔW.
+    """Norm of the change in the model per decoder block, over the displaced parameters and over effective weights.
 
     ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
-    of the effective weights, which does not depend on how ΔW is split into factors.
+    of the effective weights, which does not depend on how ΔW is split into factors. The model holds the displaced
+    weights; those before are read from the displacement.
     """
-    change = dict(zip(displacement.names, (displacement.scale * displacement.epsilon).tensors, strict=True))
-    factor: dict[str, float] = {}
-    for name, tensor in change.items():
-        _add_square(factor, layer_of(name), tensor)
-    delta: dict[str, float] = {}
-    if any(".lora_" in name for name in displacement.names):
-        after = {lora.name: lora.delta() for lora in lora_layers(model)}
-        scale = displacement.scale
-        displacement.apply(model, 0.0)
-        before = {lora.name: lora.delta() for lora in lora_layers(model)}
-        displacement.apply(model, scale)
-        for name, matrix in after.items():
-            _add_square(delta, layer_of(name + "."), matrix - before[name])
-    for name, tensor in change.items():
-        if ".lora_" not in name:
-            _add_square(delta, layer_of(name), tensor)
-    layers = sorted(factor, key=int)
+    found, before = dict(model.named_parameters()), dict(zip(displacement.names, displacement.base, strict=True))
+    old = {id(found[name]): base.to(found[name].device) for name, base in before.items()}
+    loras = [site.lora for site in sites(model) if site.lora is not None]
+    factors = {id(parameter) for lora in loras for parameter in lora.parameters}
+    moved, whole, delta = Tally(), Tally(), Tally()
+    for name, base in before.items():
+        moved.add(name, base.to(found[name].device), found[name])
+        if id(found[name]) not in factors:
+            whole.add(name, base.to(found[name].device), found[name])
+    for lora in loras:
+        base_weight = _base(lora)
+        after = lora.merged(base_weight)
+        delta.add(lora.name + ".", lora.merged(base_weight, lambda p: old.get(id(p), p)), after)
+    squares = [tally.by_layer() for tally in (moved, whole, delta)]
+    layers = sorted({layer for layer in map(layer_of, before) if layer is not None}, key=int)
     return LayerProfile(
         layers=layers,
-        factor_norm=[factor[layer] ** 0.5 for layer in layers],
-        delta_norm=[delta[layer] ** 0.5 for layer in layers],
+        factor_norm=[squares[0].get(layer, 0.0) ** 0.5 for layer in layers],
+        delta_norm=[(squares[1].get(layer, 0.0) + squares[2].get(layer, 0.0)) ** 0.5 for layer in layers],
     )
 
 
-def _add_square(sums: dict[str, float], layer: str | None, tensor: Tensor) -> None:
-    if layer is not None:
-        sums[layer] = sums.get(layer, 0.0) + float(tensor.double().square().sum())
+def _base(lora: Lora) -> Tensor:
+    """W, float64, where the change of an effective weight depends on it, as under DoRA; else zero."""
+    if lora.magnitude is None:
+        return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
+    weight: Tensor = dequantize_module_weight(lora.base)
+    return weight.detach().double()

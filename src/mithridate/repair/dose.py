@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
 from mithridate.repair.results import DoseCurve, DosePoint
+from mithridate.repair.undo import evaluated
 from mithridate.training.batch import Example, batches
 from mithridate.training.likelihood import Likelihood
 from mithridate.training.weights import Weights
@@ -38,14 +39,9 @@ class RowLosses:
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """(rows,) at the present weights, without dropout."""
-        model = self._likelihood.model
-        training = model.training
         parts = batches(self._examples, self._batch_size, 0, self._device)
-        try:
-            model.eval()
+        with evaluated(self._likelihood.model):
             return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
-        finally:
-            model.train(training)
 
 
 def largest_dose(

@@ -1,15 +1,17 @@
 """The effective weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.repair.case import Case
-from mithridate.repair.target import Lora, has_lora, is_transposed, linear_layers, lora_layers
+from mithridate.repair.structure import Lora, Site, is_transposed, sites
+from mithridate.repair.target import require_plain_values, require_sole_adapter, require_unquantized
+from mithridate.repair.undo import overwrite
+from mithridate.training.decoder import layer_of
 
 
 class Place(NamedTuple):
@@ -31,42 +33,39 @@ class Effective:
         model: A causal language model, PEFT or plain.
 
     Attributes:
-        names: Plain names of the weights, in the model's order.
         adapted: Whether LoRA is merged in.
+        matrices: Linear layers of the decoder blocks by the plain name of their weight, in the model's order.
 
     Raises:
-        DefenseError: If weights are quantized or offloaded, or the adapter is not one plain active LoRA.
+        DefenseError: If weights are quantized or offloaded, or the adapter is not one active LoRA or DoRA.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
-            raise DefenseError("the model is quantized; load it in bf16 to compare its weights")
-        self._model = model
-        self._active = tuple(model.active_adapters) if isinstance(model, PeftModel) else ()
-        loras = _loras(model)
-        self.adapted = bool(loras)
+        require_unquantized(model)
         self._places: dict[str, Place] = {}
-        for name, parameter in model.named_parameters():
-            plain = plain_name(name, self._active)
-            if plain is not None:
-                _require_plain_values(name, parameter)
-                lora = loras.pop(name.removesuffix(".base_layer.weight"), None) if ".base_layer." in name else None
-                self._places[plain] = Place(parameter, lora)
-        if loras:
-            raise DefenseError(f"the weight of {min(loras)} is tied to another one; untie or merge the adapter first")
+        self.matrices: dict[str, nn.Module] = {}
+        held: dict[int, Place] = {}
+        for site in sites(model):
+            for own, parameter in site.module.named_parameters(recurse=False):
+                name = f"{site.name}.{own}" if site.name else own
+                place = Place(parameter, site.lora if own == "weight" else None)
+                _require_no_bias(site)
+                if _is_new(place, held, site.path):
+                    require_plain_values(name, parameter)
+                    held[id(parameter)] = self._places[name] = place
+                    if own == "weight" and isinstance(site.module, (nn.Linear, Conv1D)) and layer_of(name):
+                        self.matrices[name] = site.module
+        self.adapted = bool(self.adapted_layers)
 
     @property
     def names(self) -> list[str]:
         """Plain names of all weights, in the model's order."""
         return list(self._places)
 
-    @cached_property
-    def matrices(self) -> dict[str, nn.Module]:
-        """Linear layers of the decoder blocks by the plain name of their weight, in the model's order."""
-        named = {
-            plain_name(f"{name}.weight", self._active): layer for name, layer in linear_layers(self._model).items()
-        }
-        return {name: layer for name, layer in named.items() if name is not None}
+    @property
+    def adapted_layers(self) -> dict[str, nn.Module]:
+        """The layers that LoRA wraps, by the plain name of their weight."""
+        return {name: place.lora.base for name, place in self._places.items() if place.lora is not None}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape as stored."""
@@ -77,11 +76,15 @@ class Effective:
         return self._places[name].parameter.dtype
 
     @torch.no_grad()
+    def base(self, name: str, device: torch.device | None = None) -> Tensor:
+        """A float64 copy of W, without LoRA, in the stored orientation."""
+        parameter = self._places[name].parameter
+        return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
+
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
-        """A float64 copy of W + scale·B·A, in the stored orientation."""
-        parameter, lora = self._places[name]
-        value = parameter.to(device or parameter.device, torch.float64, copy=True)
-        return value if lora is None else value.add_(lora.delta().to(value))
+        """A float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
+        value, lora = self.base(name, device), self._places[name].lora
+        return value if lora is None else lora.merged(value)
 
     def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
         """The same as (outputs, inputs), for a name in ``matrices``."""
@@ -91,27 +94,19 @@ class Effective:
         """From the stored orientation to (outputs, inputs), and back."""
         return values.T if is_transposed(self.matrices[name]) else values
 
-    @torch.no_grad()
     def write(self, name: str, values: Tensor) -> None:
-        """Set an effective weight: the base weight takes the values, and LoRA on it becomes zero."""
+        """Set an effective weight: the base weight takes the values, and the adapter on it leaves them as they are.
+
+        Raises:
+            DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
+        """
         parameter, lora = self._places[name]
-        parameter.copy_(values)
+        overwrite(parameter, values)
         if lora is not None:
-            lora.second.weight.zero_()
-
-    @torch.no_grad()
-    def raw(self, name: str) -> list[Tensor]:
-        """Copies of the tensors that ``write`` changes."""
-        return [tensor.detach().clone() for tensor in self._tensors(name)]
-
-    @torch.no_grad()
-    def restore(self, name: str, raw: list[Tensor]) -> None:
-        """Put them back, bit for bit."""
-        torch._foreach_copy_(self._tensors(name), raw)
-
-    def _tensors(self, name: str) -> list[Tensor]:
-        parameter, lora = self._places[name]
-        return [parameter] if lora is None else [parameter, lora.second.weight]
+            second = lora.factors[1]
+            overwrite(second, torch.zeros_like(second))
+            if lora.magnitude is not None:
+                overwrite(lora.magnitude, _norms(name, parameter, lora))
 
     def require_like(self, other: "Effective", called: str) -> None:
         """Refuse a model of another architecture.
@@ -138,9 +133,10 @@ def compared(case: Case, *references: str) -> list[Effective]:
     """Effective weights of the model to repair and of the models it is compared with.
 
     Raises:
-        DefenseError: If a reference is not given, or a model is quantized.
+        DefenseError: If a reference is not given, a model is quantized, or the model to repair has idle adapters.
         ModelError: If the models' weights differ in name or shape.
     """
+    require_sole_adapter(case.model)
     tuned = Effective(case.model)
     others = [Effective(case.reference(name)) for name in references]
     for name, other in zip(references, others, strict=True):
@@ -148,36 +144,27 @@ def compared(case: Case, *references: str) -> list[Effective]:
     return [tuned, *others]
 
 
-def plain_name(name: str, active: tuple[str, ...] = ()) -> str | None:
-    """A parameter's name without PEFT's wrappers; None for what is no effective weight of its own.
-
-    Args:
-        name: Name in the model.
-        active: Active adapters, whose ``modules_to_save`` stand for the modules they replace.
-    """
-    plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
-    if ".modules_to_save." in plain:
-        before, _, after = plain.partition(".modules_to_save.")
-        adapter, _, rest = after.partition(".")
-        return f"{before}.{rest}" if adapter in active else None
-    return None if ".lora_" in plain or ".original_module." in plain else plain
+def _require_no_bias(site: Site) -> None:
+    if site.lora is not None and not site.lora.on_embedding and site.lora.second.bias is not None:
+        raise DefenseError(f"the LoRA on {site.path} has a bias, so its update is not B·A; use one without lora_bias")
 
 
-def _loras(model: nn.Module) -> dict[str, Lora]:
-    """LoRA factors by layer, all of them in use."""
-    if not isinstance(model, PeftModel) and not has_lora(model):
-        return {}
-    loras = {lora.name: lora for lora in lora_layers(model)}
-    for name, lora in loras.items():
-        if lora.module.merged or lora.module.disable_adapters:
-            raise DefenseError(f"the adapter on {name} is merged or disabled; unmerge and enable it first")
-        if lora.second.bias is not None:
-            raise DefenseError(f"the LoRA on {name} has a bias, so its update is not B·A; use one without lora_bias")
-    return loras
+def _is_new(place: Place, held: dict[int, Place], path: str) -> bool:
+    """Whether the weight was not met before; one that was must not have LoRA on it in either place."""
+    before = held.get(id(place.parameter))
+    if before is not None and (before.lora is not None or place.lora is not None):
+        raise DefenseError(f"the weight of {path} is tied to another one; untie or merge the adapter first")
+    return before is None
 
 
-def _require_plain_values(name: str, parameter: Tensor) -> None:
-    if not parameter.is_floating_point() or parameter.element_size() < 2:
-        raise DefenseError(f"{name} is quantized ({parameter.dtype}); load the model in bf16 to compare its weights")
-    if parameter.is_meta:
-        raise DefenseError(f"{name} is offloaded; load the whole model into memory to compare its weights")
+@torch.no_grad()
+def _norms(name: str, weight: Tensor, lora: Lora) -> Tensor:
+    """DoRA's magnitudes that leave a weight as it is: ‖W‖ by output row, by PEFT's own arithmetic."""
+    layer = lora.module.lora_magnitude_vector[lora.adapter]
+    norms: Tensor = layer.get_weight_norm(weight, torch.zeros((), dtype=weight.dtype, device=weight.device), 1.0)
+    if not bool(norms.all()):
+        raise DefenseError(
+            f"the repair leaves an output row of '{name}' at zero, whose direction DoRA cannot hold; "
+            "merge the adapter first (model.merge_and_unload())"
+        )
+    return norms

@@ -1,13 +1,16 @@
 """Matrices that can be pruned: LoRA factors, merged updates, or whole weights."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from mithridate.errors import DefenseError
-from mithridate.repair.target import Lora, has_lora, is_transposed, linear_layers, lora_layers
+from mithridate.repair.direction import Rewrite
+from mithridate.repair.effective import Effective
+from mithridate.repair.structure import Lora, is_transposed
+from mithridate.repair.tally import Tally
+from mithridate.repair.target import lora_layers, require_plain_values, require_sole_adapter
+from mithridate.repair.undo import overwrite
 
 
 class Prunable(NamedTuple):
@@ -16,76 +19,70 @@ class Prunable(NamedTuple):
     Attributes:
         name: Name of the layer.
         layer: Layer whose input is the activation x.
-        values: (outputs, inputs) present values.
-        write: Puts pruned values in place.
-        parameters: Names of the parameters that ``write`` changes.
+        read: Gives a copy of the present values, (outputs, inputs) float64.
+        put: Puts pruned values, (outputs, inputs) float64, in place and counts what changes.
     """
 
     name: str
     layer: nn.Module
-    values: Tensor
-    write: Callable[[Tensor], None]
-    parameters: tuple[str, ...]
+    read: Callable[[], Tensor]
+    put: Callable[[Tensor, Tally], None]
 
 
-@torch.no_grad()
 def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) -> list[Prunable]:
     """The matrices of a scope.
 
     Raises:
-        DefenseError: If the model has no LoRA adapter for the scopes that need one, or a quantized base.
+        DefenseError: If the model has no LoRA adapter for the scopes that need one, or a quantized base or idle
+            adapters for those that change whole weights.
     """
     if scope == "adapter":
         return [factor for lora in lora_layers(model) for factor in _factors(lora)]
-    if scope == "delta":
-        return [_merged(lora, with_base=False) for lora in lora_layers(model)]
-    loras = {lora.name: lora for lora in lora_layers(model)} if has_lora(model) else {}
-    return [
-        _merged(loras[name], with_base=True) if name in loras else _whole(name, layer)
-        for name, layer in linear_layers(model).items()
-    ]
+    loras = lora_layers(model) if scope == "delta" else []
+    require_sole_adapter(model)
+    weights = Effective(model)
+    if scope == "weights":
+        return [_whole(weights, name, layer) for name, layer in weights.matrices.items()]
+    updated = {id(lora.base): lora for lora in loras}
+    return [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]
 
 
 def _factors(lora: Lora) -> list[Prunable]:
-    pairs = (("lora_A", lora.first), ("lora_B", lora.second))
-    factors = []
-    for kind, layer in pairs:
+    found = []
+    for kind, layer in (("lora_A", lora.first), ("lora_B", lora.second)):
         name = f"{lora.name}.{kind}.{lora.adapter}"
-        factors.append(_whole(name, layer))
-    return factors
+        require_plain_values(name, layer.weight)
+        found.append(_factor(name, layer))
+    return found
 
 
-def _whole(name: str, layer: nn.Module) -> Prunable:
-    weight = _floating(name, layer)
-    turned = is_transposed(layer)
+def _factor(name: str, layer: Any) -> Prunable:
+    def put(pruned: Tensor, tally: Tally) -> None:
+        stored = pruned.to(layer.weight.dtype)
+        if tally.add(name, layer.weight.detach(), stored):
+            overwrite(layer.weight, stored)
 
-    def write(pruned: Tensor) -> None:
-        weight.copy_(pruned.T if turned else pruned)
-
-    values = weight.T if turned else weight
-    return Prunable(name, layer, values.detach().clone(), write, (f"{name}.weight",))
+    return Prunable(name, layer, lambda: layer.weight.detach().double(), put)
 
 
-def _merged(lora: Lora, with_base: bool) -> Prunable:
-    """ΔW, or W + ΔW; writing puts the result into the base weight and empties the adapter."""
-    base = lora.module.get_base_layer()
-    weight = _floating(lora.name, base)
-    turned = is_transposed(base)
-    original = weight.detach().clone()
-    delta = lora.delta().to(weight.dtype)
-    values = original + delta if with_base else delta
+def _whole(weights: Effective, name: str, layer: nn.Module) -> Prunable:
+    """W + ΔW; writing puts the result into the base weight and empties the adapter."""
 
-    def write(pruned: Tensor) -> None:
+    def put(pruned: Tensor, tally: Tally) -> None:
+        Rewrite(weights, tally).put(name, weights.read(name), weights.turned(name, pruned))
+
+    return Prunable(name, layer, lambda: weights.matrix(name), put)
+
+
+def _update(weights: Effective, name: str, lora: Lora) -> Prunable:
+    """ΔW; writing adds the result to the base weight and empties the adapter."""
+    turned = is_transposed(lora.base)
+
+    def read() -> Tensor:
+        return lora.delta().T if turned else lora.delta()
+
+    def put(pruned: Tensor, tally: Tally) -> None:
         update = pruned.T if turned else pruned
-        weight.copy_(update if with_base else original + update)
-        lora.second.weight.zero_()
+        Rewrite(weights, tally).put(name, weights.read(name), weights.base(name) + update)
 
-    names = (f"{lora.name}.base_layer.weight", f"{lora.name}.lora_B.{lora.adapter}.weight")
-    return Prunable(lora.name, lora.module, (values.T if turned else values).clone(), write, names)
-
-
-def _floating(name: str, layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.weight.data  # type: ignore[assignment]
-    if not weight.is_floating_point():
-        raise DefenseError(f"{name} is quantized ({weight.dtype}); use scope='adapter' or load the base in bf16")
-    return weight
+    return Prunable(name, lora.module, read, put)

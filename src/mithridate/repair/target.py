@@ -1,115 +1,156 @@
-"""The weights and layers that a post-tuning defense acts on, found by structure."""
+"""The weights and layers that a post-tuning defense acts on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
-from peft import PeftModel
+import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.repair.structure import Lora as Lora
+from mithridate.repair.structure import is_adapted, sites
+from mithridate.repair.structure import is_transposed as is_transposed
+from mithridate.repair.undo import evaluated
 from mithridate.training.decoder import layer_of
 from mithridate.training.weights import Weights
 
 
-class Lora(NamedTuple):
-    """The LoRA factors on one linear layer: ΔW = scale · B·A.
+def all_loras(model: nn.Module) -> list[Lora]:
+    """The active LoRA on every layer that has one, DoRA and embeddings too, in the model's order.
 
-    Attributes:
-        name: Name of the linear layer.
-        module: PEFT's layer, whose input is the activation x.
-        first: A, (rank, inputs).
-        second: B, (outputs, rank).
-        adapter: Name of the active adapter.
+    Raises:
+        DefenseError: If there is none, or an adapter of another kind, several active ones, or a merged or disabled one.
     """
-
-    name: str
-    module: Any
-    first: nn.Linear
-    second: nn.Linear
-    adapter: str
-
-    def delta(self) -> Tensor:
-        """ΔW in the orientation of the base weight."""
-        delta: Tensor = self.module.get_delta_weight(self.adapter)
-        return delta
+    found = [site.lora for site in sites(model) if site.lora is not None]
+    if not found and has_lora(model):
+        raise DefenseError("the model has LoRA adapters, but none is active; activate the one to repair (set_adapter)")
+    if not found:
+        raise DefenseError("the model has no LoRA adapter to repair; give a PEFT model, or use scope='weights'")
+    return found
 
 
 def lora_layers(model: nn.Module) -> list[Lora]:
-    """All LoRA layers of the active adapter, in the model's order.
+    """The same, where every update must be B·A on a linear layer.
 
     Raises:
-        DefenseError: If the model has no LoRA adapter, several active ones, or a DoRA one.
+        DefenseError: As ``all_loras``, and if a layer is a DoRA one or an embedding.
     """
-    layers = []
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        active = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
-        if len(active) != 1:
-            raise DefenseError(f"{name} has {len(active)} active LoRA adapters; activate exactly one")
-        if module.use_dora.get(active[0], False):
-            raise DefenseError(f"{name} is a DoRA layer, whose update is not B·A; use a plain LoRA adapter")
-        layers.append(Lora(name, module, module.lora_A[active[0]], module.lora_B[active[0]], active[0]))
-    if not layers:
-        raise DefenseError("the model has no LoRA adapter to repair; give a PEFT model, or use scope='weights'")
-    return layers
+    found = all_loras(model)
+    for lora in found:
+        if lora.magnitude is not None:
+            raise DefenseError(f"{lora.name} is a DoRA layer, whose update is not B·A; use a plain LoRA adapter")
+        if lora.on_embedding:
+            raise DefenseError(f"{lora.name} is an embedding, which has no activations as input; use linear layers")
+    return found
 
 
 def has_lora(model: nn.Module) -> bool:
     """Whether LoRA factors are in the model, whether or not PEFT wraps it."""
-    return any(".lora_A." in name for name, _ in model.named_parameters())
+    return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if layer_of(name + ".") is None or ".lora_" in name or name.endswith(".base_layer"):
-            continue
-        base = module.get_base_layer() if isinstance(module, LoraLayer) else module
-        if isinstance(base, (nn.Linear, Conv1D)):
-            found[name] = base
+    """Linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name without wrappers.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    found = {
+        site.name: site.module
+        for site in sites(model)
+        if isinstance(site.module, (nn.Linear, Conv1D)) and layer_of(site.name + ".") is not None
+    }
     if not found:
         raise ModelError(f"{type(model).__name__} has no linear layers inside numbered decoder blocks")
     return found
 
 
-def is_transposed(layer: nn.Module) -> bool:
-    """Whether the weight is stored as (inputs, outputs), as GPT-2's layers do."""
-    return isinstance(layer, Conv1D)
-
-
 def repairable(model: nn.Module) -> Weights:
-    """The weights a post-tuning displacement moves: the active adapter's, or all where there is none."""
-    if isinstance(model, PeftModel):
-        active = {f".{adapter}." for adapter in model.active_adapters}
-        names = [
-            name
-            for name, _ in model.named_parameters()
-            if (".lora_" in name or ".modules_to_save." in name) and any(adapter in name for adapter in active)
-        ]
-        if not names:
-            raise DefenseError("the PEFT model has no active LoRA weights; other adapter types cannot be repaired")
-        return Weights(model, names)
-    return Weights(model, [n for n, p in model.named_parameters() if p.is_floating_point()])
+    """The weights a post-tuning displacement moves: the active adapter's, or all where there is none.
+
+    Raises:
+        DefenseError: If there is no active LoRA, or a weight is quantized or offloaded.
+    """
+    if is_adapted(model):
+        chosen = {id(parameter) for parameter in adapter_parameters(model)}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
+    else:
+        require_unquantized(model)
+        names = [name for name, parameter in model.named_parameters() if parameter.is_floating_point()]
+    weights = Weights(model, names)
+    for name, parameter in zip(weights.names, weights.parameters, strict=True):
+        require_plain_values(name, parameter)
+    return weights
+
+
+def adapter_parameters(model: nn.Module) -> list[Tensor]:
+    """LoRA factors, DoRA's magnitudes and ``modules_to_save`` of the active adapter.
+
+    Raises:
+        DefenseError: As ``all_loras``.
+    """
+    found = [parameter for lora in all_loras(model) for parameter in lora.parameters]
+    for site in sites(model):
+        if site.saved:
+            found += site.module.parameters(recurse=False)
+    return found
+
+
+def require_unquantized(model: nn.Module) -> None:
+    """Refuse a model that was loaded quantized.
+
+    Raises:
+        DefenseError: If it was.
+    """
+    if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+        raise DefenseError("the model is quantized, so its weights cannot be changed one by one; load it in bf16")
+    for name, parameter in model.named_parameters():
+        if type(parameter).__name__ in ("Params4bit", "Int8Params") or parameter.element_size() < 2:
+            raise DefenseError(f"{name} is quantized ({parameter.dtype}); load the model in bf16 to change its weights")
+
+
+def require_plain_values(name: str, parameter: Tensor) -> None:
+    """Refuse a weight whose values are not at hand.
+
+    Raises:
+        DefenseError: If it is quantized or offloaded.
+    """
+    if not parameter.is_floating_point() or parameter.element_size() < 2:
+        raise DefenseError(f"{name} is quantized ({parameter.dtype}); load the model in bf16 to compare its weights")
+    if parameter.is_meta:
+        raise DefenseError(f"{name} is offloaded; load the whole model into memory to compare its weights")
+
+
+def require_sole_adapter(model: nn.Module) -> None:
+    """Refuse a model with adapters that are not active, whose base weights would change under them.
+
+    Raises:
+        DefenseError: Naming one of them.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            held = [*module.lora_A, *module.lora_embedding_A]
+            idle = [adapter for adapter in held if adapter not in module.active_adapters]
+            if idle:
+                raise DefenseError(
+                    f"the repair rewrites base weights, and {name} also holds the adapter '{idle[0]}', which is not "
+                    f"active and would change with them; delete it first (model.delete_adapter('{idle[0]}'))"
+                )
 
 
 @contextmanager
 def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """Inside the block only these weights take gradients, and dropout is off."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    training = model.training
+    """Inside the block only these weights take gradients, and dropout is off; flags and gradients are put back."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
         for parameter in weights.parameters:
             parameter.requires_grad_(True)
-        model.eval()
-        yield
+        with evaluated(model), torch.enable_grad():
+            yield
     finally:
-        for parameter, required in before:
+        for parameter, required, gradient in before:
             parameter.requires_grad_(required)
-            parameter.grad = None
-        model.train(training)
+            parameter.grad = gradient

@@ -107,6 +107,17 @@ def _is_vector(weight: Any) -> bool:
     return isinstance(weight, Tensor) and weight.dim() == 1
 
 
+def learned_positions(model: nn.Module) -> int | None:
+    """Positions that a model has an embedding for (GPT-2, OPT); None where positions are computed (rotary ones)."""
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    positions: int | None = getattr(causal.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return None
+    tables = [m for m in causal.modules() if isinstance(m, nn.Embedding) and m is not causal.get_input_embeddings()]
+    padding = range(positions, positions + 3)  # OPT's table has two rows more
+    return positions if any(table.num_embeddings in padding for table in tables) else None
+
+
 def layer_of(name: str) -> str | None:
     """Number of the decoder block in a parameter's name."""
     match = _LAYER.search("." + name)

@@ -18,6 +18,7 @@ from mithridate.data import refuse_control_tokens
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
+from mithridate.training.decoder import learned_positions
 from mithridate.training.draws import Clock, Memory
 from mithridate.training.head import drop_fused_head, fused_head
 from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
@@ -234,9 +235,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         )
 
     def _longest(self) -> int | None:
-        """Tokens that the settings allow and the model has positions for."""
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        limits = [limit for limit in (self.args.max_length, positions) if limit is not None]
+        """Tokens that the settings allow and the model has embeddings of positions for."""
+        limits = [limit for limit in (self.args.max_length, learned_positions(self.model)) if limit is not None]
         return min(limits, default=None)
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
