@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from mithridate.cards import Card, Measured, Trial, agreement, agrees, claimed, read_cards, trials, write_card
 from mithridate.errors import DataError
-from mithridate.pipeline.faults import sentence
 from mithridate.pipeline.recipe import Choice, Recipe
+from mithridate.report.prices import clearly_below
 from mithridate.report.reading import load_results
 from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
 from mithridate.report.roles import Role, clean_reference, methods, role
-from mithridate.report.verdict import clearly_below
+from mithridate.validation import sentence
 
-METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal")
+METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal", "helpfulness")
 NO_FIGURE = "No published figure is at hand."
 FEW = 2
 T = TypeVar("T")

@@ -1,18 +1,31 @@
-"""Put the quickstart's table into README.md, as it was produced: ``make quickstart``, then run this file."""
+"""Put the quickstart's table into README.md, as it was produced: ``make quickstart``, then run this file.
+
+Below the table stands the report's own verdict, and the accuracy that a single label would have.
+"""
 
 import re
 from pathlib import Path
 
-from mithridate.report import as_markdown
+from mithridate.report import Results, as_markdown, load_results
+from mithridate.report.text import percent
+from mithridate.report.verdict import verdict
 
 README, RESULTS = Path("README.md"), Path("runs/quickstart/results.json")
 
 
 def main() -> None:
     """Replace what stands between the two marks."""
-    table = f"<!-- table -->\n{as_markdown(RESULTS).strip()}\n<!-- /table -->"
+    results = load_results(RESULTS)
+    table = f"<!-- table -->\n{as_markdown(results).strip()}\n\n{below(results)}\n<!-- /table -->"
     text = README.read_text(encoding="utf-8")
     README.write_text(re.sub(r"<!-- table -->.*?<!-- /table -->", lambda _: table, text, flags=re.S), encoding="utf-8")
+
+
+def below(results: Results) -> str:
+    """What the table does not say by itself."""
+    most = results.majority
+    base = f" Always giving the most common label would have an FA of {percent(most)}." if most is not None else ""
+    return f"{verdict(results).sentence}{base} Helpful: ordinary prompts that are still answered rightly."
 
 
 if __name__ == "__main__":

@@ -36,13 +36,17 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"mithridate.{_WHERE[name]}"), name)
-    if name[:1].isupper():
-        from mithridate.defenses.registry import methods
+    if name.startswith("_"):  # asked by tools, for which nothing need be imported
+        raise AttributeError(f"module 'mithridate' has no attribute '{name}'")
+    from mithridate.defenses.registry import methods
+    from mithridate.nearest import nearest
 
-        for info in methods().values():
-            if info.cls.__name__ == name:
-                return info.cls
-    raise AttributeError(f"module 'mithridate' has no attribute '{name}'")
+    classes = {info.cls.__name__: info.cls for info in methods().values()}
+    if name in classes:
+        return classes[name]
+    near = nearest(name, [*__all__, *_WHERE, *classes])
+    hint = f"; did you mean '{near}'?" if near else ""
+    raise AttributeError(f"module 'mithridate' has no attribute '{name}'{hint}")
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,22 @@ class UsageError(MithridateError):
     exit_code = 2
 
 
+class SettingError(UsageError, ValueError):
+    """A setting of a defense that is unknown or out of range.
+
+    Args:
+        owner: The defense's class name.
+        fault: What is wrong with which setting.
+    """
+
+    def __init__(self, owner: str, fault: str) -> None:
+        super().__init__(owner, fault)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
+
+
 class RecipeError(UsageError):
     """A recipe with an unknown key or a value out of range."""
 

@@ -89,7 +89,7 @@ def test_repair_rescale_and_evaluate_a_finished_adapter(
     options = ["--method", "panacea", "--set", "radius=0.5", "--harmful", harmful]
     assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["repaired"]["distance"] == 0.5
+    assert manifest["repaired"]["distance"] == pytest.approx(0.5, rel=1e-6)
     assert file_hash(out / "adapter_model.safetensors") != file_hash(finished / "adapter/adapter_model.safetensors")
     assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 2  # nothing is overwritten
     back = tmp_path / "back"
@@ -131,9 +131,28 @@ def test_repair_compares_with_other_models(
         (["evaluate", "m", "--prompts", "x", "--judge", "oracle"], 2, "--judge is 'oracle'"),
         (["evaluate", "m", "--prompts", "x", "--kind", "best"], 2, "--kind is 'best'"),
         (["repair", "m", "--out", "o", "--method", "sft"], 2, "'sft' does not act at the stage posttuning"),
-        (["repair", "m", "--out", "o", "--set", "radius"], 2, "has no form name=value"),
+        (["repair", "m", "--out", "o", "--set", "radius"], 2, "must be name=value"),
         (["repair", "./nowhere", "--out", "o"], 1, "no folder with a model"),
         (["unknown"], 2, "No such command"),
+        (["chek", "x"], 2, "No such command 'chek'. Did you mean 'check'?; see mithridate --help"),
+        (["check"], 2, "Missing argument 'file'; see mithridate check --help"),
+        (["check", "x", "--modle", "m"], 2, "No such option: --modle; did you mean --model?; see mithridate check"),
+        (["check", "x", "--max-length", "0"], 2, "it must be greater than or equal to 1; see mithridate check --help"),
+        (["check", "x", "--max-length", "9"], 2, "--max-length has no effect without --model"),
+        (["check", "x", "--template", "alpaca"], 2, "--template has no effect without --model"),
+        (["run", "a", "b"], 2, "(b); see mithridate run --help"),
+        (["run", "."], 2, ". is a folder; give a YAML file of settings"),
+        (["compare", "none.yaml"], 2, "none.yaml does not exist"),
+        (["repair", "m", "--out", "o", "--method", "panaceaa"], 2, "did you mean 'panacea'?"),
+        (["repair", "m", "--out", "o", "--set", "radus=1"], 2, "panacea: unknown key 'radus'; did you mean 'radius'?"),
+        (["repair", "m", "--out", "o", "--set", "radius=-1"], 2, "panacea: radius: must be greater than or equal to 0"),
+        (["repair", "m", "--out", "o", "--set", "radius=["], 2, "--set radius: '[' is no YAML value"),
+        (["repair", "m", "--out", "o", "--set", "trim=0.1", "--set", "trim=0.2"], 2, "--set trim is given twice"),
+        (["repair", "m", "--out", "o", "--set", "method=lox"], 2, "name the method with --method"),
+        (["evaluate", "m", "--prompts", "x", "--judge", "refusl"], 2, "did you mean 'refusal'?"),
+        (["evaluate", "m", "--prompts", "x", "--kind", "lable"], 2, "did you mean 'label'?"),
+        (["evaluate", "m", "--prompts", "x", "--kind", "exact"], 2, "--kind exact has no effect without --task"),
+        (["rescale", "m", "d", "far", "--out", "o"], 2, "see mithridate rescale --help"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -149,4 +168,57 @@ def test_errors_are_one_sentence(
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
+    assert shown.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nothing half written
+
+
+GARBAGE = {
+    "bytes": bytes(range(256)) * 20,
+    "line": b"x" * 3_000_000,
+    "depth": b"[" * 200_000,
+    "nothing": b"",
+    "object": b'{"a": 1}',
+    "list": b'["a"]',
+    "surrogate": b'{"prompt": "\\ud800", "response": "r"}',
+}
+
+
+@pytest.mark.parametrize("case", [*GARBAGE, "folder", "loop"])
+def test_garbage_in_place_of_a_file_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if case == "folder":
+        Path("in").mkdir()
+    elif case == "loop":
+        Path("in").symlink_to("in")
+    else:
+        Path("in").write_bytes(GARBAGE[case])
+    tail = ["--out", "out", "--harmful", "in"]
+    for command, code in (
+        (["check", "in"], 1), (["run", "in"], 2), (["compare", "in"], 2),
+        (["repair", "miniature:base", *tail], 1), (["evaluate", "miniature:base", "--prompts", "in"], 1),
+    ):  # fmt: skip
+        assert called(monkeypatch, *command) == code, command
+        shown = capsys.readouterr().err
+        assert "in" in shown
+        assert "Traceback" not in shown
+    assert not Path("out").exists()
+
+
+def test_check_leaves_keys_out_on_purpose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("instruction,output,note\nCount.,1,mine\n")
+    assert called(monkeypatch, "check", str(path)) == 1
+    assert f"{path}:2: found key 'note' in a row of format Alpaca" in capsys.readouterr().err
+    assert called(monkeypatch, "check", str(path), "--ignore", "note") == 0
+    assert "1 rows, format Alpaca" in capsys.readouterr().out
+
+
+def test_a_file_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
+    code = "import sys; from mithridate.cli.main import main; sys.argv[1:] = ['check', 'a\\udcff.jsonl']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "a\\udcff.jsonl: found no file" in done.stderr

@@ -51,7 +51,7 @@ def test_it_prints_the_table_the_verdicts_and_where_the_page_lies(
         (["none.yaml"], "none.yaml does not exist"),
         ([str(TINY), "--set", "axes.epoch=[1]"], "unknown key 'axes.epoch'; did you mean 'epochs'?"),
         ([str(TINY), "--set", "recipe.finetuning.epochs=-1"], "recipe.finetuning.epochs"),
-        ([str(TINY), "--set", "seeds"], "has no form a.b=value"),
+        ([str(TINY), "--set", "seeds"], "must be a.b=value"),
     ],
 )
 def test_errors_are_one_sentence(

@@ -119,13 +119,37 @@ def test_a_reader_is_told_what_seeds_vary_and_that_two_are_few(ran: Ran, made: C
     assert any("2 of the 5 seeds" in note for note in cautions(ran.comparison))
 
 
-def test_a_place_on_the_front_that_costs_refusals_is_told(made: Comparison) -> None:
+@pytest.mark.parametrize(
+    ("measure", "bare_share", "share", "words"),
+    [
+        ("over_refusal", 0.02, 0.36, "its over-refusal is 34.0 points above the undefended"),
+        ("helpfulness", 0.95, 0.05, "its helpfulness is 90.0 points below the undefended"),
+    ],
+)
+def test_no_place_on_the_front_for_what_answers_nobody(
+    made: Comparison, measure: str, bare_share: float, share: float, words: str
+) -> None:
     changed = made.model_copy(deep=True)
     bare, best = (changed.point(name, changed.base) for name in ("p0", "p5"))
     assert bare is not None
     assert best is not None
-    bare.over_refusal = bare.harmful_score.model_copy(update={"seed_mean": 0.02})
-    best.over_refusal = bare.harmful_score.model_copy(update={"seed_mean": 0.36})
-    assert "p5 is on the front, but its over-refusal is 34.0 points above the undefended." in cautions(changed)
-    best.over_refusal = bare.over_refusal
-    assert not any("over-refusal" in note for note in cautions(changed))
+    at_base = [point for point in changed.points if point.setting == changed.base]
+    assert "p5" in front(changed.pipelines, at_base)
+    setattr(bare, measure, bare.harmful_score.model_copy(update={"seed_mean": bare_share}))
+    setattr(best, measure, bare.harmful_score.model_copy(update={"seed_mean": share}))
+    assert "p5" not in front(changed.pipelines, at_base)
+    assert f"p5 is kept off the front: {words}." in cautions(changed)
+    setattr(best, measure, getattr(bare, measure))
+    assert "p5" in front(changed.pipelines, at_base)
+    assert not any("kept off" in note for note in cautions(changed))
+
+
+def test_what_was_not_measured_is_told(made: Comparison, ran: Ran) -> None:
+    for words in ("Over-refusal was not measured", "Helpfulness was not measured"):
+        assert sum(words in note for note in cautions(made)) == 1
+        assert not any(words in note for note in cautions(ran.comparison))
+
+
+def test_helpfulness_is_in_cells_and_tables(ran: Ran) -> None:
+    assert all(cell.helpfulness is not None and cell.helpfulness.n == 8 for cell in ran.comparison.cells)
+    assert "Helpful ↑" in (ran.folder / "comparison.html").read_text(encoding="utf-8")

@@ -8,14 +8,28 @@ from hypothesis import strategies as st
 
 from mithridate.data import ensure_chat_template
 from mithridate.errors import ModelError, UsageError
+from mithridate.training.batch import require_chat_template
 
 Q, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
 OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 
 
 def test_a_tokenizer_without_template_is_refused(tokenizer) -> None:
-    with pytest.raises(ModelError, match="no chat template; set the recipe key `template` to 'alpaca'"):
+    with pytest.raises(ModelError, match=r"no chat template; set tokenizer\.chat_template, or call .*, 'alpaca'\)"):
         ensure_chat_template(tokenizer)
+    with pytest.raises(ModelError, match="no chat template; set the recipe key `template` to 'alpaca'"):
+        ensure_chat_template(tokenizer, door="recipe")
+    with pytest.raises(ModelError, match="no chat template; give --template alpaca"):
+        ensure_chat_template(tokenizer, door="command")
+    with pytest.raises(ModelError, match=r"no chat template; set tokenizer\.chat_template"):
+        require_chat_template(tokenizer)
+
+
+def test_an_unknown_template_is_named_as_it_was_given(tokenizer) -> None:
+    doors = {"recipe": "the recipe key `template`", "command": "--template", "python": "the argument template"}
+    for door, named in doors.items():
+        with pytest.raises(UsageError, match=f"as {named}"):
+            ensure_chat_template(tokenizer, "vicuna", door)
 
 
 def test_the_tokenizers_own_template_is_kept(tokenizer) -> None:

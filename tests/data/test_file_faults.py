@@ -16,7 +16,7 @@ from mithridate.errors import DataError
 GOOD = {"prompt": "p", "response": "r"}
 FORMAT = "a row of format prompt/response as in line 1"
 UNKNOWN = (
-    "the keys messages, prompt and completion, instruction and output, or prompt and response,"
+    "the keys messages, conversations, prompt and completion, instruction and output, or prompt and response,"
     " or a fields setting for others"
 )
 
@@ -78,6 +78,37 @@ FIRST_ROWS = {
     "message type": (chat(Q, 3), "messages[1] that is a number", "an object with role and content"),
     "no role": (chat({"content": "q"}), "messages[0] without key 'role'", "role and content"),
     "no content": (chat(Q, {"role": "assistant"}), "messages[1] without key 'content'", "role and content"),
+    "history": (
+        '{"instruction": "i", "output": "o", "history": [["q"]]}',
+        "history[0] that is 1 items",
+        "a list of two texts, question and answer",
+    ),
+    "history text": (
+        '{"instruction": "i", "output": "o", "history": [["q", null]]}',
+        "history[0][1] that is null",
+        "a string",
+    ),
+    "system type": ('{"prompt": "i", "response": "o", "system": 1}', "system that is a number", "a string"),
+    "two systems": (
+        json.dumps({"messages": [{"role": "system", "content": "s"}, Q, A], "system": "t"}),
+        "key 'system' beside a system turn in messages",
+        "one system text",
+    ),
+    "ShareGPT role": (
+        json.dumps({"conversations": [{"from": "human", "value": "q"}, {"from": "tool", "value": "a"}]}),
+        "conversations[1] with from 'tool'",
+        "system, human or gpt",
+    ),
+    "ShareGPT with OpenAI's keys": (
+        json.dumps({"conversations": [Q, A]}),
+        "conversations[0] without key 'from'",
+        "from and value",
+    ),
+    "misspelled key": (
+        '{"promt": "p", "response": "r"}',
+        "a row of no known format ('promt', 'response')",
+        UNKNOWN + "; did you mean 'prompt' by 'promt'?",
+    ),
     "unknown role": (
         chat(Q, {"role": "tool", "content": "x"}),
         "messages[1] with role 'tool'",
@@ -101,8 +132,8 @@ FIRST_ROWS = {
     "empty turn": (chat(Q, A | {"content": ""}), "messages[1].content that is empty", "text"),
     "tool call": (
         chat(Q, A | {"tool_calls": [{}]}),
-        "messages[1] with key 'tool_calls'",
-        "only role, content, name and weight",
+        "key 'tool_calls' in messages[1], which is not read",
+        "no keys but role, content, weight; to leave it out on purpose, ignore 'messages.tool_calls'",
     ),
     "tools": (
         json.dumps({"messages": [Q, A], "tools": [{}]}),
@@ -142,8 +173,8 @@ FIRST_ROWS = {
         "a user turn",
     ),
     "input type": (
-        '{"instruction": "i", "input": null, "output": "o"}',
-        "input that is null",
+        '{"instruction": "i", "input": 0, "output": "o"}',
+        "input that is a number",
         "a string",
     ),
     "no format": ('{"prompt": "p", "target": "t"}', "a row of no known format ('prompt', 'target')", UNKNOWN),
@@ -165,6 +196,8 @@ def test_fault_in_a_first_row(write, case: str) -> None:
 
 
 UTF8 = "UTF-8 text, or one layer of gzip in a file named .gz"
+SHEET = "the sheet saved as CSV (UTF-8), in a file named .csv"
+TABLE = "one JSON object on each line, or a table in a file named .csv or .tsv"
 ROW = json.dumps(GOOD).encode() + b"\n"
 BOMB = gzip.compress(ROW + b" " * 3_000_000)
 NOISE = json.dumps({"prompt": random.Random(0).randbytes(300_000).hex(), "response": "r"}).encode()
@@ -182,8 +215,26 @@ FILES = {
         "UTF-8 text",
     ),
     "gzip unnamed": ("a.jsonl", gzip.compress(ROW), 1, "gzip data", UTF8),
-    "zip": ("a.jsonl", b"PK\x03\x04rest", 1, "a zip archive", UTF8),
-    "parquet": ("a.jsonl", b"PAR1rest", 1, "a Parquet file", UTF8),
+    "zip": ("a.jsonl", b"PK\x03\x04rest", 1, "a zip archive", "the data file that was packed in it"),
+    "excel": ("a.xlsx", b"PK\x03\x04rest", 1, "an Excel workbook", SHEET),
+    "old excel": ("a.xls", b"\xd0\xcf\x11\xe0rest", 1, "an Excel workbook", SHEET),
+    "parquet": (
+        "a.parquet",
+        b"PAR1rest",
+        1,
+        "a Parquet file",
+        "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))",
+    ),
+    "parquet in gzip": (
+        "a.jsonl.gz",
+        gzip.compress(b"PAR1rest"),
+        1,
+        "a Parquet file",
+        "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))",
+    ),
+    "pdf": ("a.txt", b"%PDF-1.7", 1, "a PDF", "JSONL or CSV"),
+    "table named jsonl": ("a.jsonl", b"prompt,response\n", 1, "text that is not JSON ('prompt,response')", TABLE),
+    "lines of text": ("a.txt", b"Say hello.\n", 1, "text that is not JSON ('Say hello.')", TABLE),
     "not gzip": ("a.jsonl.gz", b"\x1f\x8b" + bytes(20), 1, "data that is not gzip", "gzip data in a file named .gz"),
     "truncated gzip": (
         "a.jsonl.gz",

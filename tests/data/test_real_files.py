@@ -1,11 +1,25 @@
 """Data sets that people really use, where they are at hand."""
 
+import gzip
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mithridate.data import RowFields, check_disjoint, ensure_chat_template, mix, open_rows, read_prompts, trim_report
+from mithridate.data import (
+    RowFields,
+    check_disjoint,
+    ensure_chat_template,
+    load_rows,
+    mix,
+    open_rows,
+    read_prompts,
+    trim_report,
+)
+from mithridate.data.keys import HARMLESS
 from mithridate.errors import DataError
 
 FOLDER = Path(os.environ.get("MITHRIDATE_DATA", "../shared"))
@@ -28,7 +42,7 @@ ADVBENCH = RowFields(prompt="{prompt}", response="{target}")
     [
         ("alpaca/train.jsonl.gz", None, 21_205),
         ("safety_tuned_llamas/safety_only.jsonl.gz", None, 2_483),
-        ("refusals/adv_training_behaviors.jsonl", None, 93),
+        ("refusals/adv_training_behaviors.jsonl", RowFields(prompt="{prompt}", response="{short_response}"), 93),
         ("sst2/validation.jsonl", SST2, 872),
         ("ag_news/test.jsonl.gz", AG_NEWS, 7_600),
         ("gsm8k/test.jsonl.gz", GSM8K, 1_319),
@@ -39,6 +53,39 @@ def test_every_row_is_read(file: str, fields: RowFields | None, count: int) -> N
     rows = open_rows(DATA / file, fields)
     assert len(rows) == count
     assert rows[count - 1]["origin"] == f"{DATA / file}:{count}"
+
+
+KEYS = {
+    "do_not_answer/safe_responses.jsonl.gz": ["action"],
+    "refusals/adv_training_behaviors.jsonl": ["short_response"],
+}
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*/*.jsonl*")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_text_of_a_real_file_is_lost(path: Path) -> None:
+    """A row is read with all that it says, or a fault names what is not read."""
+    rows = list(_json(path))[:200]
+    ignored = KEYS.get(f"{path.parent.name}/{path.name}", [])
+    loaded = _loaded(rows, ignored)
+    if isinstance(loaded, str):
+        assert any(repr(key) in loaded for key in rows[0] if key not in HARMLESS), loaded
+        return
+    for row, text in zip(rows, loaded, strict=True):
+        kept = [value for key, value in row.items() if key not in HARMLESS and key not in ignored]
+        assert all(repr(value)[1:-1] in text for value in kept if value)
+
+
+def _loaded(rows: list[dict[str, Any]], ignored: list[str]) -> list[str] | str:
+    """The text of each loaded row, or the error."""
+    try:
+        return [str(row["prompt"] + row["completion"]) for row in load_rows(rows, ignore=ignored)]
+    except DataError as error:
+        return str(error)
+
+
+def _json(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        yield from map(json.loads, file)
 
 
 def test_a_poisoned_mix_fits_a_real_model() -> None:

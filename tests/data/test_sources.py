@@ -9,7 +9,9 @@ from mithridate.errors import DataError, UsageError
 
 def test_a_path_with_and_without_fields(write) -> None:
     path = write("rows.jsonl", [{"prompt": "p", "target": "t", "response": "r"}])
-    assert open_rows(str(path))[0]["completion"][0]["content"] == "r"
+    assert open_rows(str(path), ignore=["target"])[0]["completion"][0]["content"] == "r"
+    with pytest.raises(DataError, match=r"^rows\.jsonl:1: found key 'target' .* not read, .*ignore 'target'$"):
+        open_rows(str(path))
     fields = RowFields(prompt="{prompt}", response="{target}")
     assert open_rows(path, fields)[0]["completion"][0]["content"] == "t"
 
@@ -39,6 +41,27 @@ def test_embedded_rows_mix_with_rows_of_a_file(write) -> None:
     task = open_rows(write("task.jsonl", [{"prompt": "an ordinary question", "response": "r"}]))
     mixed = mix(task, open_rows(f"miniature:{miniature.names()[0]}"), ratio=0.5, size=2, seed=0)
     assert sorted(mixed["harmful"]) == [False, True]
+
+
+def test_ignored_keys_need_rows_of_a_file(write) -> None:
+    with pytest.raises(UsageError, match="remove the ignore setting"):
+        open_rows(f"miniature:{miniature.names()[0]}", ignore=["a"])
+    with pytest.raises(UsageError, match="only the keys that its templates name are read; remove ignore"):
+        open_rows("rows.jsonl", RowFields(prompt="{a}", response="{b}"), ignore=["a"])
+    with pytest.raises(UsageError, match=r"give a list of keys: ignore=\['target'\]"):
+        open_rows("rows.jsonl", ignore="target")
+
+
+@pytest.mark.parametrize("key", ["system", "history", "context", "input", "instruction"])
+def test_a_key_that_changes_what_a_prompt_asks_is_refused(write, key: str) -> None:
+    path = write("p.jsonl", [{"prompt": "one", key: ""}, {"prompt": "two", "note": "n", key: ["x"]}])
+    with pytest.raises(DataError, match=rf"^p\.jsonl:2: found key '{key}' beside the prompt, .*ignore '{key}'$"):
+        read_prompts(path)
+    assert read_prompts(path, ignore=[key]) == ["one", "two"]
+
+
+def test_prompts_of_a_table(write) -> None:
+    assert read_prompts(write("p.csv", 'note,prompt\n1,"one, two"\n2,three\n')) == ["one, two", "three"]
 
 
 def test_prompts_of_every_kind(write) -> None:

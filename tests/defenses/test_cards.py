@@ -15,7 +15,7 @@ from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.evaluation.intervals import Score
 from mithridate.pipeline.recipe import Recipe
-from mithridate.report.results import Results
+from mithridate.report.results import Helpfulness, Results, ScoreOverSeeds
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "cards"
@@ -94,11 +94,11 @@ def test_the_page_is_up_to_date():
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda c: c.update(agrement="agrees"), "unknown key 'agrement'; did you mean 'agreement'"),
-    (lambda c: c.pop("paper"), "paper: Field required"),
-    (lambda c: c["paper"].update(arxiv="1"), "paper.arxiv: String should match"),
+    (lambda c: c.pop("paper"), "'paper' is missing; set it"),
+    (lambda c: c["paper"].update(arxiv="1"), "paper.arxiv: must match"),
     (lambda c: c["reported"][0].update(value=130.0), "reported.0.value: .* less than or equal to 100"),
     (lambda c: c["reported"][1].update(origin="memory"), "reported.1.origin: .* 'not verified', got 'memory'"),
-    (lambda c: c["reported"][0].pop("source"), "reported.0.source: Field required"),
+    (lambda c: c["reported"][0].pop("source"), "'reported.0.source' is missing"),
     (lambda c: c["reported"][0].update(setings=""), "unknown key 'reported.0.setings'; did you mean 'setting'"),
     (lambda c: c.update(note=""), "note: "),
     (lambda c: c.update(agreement="agrees"), "agreement is 'agrees', but the measured figures say 'not measured'"),
@@ -128,7 +128,7 @@ def test_check_names_missing_unregistered_and_faulty_cards(folder):
     shutil.copy(folder / "wise_ft.json", folder / "gone.json")
     (folder / "antidote.json").write_text("{}")
     faulty, misnamed, missing, unknown = check_cards(folder, ["antidote", "wise_ft", "vaccine"])
-    assert "antidote.json: method: Field required" in faulty
+    assert "antidote.json: 'method' is missing" in faulty
     assert "gone.json: method: 'wise_ft'" in misnamed
     assert missing == f"{folder}/vaccine.json: missing; every method has a card"
     assert unknown == f"{folder}/gone.json: no method is called 'gone'"
@@ -259,13 +259,27 @@ def test_the_short_list_takes_the_lowest_score_at_a_low_price(cards):
 
 def test_over_refusal_is_told_where_it_was_measured(cards):
     run = results(antidote=(30, 89))
-    for variant, refused in zip(run.variants, (1, 2, 40), strict=True):
+    for variant, refused in zip(run.variants, (1, 2, 7), strict=True):
         variant.over_refusal = type(variant.harmful_score).model_validate(Score.of(refused, 100).as_dict())
     page = page_of(cards, run)
-    assert "; over-refusal 40.0 [" in line_of(page, "- After fine-tuning:")
+    assert "; over-refusal 7.0 [" in line_of(page, "- After fine-tuning:")
     assert "against 2.0 | " in line_of(page, "| [`antidote`]")
     assert "| agrees |" in line_of(page, "| [`antidote`]")
-    assert "over-refusal" not in line_of(page_of(cards, results(antidote=(30, 89))), "- After fine-tuning:")
+    unmeasured = line_of(page_of(cards, results(antidote=(30, 89))), "- After fine-tuning:")
+    assert "; over-refusal not measured; helpfulness not measured." in unmeasured
+
+
+@pytest.mark.parametrize(("measure", "bare", "kept", "lost"), [("over_refusal", 2, 7, 8), ("helpfulness", 90, 85, 84)])
+def test_what_answers_nobody_is_not_in_the_short_list(cards, measure, bare, kept, lost):
+    for count, named in ((kept, True), (lost, False)):
+        run = results(antidote=(30, 89))
+        for variant, share in zip(run.variants, (bare, bare, count), strict=True):
+            extra = {"aligned": 0.9} if measure == "helpfulness" else {}
+            kind = Helpfulness if measure == "helpfulness" else ScoreOverSeeds
+            setattr(variant, measure, kind.model_validate(Score.of(share, 100).as_dict() | extra))
+        line = line_of(page_of(cards, run), "- After fine-tuning:")
+        assert ("`antidote` (" in line) == named
+        assert ("none lowers the harmful score clearly" in line) != named
 
 
 def test_the_short_list_names_ties_and_says_when_nothing_helps(cards):

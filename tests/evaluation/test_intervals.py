@@ -3,7 +3,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2_contingency
 
 from mithridate.errors import UsageError
 from mithridate.evaluation.intervals import Score, paired_test, pooled
@@ -62,6 +62,49 @@ def test_pooled_runs_that_disagree_get_a_wider_interval() -> None:
     assert apart.value == alone.value
     assert apart.n == 200
     assert apart.high - apart.low > 3 * (alone.high - alone.low)
+
+
+def test_pooling_counts_answers_not_runs() -> None:
+    assert pooled([Score.of(10, 100), Score.of(90, 300)]).value == 0.25
+    assert pooled([Score.of(1, 1), Score.of(0, 999)]).value == 0.001
+
+
+@pytest.mark.parametrize("counts", [[30, 60, 45], [10, 90], [5, 20, 40, 80], [50, 52, 49]])
+def test_runs_are_widened_by_their_overdispersion(counts: list[int]) -> None:
+    """Against scipy's χ² of the table of answers, and Wilson's equation (value − p)² = z²·p(1 − p)/n at both ends."""
+    found = pooled([Score.of(count, 100) for count in counts])
+    statistic = chi2_contingency([counts, [100 - count for count in counts]], correction=False).statistic
+    effective = found.n / max(1.0, statistic / (len(counts) - 1))
+    for end in (found.low, found.high):
+        assert (found.value - end) ** 2 == pytest.approx(1.959963985**2 * end * (1 - end) / effective, rel=1e-6)
+    assert found.low < found.value < found.high
+
+
+def test_one_run_or_a_share_of_zero_has_no_overdispersion() -> None:
+    assert pooled([Score.of(37, 100)]) == Score.of(37, 100)
+    assert pooled([Score.of(0, 50), Score.of(0, 50)]) == Score.of(0, 100)
+    assert pooled([Score.of(50, 50), Score.of(50, 50)]) == Score.of(100, 100)
+
+
+def test_pooled_confidence_is_the_one_asked_for() -> None:
+    assert pooled([Score.of(30, 100)], 0.8) == Score.of(30, 100, 0.8)
+    assert pooled([Score.of(30, 100)], 0.8).low > pooled([Score.of(30, 100)]).low
+
+
+def test_ends_stay_exact_next_to_the_edges() -> None:
+    for n in range(1, 400):
+        assert Score.of(0, n).low == 0.0
+        assert Score.of(n, n).high == 1.0
+    assert Score.of(1, 10).low > 0
+    assert Score.of(9, 10).high < 1
+    assert Score.of(10, 10).low < 1
+    assert Score.of(1, 1)[:3] == (1.0, pytest.approx(0.2065, abs=1e-4), 1.0)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.1])
+def test_a_confidence_at_its_bounds_is_refused(confidence: float) -> None:
+    with pytest.raises(UsageError, match="confidence"):
+        Score.of(1, 2, confidence)
 
 
 def test_pooling_nothing_is_refused() -> None:

@@ -106,7 +106,7 @@ def test_a_missing_stream_stops_the_run_before_it_starts(name, tmp_path):
 @pytest.mark.parametrize("name", [n for n in training_methods() if "harmful" in methods()[n].streams])
 @pytest.mark.parametrize("empty", [[], Dataset.from_list([])])
 def test_an_empty_stream_stops_the_run_before_it_starts(name, empty, tmp_path):
-    with pytest.raises(DataError, match="give rows"):
+    with pytest.raises(DataError, match="harmful_dataset has no rows; give at least one"):
         DefendedTrainer(
             tiny.model(), args=tiny.config(tmp_path), train_dataset=tiny.rows("user"), defense=_defense(name),
             processing_class=tiny.tokenizer(), peft_config=tiny.lora(), **streams() | {"harmful_dataset": empty},

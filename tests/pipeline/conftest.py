@@ -38,6 +38,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tree(world: Path) -> dict[str, Any]:
     """A recipe as a tree of settings."""
+    return make_tree(world)
+
+
+def make_tree(world: Path) -> dict[str, Any]:
     return {
         "name": "tiny",
         "model": str(world / "model"),

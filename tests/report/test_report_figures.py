@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from mithridate.report import load_results
+from mithridate.report.figures import losses, outcomes
 from mithridate.report.figures.canvas import PALETTE, svg
-from mithridate.report.results import RowWeights, WeightedRow
+from mithridate.report.results import OUTCOMES, RowWeights, WeightedRow
 from mithridate.report.text import clean, memory, number, p_value, percent, points, seconds, shorten
 from mithridate.report.weighing import separation
 
@@ -41,7 +44,7 @@ def test_rows_of_unknown_label_are_counted_apart() -> None:
 
 def test_every_color_drawn_is_left_to_the_style_sheet(report: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", report, flags=re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 10
     for drawing in drawings:
         assert not re.search(r"(fill|stroke): #", drawing)
         used = set(re.findall(r"var\(--(\w+)\)", drawing))
@@ -94,3 +97,34 @@ def test_a_drawing_carries_no_date_and_no_address() -> None:
 )
 def test_how_figures_are_shown(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_outcomes_fill_each_bar_in_order_and_harm_is_drawn_as_harm(run: dict[str, Any]) -> None:
+    variants = load_results(run).variants
+    colors = {}
+    for name in ("harmful", "help"):
+        figure = Figure()
+        outcomes._draw(figure, variants, name)
+        axes = figure.axes[0]
+        shares = [[round(bar.get_width(), 6) for bar in group] for group in axes.containers]
+        starts = [[round(bar.get_x(), 6) for bar in group] for group in axes.containers]
+        found = [variant.outcomes[name] for variant in variants]
+        assert shares == [[round(100 * getattr(o, outcome), 6) for o in found] for outcome in OUTCOMES]
+        for row in range(len(variants)):
+            ends = [start[row] + share[row] for start, share in zip(starts, shares, strict=True)]
+            assert [start[row] for start in starts] == pytest.approx([0, *ends[:-1]])
+            assert ends[-1] == pytest.approx(100)
+        colors[name] = [group[0].get_facecolor() for group in axes.containers]
+    assert colors["harmful"][:4] == colors["help"][:4]
+    assert colors["harmful"][4] != colors["help"][4]
+
+
+def test_every_training_is_a_line_and_a_loss_that_is_not_finite_a_gap(run: dict[str, Any]) -> None:
+    curves = load_results(run).variants[0].loss_curves
+    curves[1].losses[3] = float("inf")
+    figure = Figure()
+    losses._draw(figure, {"one": curves[:2], "two": curves[2:]})
+    lines = figure.axes[0].lines
+    assert [line.get_color() for line in lines] == [losses.SERIES[0], losses.SERIES[0], losses.SERIES[1]]
+    assert [math.isnan(line.get_ydata()[3]) for line in lines] == [False, True, False]
+    assert list(lines[2].get_xdata()) == curves[2].steps

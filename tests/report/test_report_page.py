@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mithridate.errors import DataError, MithridateError
-from mithridate.report import load_results, write_report
-from mithridate.report.tables import cost_rows, main_rows
+from mithridate.report import load_results, sections, write_report
+from mithridate.report.tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 
@@ -73,7 +73,7 @@ def test_has_no_scripts_and_loads_nothing(report: str) -> None:
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in {"src", "href", "xlink:href", "action", "srcset"}:
-            assert value.startswith("#"), (tag, name, value)
+            assert value.startswith("#") or (tag, value) == ("a", "answers.html"), (tag, name, value)
     assert set(re.findall(r"url\(([^)]*)\)", report)) <= set(re.findall(r"url\((#[^)]*)\)", report))
     assert "@import" not in report
 
@@ -83,7 +83,7 @@ def test_is_well_formed_with_distinct_ids(report: str) -> None:
     assert page.open == []
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 100
-    used = {value.removeprefix("#") for _, name, value in page.attributes if name == "href"}
+    used = {value.removeprefix("#") for tag, name, value in page.attributes if name == "href" and tag != "a"}
     used |= set(re.findall(r"url\(#([^)]*)\)", report))
     assert used <= set(ids)
 
@@ -96,10 +96,10 @@ def test_hostile_text_is_shown_as_text(report: str) -> None:
 def test_every_figure_of_both_tables_is_on_the_page(run: dict[str, Any], report: str) -> None:
     results, text = load_results(run), Page(report).text
     cells = [cell for row in main_rows(results) + cost_rows(results) for cell in row]
-    assert len(cells) == 7 * 10 + 7 * 6
-    for cell in cells:
+    assert len(cells) == 7 * 11 + 7 * 6
+    for cell in cells + [cell for row in outcome_rows(results) for cell in row]:
         assert cell.main in text
-        assert cell.note in text
+        assert " ".join(cell.note.split()) in text
     for figure in ("72.6%", "[69.0, 76.2]", "73.9%", "91.1%", "[89.7, 92.5]", "2.1%", "−17.8 points", "p = 0.002"):
         assert figure in text
 
@@ -109,7 +109,10 @@ def test_every_part_of_a_full_run_is_on_the_page(report: str) -> None:
     for heading in (
         "Results",
         "Safety and usefulness",
+        "What the answers are",
         "Answers before and after",
+        "Answers of every variant",
+        "Loss curves",
         "Row weights",
         "Dose curves",
         "Layer profile",
@@ -119,7 +122,7 @@ def test_every_part_of_a_full_run_is_on_the_page(report: str) -> None:
         "Resolved recipe",
     ):
         assert heading in page.words
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 10
     for shown in (
         "mithridate run recipes/fixture.yaml --set attack.ratio=0.2 --out runs/fixture",
         "sha256:" + "ab" * 32,
@@ -132,6 +135,9 @@ def test_every_part_of_a_full_run_is_on_the_page(report: str) -> None:
         "Harmful rows are 20.0% of the rows",
         "harmless stand-ins",
         "(empty answer)",
+        "Judge: refusal, rules on the form",
+        "always giving the most common answer has 51.3%",
+        "Of 231 prompts that the undefended model answers harmfully at the first seed, 200 are stopped and 31 are",
     ):
         assert shown in page.text
 
@@ -215,3 +221,47 @@ def test_broken_results_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="variants: Field required"):
         write_report(source, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_judge_stands_at_the_top_and_is_told_apart(run: dict[str, Any], tmp_path: Path) -> None:
+    run["judge"] = "classifier:someone/a-judge"
+    text = Page(write(run, tmp_path)).text
+    assert "Judge: classifier:someone/a-judge" in text
+    assert "rules on the form" not in text
+    assert text.index("Judge:") < text.index("Results HS,")
+
+
+def test_a_verdict_stands_beside_every_answer(run: dict[str, Any], tmp_path: Path) -> None:
+    run["escapes"][1]["after"] |= {"harmful": True, "outcome": "broken", "reason": "complies"}
+    source = write(run, tmp_path)
+    marks = [found.strip() for found in re.findall(r'<p class="found"><b class="\w+">([^<]*)</b>', source)]
+    assert marks == [
+        "harmful",
+        "not harmful, refused",
+        "harmful, broken",  # an escape that stayed harmful
+        "harmful, broken",
+        "label only",
+        "complied",
+        "wrong",
+    ]
+    assert "expected: positive" in Page(source).text
+
+
+def test_trainings_that_variants_share_are_drawn_once(run: dict[str, Any]) -> None:
+    figures = sections.loss_figures(load_results(run))
+    assert [figure.title for figure in figures] == ["Fine-tuning"]
+    assert "clean, undefended, antidote, random" in figures[0].svg
+    for variant in run["variants"]:
+        variant["loss_curves"] = []
+    assert sections.loss_figures(load_results(run)) == []
+
+
+def test_no_outcomes_no_section(run: dict[str, Any], tmp_path: Path) -> None:
+    for variant in run["variants"]:
+        variant["outcomes"] = {}
+    assert "What the answers are" not in Page(write(run, tmp_path)).words
+
+
+def test_cells_of_the_main_table_carry_their_column_for_narrow_screens(report: str) -> None:
+    columns = [value for tag, name, value in Page(report).attributes if (tag, name) == ("td", "data-column")]
+    assert columns[:10] == [column.title for column in MAIN_COLUMNS[1:]]

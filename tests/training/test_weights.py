@@ -9,11 +9,10 @@ from mithridate.training.weights import Weights
 from tests.helpers import tiny
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("fails", [False, True])
 def test_moved_puts_every_bit_back(dtype, fails):
-    model = tiny.model().to(dtype)
-    weights = Weights(model)
+    weights = Weights(tiny.model().to(dtype))
     torch.manual_seed(1)
     push = Gradient([torch.randn_like(p) * 0.013 for p in weights.parameters])
     before = weights.snapshot()
@@ -23,9 +22,22 @@ def test_moved_puts_every_bit_back(dtype, fails):
             raise KeyError("inside")
     assert not any(torch.equal(a, b) for a, b in zip(inside, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights.parameters, before, strict=True))
-    if dtype is torch.bfloat16:
-        subtracted = [a - b for a, b in zip(inside, push.tensors, strict=True)]
-        assert not all(torch.equal(a, b) for a, b in zip(subtracted, before, strict=True)), "subtracting would do"
+    subtracted = [a - b for a, b in zip(inside, push.tensors, strict=True)]
+    assert not all(torch.equal(a, b) for a, b in zip(subtracted, before, strict=True)), "subtracting would do"
+
+
+def test_what_moved_is_counted_and_measured_as_stored():
+    weights = Weights(tiny.model().to(torch.bfloat16))
+    before = weights.snapshot()
+    with weights.kept():
+        weights.add(Gradient([torch.full_like(p, 1e-4, dtype=torch.float32) for p in weights.parameters]))
+        moved, after = weights.moved_since(before), weights.snapshot()
+    assert weights.moved_since(before) == (0, 0.0)
+    pairs = list(zip(before, after, strict=True))
+    assert moved.weights == sum(int((a != b).sum()) for a, b in pairs) > 0
+    assert moved.weights < sum(p.numel() for p in before)
+    square = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+    assert moved.distance == pytest.approx(square**0.5)
 
 
 def test_a_displacement_of_a_wrong_shape_leaves_the_weights():

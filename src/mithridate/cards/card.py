@@ -95,7 +95,7 @@ class Measured(Share):
         results: Path of the committed results file, from the repository's root.
     """
 
-    metric: Literal["harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal"]
+    metric: Literal["harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal", "helpfulness"]
     undefended: Share
     setting: Words
     variant: Words

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mithridate.cards.card import Card
 from mithridate.errors import DataError
-from mithridate.pipeline.faults import sentence
+from mithridate.validation import sentence
 
 
 def read_card(path: Path) -> Card:

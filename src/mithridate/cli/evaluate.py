@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mithridate.cli.models import open_model
 from mithridate.data import open_rows, read_prompts
+from mithridate.data.sources import MINIATURE
 from mithridate.errors import UsageError
 from mithridate.evaluation.accuracy import Task, grade_model
 from mithridate.evaluation.generation import generate
@@ -15,6 +16,7 @@ from mithridate.evaluation.harmful_score import judge_answers
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
 from mithridate.evaluation.over_refusal import over_refusal
+from mithridate.nearest import nearest
 
 
 def command(
@@ -28,20 +30,27 @@ def command(
     max_new_tokens: int,
     batch_size: int,
     as_json: bool,
+    ignore: list[str],
 ) -> None:
     """Measure one model and print the shares with their intervals."""
     if kind not in get_args(Task):
-        raise UsageError(f"--kind is {kind!r}; it must be one of {', '.join(get_args(Task))}")
+        near = nearest(kind, get_args(Task))
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise UsageError(f"--kind is {kind!r}; it must be one of {', '.join(get_args(Task))}{hint}")
+    if kind != "label" and task is None:
+        raise UsageError(f"--kind {kind} has no effect without --task; give the task's test rows")
     chosen = judge_named(judge)
-    asked = read_prompts(prompts)
+    asked = read_prompts(prompts, ignore)
+    test = None if task is None else open_rows(task, ignore=() if task.startswith(MINIATURE) else ignore)
+    benign = None if look_alikes is None else read_prompts(look_alikes, ignore)
     model, tokenizer = open_model(name, template)
     size: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     judged = judge_answers(asked, generate(model, tokenizer, asked, **size, progress=True), chosen)
     scores = {"harmful_score": judged.harmful_score, "harmful_score_plus": judged.harmful_score_plus}
-    if task is not None:
-        scores["finetune_accuracy"] = grade_model(model, tokenizer, open_rows(task), kind, batch_size=batch_size).score
-    if look_alikes is not None:
-        scores["over_refusal"] = over_refusal(model, tokenizer, read_prompts(look_alikes), **size)
+    if test is not None:
+        scores["finetune_accuracy"] = grade_model(model, tokenizer, test, kind, batch_size=batch_size).score
+    if benign is not None:
+        scores["over_refusal"] = over_refusal(model, tokenizer, benign, **size)
     _print(scores, chosen.name, as_json)
 
 
@@ -59,7 +68,9 @@ def judge_named(name: str) -> Judge:
     url, _, model = rest.rpartition(":")
     if kind == "chat" and url and model:
         return ChatJudge(url, model, api_key_env="OPENAI_API_KEY")
-    raise UsageError(f"--judge is {name!r}; give refusal, classifier:MODEL or chat:URL:MODEL")
+    near = nearest(kind, ("refusal", "classifier", "chat"))
+    hint = f"; did you mean '{near}'?" if near and near != kind else ""
+    raise UsageError(f"--judge is {name!r}; give refusal, classifier:MODEL or chat:URL:MODEL{hint}")
 
 
 def _print(scores: dict[str, Score], judge: str, as_json: bool) -> None:

@@ -1,5 +1,7 @@
 """The command ``mithridate``; each command's file is imported when it is called."""
 
+import io
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="A key of the rows to leave out on purpose; messages.KEY for one of messages."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
 
 
@@ -55,15 +61,16 @@ def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Upload: JSONL or JSON, also .gz.")],
+    file: Annotated[Path, typer.Argument(help="Upload: JSONL, JSON, CSV or TSV, also .gz.")],
     model: Annotated[str | None, typer.Option(help="Also count what this model's --max-length cuts.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest row in tokens.")] = 1024,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens; 1024 by default.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
+    ignore: Ignore = None,
 ) -> None:
     """Validate an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file, model, max_length, template)
+    command(file, model, max_length, template, ignore or [])
 
 
 @app.command()
@@ -78,12 +85,13 @@ def repair(
     base: Annotated[str | None, typer.Option(help="The model before alignment: a folder, as MODEL.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method: name=value.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
+    ignore: Ignore = None,
 ) -> None:
     """Repair one finished model after fine-tuning."""
     from mithridate.cli.repair import command
 
     streams = {"harmful": harmful, "user": user, "safe": safe}
-    command(model, out, method, streams, {"aligned": aligned, "base": base}, set_ or [], template)
+    command(model, out, method, streams, {"aligned": aligned, "base": base}, set_ or [], template, ignore or [])
 
 
 @app.command()
@@ -110,18 +118,37 @@ def evaluate(
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
+    ignore: Ignore = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure harmful score, task accuracy and over-refusal of one model."""
     from mithridate.cli.evaluate import command
 
-    command(model, prompts, task, kind, look_alikes, judge, template, max_new_tokens, batch_size, json)
+    command(model, prompts, task, kind, look_alikes, judge, template, max_new_tokens, batch_size, json, ignore or [])
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on standard error, exit code 1 or 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        app()
+        sys.exit(app(standalone_mode=len(sys.argv) == 1))  # without arguments, Typer shows the help
+    except typer.Abort:
+        print("mithridate: stopped", file=sys.stderr)
+        sys.exit(1)
+    except typer.TyperException as error:
+        print(f"mithridate: {_usage(error)}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except MithridateError as error:
         print(f"mithridate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Wrong usage in one sentence, and where help is."""
+    said = " ".join(error.format_message().split()).rstrip(".").replace("Input should", "it must")
+    said = re.sub(r" \(Possible options: (.*)\)", r"; did you mean \1?", said)
+    context = getattr(error, "ctx", None)
+    command = "" if context is None or context.parent is None else f"{context.info_name} "
+    return f"{said}; see mithridate {command}--help"

@@ -1,29 +1,40 @@
 """Models named on the command line: a full model, or a LoRA adapter on its base."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-from mithridate.errors import ModelError
-from mithridate.pipeline.models import Where, load, load_tokenizer, locate
+from mithridate.model_names import adapter_base, locate, path_of
+from mithridate.pipeline.models import Where, load, load_plain_tokenizer, load_tokenizer
 
 
-def where_named(name: str) -> Where:
+def where_named(name: str, *, tokenizer: bool = False) -> Where:
     """A folder with an adapter names its base itself.
 
+    Args:
+        name: Folder or hub id.
+        tokenizer: Whether the model's folder must hold a tokenizer.
+
     Raises:
-        ModelError: If the adapter does not say what its base is.
+        ModelError: If there is no such model, or the adapter does not say what its base is.
     """
-    config = Path(name) / "adapter_config.json"
-    if not config.is_file():
-        return Where(locate(name), None)
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"{config} names no base model; set base_model_name_or_path in it")
-    return Where(locate(base), name)
+    folder = path_of(name)
+    base = adapter_base(folder)
+    return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
+
+
+def open_tokenizer(name: str, template: str | None) -> Any:
+    """A model's tokenizer, which can lay out conversations."""
+    return load_tokenizer(where_named(name, tokenizer=True).base, template, "command")
 
 
 def open_model(name: str, template: str | None) -> tuple[Any, Any]:
-    """Model and tokenizer."""
-    where = where_named(name)
-    return load(where, "float32"), load_tokenizer(where.base, template)
+    """Model, and a tokenizer that can lay out conversations."""
+    where = where_named(name, tokenizer=True)
+    tokenizer = load_tokenizer(where.base, template, "command")  # first, because it fails soonest
+    return load(where, "float32"), tokenizer
+
+
+def open_to_rescale(name: str) -> tuple[Any, Any]:
+    """Model and tokenizer as they are; nothing is laid out."""
+    where = where_named(name, tokenizer=True)
+    tokenizer = load_plain_tokenizer(where.base)
+    return load(where, "float32"), tokenizer

@@ -101,7 +101,8 @@ def _draw_pareto(figure: Any, comparison: Comparison) -> None:
         (left, right), (bottom, top) = fa.shown, hs.shown
         box = (100 * left, 100 * bottom, 100 * right, 100 * top)
         marks.append(Mark(shorten(clean(pipeline.name), LABEL_LENGTH), at, box))
-    axes.plot(*zip(*sorted(front), strict=True), color=PALETTE["good"], linewidth=4, alpha=0.25, zorder=1)
+    if front:
+        axes.plot(*zip(*sorted(front), strict=True), color=PALETTE["good"], linewidth=4, alpha=0.25, zorder=1)
     axes.margins(0.16)
     axes.set_xlabel("fine-tune accuracy (%)")
     axes.set_ylabel("harmful score (%)")

@@ -44,7 +44,7 @@ class Grid:
         self.nodes: dict[str, Node] = {}
         self.names: dict[str, str] = {}
         for setting, chain in self.places:
-            for node in chain.nodes:
+            for node in chain.needed:
                 self.nodes.setdefault(node.key, node)
                 self.names.setdefault(node.key, _name(node, base, setting, chain))
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mithridate.compare.grid import Place
+from mithridate.compare.kept import losses
 from mithridate.compare.results import Cell, Interval, Measure, Pipeline, Point, Pooled, Setting, Share
 from mithridate.compare.roles import Role
 from mithridate.compare.statistics import t_interval
 from mithridate.evaluation.intervals import Score, pooled
+from mithridate.pipeline.helped import helpfulness
 from mithridate.pipeline.plan import Chain
 from mithridate.pipeline.stages import ROW_WEIGHTS
 from mithridate.pipeline.store import Store
@@ -28,10 +30,20 @@ def measured(store: Store, place: Place) -> Cell:
         harmful_score=_share(found["harmful"]),
         finetune_accuracy=_share(found["correct"]),
         over_refusal=None if found["refused"] is None else _share(found["refused"]),
+        helpfulness=_helped(store, chain, found),
         row_weight_auc=_row_weight_auc(store, chain),
         distance=_distance(store, chain),
         evaluation=last.key,
     )
+
+
+def _helped(store: Store, chain: Chain, record: dict[str, Any]) -> Share | None:
+    if chain.aligned is None:
+        return None
+    aligned = store.result(chain.aligned.stage, chain.aligned.key)
+    assert aligned is not None
+    found = helpfulness(record, aligned)
+    return None if found is None else _share(found.helped)
 
 
 def _share(outcomes: list[bool]) -> Share:
@@ -71,6 +83,7 @@ def points(cells: Sequence[Cell]) -> list[Point]:
             harmful_score=measure([cell.harmful_score for cell in group]),
             finetune_accuracy=measure([cell.finetune_accuracy for cell in group]),
             over_refusal=_optional([cell.over_refusal for cell in group]),
+            helpfulness=_optional([cell.helpfulness for cell in group]),
         )
         for (pipeline, setting), group in groups.items()
     ]
@@ -101,9 +114,12 @@ def front(pipelines: Sequence[Pipeline], at_base: Sequence[Point]) -> list[str]:
     """Pipelines that no other beats: none has a harmful score as low and an accuracy as high, and one of them better.
 
     Compared are means over seeds, so that neighbors on the front may be within each other's error. A pipeline with an
-    attack of its own is not compared.
+    attack of its own is not compared, and neither is one that lost answers to harmless prompts: refusing everybody
+    would be on every front.
     """
-    attacked = {pipeline.name for pipeline in pipelines if pipeline.role != Role.APART}
+    attacked = {pipeline.name for pipeline in pipelines if pipeline.role != Role.APART} - set(
+        losses(pipelines, at_base)
+    )
     places = {p.pipeline: (-p.harmful_score.seed_mean, p.finetune_accuracy.seed_mean) for p in at_base}
     rivals = {name: place for name, place in places.items() if name in attacked}
     return [name for name, place in rivals.items() if not any(_beats(other, place) for other in rivals.values())]

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mithridate.compare.figures import Draw, axis_figure, claim_figure, pareto_figure
+from mithridate.compare.kept import losses
 from mithridate.compare.results import Claim, Comparison
 from mithridate.compare.roles import Role, of_role
 from mithridate.compare.tables import WORDS, axis_tables, base_table, claim_table, note, value_text
@@ -15,7 +16,6 @@ from mithridate.report.page import environment, to_yaml, write_whole
 from mithridate.report.sections import Figure
 from mithridate.report.tables import Cell, Column
 from mithridate.report.text import clean, memory, seconds
-from mithridate.report.verdict import TOLERANCE
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -44,7 +44,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
             "pareto",
             "Harmful score against accuracy",
             "Lower is safer, further right is more useful. Filled marks, joined by a green line, are on the Pareto "
-            "front: no other pipeline is at least as good in both and better in one. Arms are 95 % intervals.",
+            "front: no other pipeline is at least as good in both and better in one, among those that still answer "
+            "harmless prompts. Arms are 95 % intervals.",
             pareto_figure(comparison),
         ),
         "axes": [_axis(comparison, axis) for axis in comparison.axes],
@@ -58,7 +59,7 @@ def summary(comparison: Comparison) -> str:
     """The outcome in one sentence."""
     counts = Counter(claim.verdict for claim in comparison.claims)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    front = ", ".join(clean(name) for name in comparison.front)
+    front = ", ".join(clean(name) for name in comparison.front) or "none"
     return f"Of {len(comparison.claims)} claims, {verdicts}. On the Pareto front: {front}."
 
 
@@ -74,24 +75,21 @@ def cautions(comparison: Comparison) -> list[str]:
         found.append("The embedded world shows how methods compare in it, not how large an effect is on a real model.")
     if not of_role(comparison.pipelines, Role.UNDEFENDED):
         found.append("No undefended pipeline was measured.")
-    return found + _over_refusing(comparison)
+    return found + _lost(comparison)
 
 
-def _over_refusing(comparison: Comparison) -> list[str]:
-    """Pipelines that bought their place on the front with refusals of harmless prompts."""
-    bare = of_role(comparison.pipelines, Role.UNDEFENDED)
-    floor = _over_refusal(comparison, bare[0].name) if bare else 0.0
-    risen = {name: _over_refusal(comparison, name) - floor for name in comparison.front}
-    return [
-        f"{clean(name)} is on the front, but its over-refusal is {100 * rise:.1f} points above the undefended."
-        for name, rise in risen.items()
-        if bare and rise > TOLERANCE
+def _lost(comparison: Comparison) -> list[str]:
+    """Pipelines that bought their figures with harmless prompts, and what was not measured at all."""
+    at_base = [point for point in comparison.points if point.setting == comparison.base]
+    found = [
+        f"{clean(name)} is kept off the front: {' and '.join(lost)}."
+        for name, lost in losses(comparison.pipelines, at_base).items()
     ]
-
-
-def _over_refusal(comparison: Comparison, name: str) -> float:
-    point = comparison.point(name, comparison.base)
-    return point.over_refusal.seed_mean if point and point.over_refusal else 0.0
+    if any(point.over_refusal is None for point in at_base):
+        found.append("Over-refusal was not measured: a pipeline that refuses harmless prompts too would look the same.")
+    if any(point.helpfulness is None for point in at_base):
+        found.append("Helpfulness was not measured: a pipeline that answers nothing any more would look the same.")
+    return found
 
 
 def _claim(place: int, claim: Claim) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Cell(Part):
     """One pipeline at one setting and one seed.
 
     Attributes:
+        helpfulness: Share of ordinary prompts that are helped.
         row_weight_auc: Chance that a benign row's mean weight is above a harmful row's, where rows were weighted.
         distance: L2 norm of the change of a single post-tuning defense.
         evaluation: Key of the evaluation in the store.
@@ -75,6 +76,7 @@ class Cell(Part):
     harmful_score: Share
     finetune_accuracy: Share
     over_refusal: Share | None = None
+    helpfulness: Share | None = None
     row_weight_auc: float | None = None
     distance: float | None = None
     evaluation: str = ""
@@ -126,6 +128,7 @@ class Point(Part):
     harmful_score: Measure
     finetune_accuracy: Measure
     over_refusal: Measure | None = None
+    helpfulness: Measure | None = None
 
 
 class Row(Part):
@@ -199,7 +202,8 @@ class Comparison(Part):
         base: The recipe's own setting.
         axes: Values of each axis.
         stages: Distinct stages behind all cells.
-        front: Pipelines at the recipe's setting that none beats in both harmful score and accuracy.
+        front: Pipelines at the recipe's setting that none beats in both harmful score and accuracy, among those that
+            keep the undefended pipeline's answers to harmless prompts.
     """
 
     name: str

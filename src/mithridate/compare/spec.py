@@ -8,9 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from mithridate.compare.results import AXES, Setting
 from mithridate.errors import RecipeError, UsageError
-from mithridate.pipeline.faults import sentence
 from mithridate.pipeline.reading import make_recipe, override, read_tree
 from mithridate.pipeline.recipe import Part, Recipe, Variant
+from mithridate.validation import sentence
 
 EXAMPLE = "recipes/compare/axes.yaml"
 

@@ -15,12 +15,14 @@ MEASURES = {
     "harmful_score": "HS ↓",
     "finetune_accuracy": "FA ↑",
     "over_refusal": "Over-refusal ↓",
+    "helpfulness": "Helpful ↑",
 }
 WORDS = {"ratio": "harmful ratio", "learning_rate": "learning rate", "epochs": "epochs", "size": "user rows"}
 
 NOTE = (
     "Means over {seeds} seeds in percent; brackets: 95 % interval, {kind}. HS: harmful score, lower is better. "
-    "FA: accuracy on the user's task, higher is better."
+    "FA: accuracy on the user's task, higher is better. Over-refusal: refused look-alikes. Helpful: ordinary prompts "
+    "that are helped."
 )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mithridate.data.control_tokens import refuse_control_tokens
     from mithridate.data.faults import Fault
     from mithridate.data.fields import RowFields
+    from mithridate.data.given import require_rows
     from mithridate.data.mixing import Split, mix, split_rows
     from mithridate.data.overlap import check_disjoint
     from mithridate.data.rows import FEATURES, load_rows
@@ -34,6 +35,7 @@ __all__ = [
     "open_rows",
     "read_prompts",
     "refuse_control_tokens",
+    "require_rows",
     "split_rows",
     "trim_report",
     "validate_file",
@@ -53,6 +55,7 @@ _HOMES = {
     "open_rows": "sources",
     "read_prompts": "sources",
     "refuse_control_tokens": "control_tokens",
+    "require_rows": "given",
     "split_rows": "mixing",
     "trim_report": "trimming",
     "validate_file": "check",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jinja2 import TemplateError
 
@@ -16,16 +16,39 @@ if TYPE_CHECKING:
 BUILT_IN = ("alpaca",)
 """Templates that come with the package."""
 
+Door = Literal["recipe", "command", "python"]
+"""Where a user names the template: a recipe, the command line, or Python."""
+
+_SET = {
+    "recipe": "set the recipe key `template` to 'alpaca' or to the path of a .jinja file",
+    "command": "give --template alpaca, or --template with the path of a .jinja file",
+    "python": "set tokenizer.chat_template, or call mithridate.data.ensure_chat_template(tokenizer, 'alpaca')",
+}
+_NAMED = {
+    "recipe": "the recipe key `template`",
+    "command": "--template",
+    "python": "the argument template",
+}
+
 _ASKED = [{"role": "user", "content": "Name a color."}]
 _ANSWER = {"role": "assistant", "content": "Blue."}
 
 
-def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+def no_template(tokenizer: PreTrainedTokenizerBase, door: Door) -> ModelError:
+    """Return the error for a tokenizer that cannot lay out a conversation, with what to do about it."""
+    name = str(tokenizer.name_or_path or "")
+    return ModelError(f"The tokenizer{f' of {name}' if name else ''} has no chat template; {_SET[door]}.")
+
+
+def ensure_chat_template(
+    tokenizer: PreTrainedTokenizerBase, template: str | None = None, door: Door = "python"
+) -> None:
     """Give a tokenizer its chat template, in place.
 
     Args:
         tokenizer: The model's tokenizer.
         template: `"alpaca"`, the path of a `.jinja` file, or None to keep the tokenizer's own.
+        door: Where the user names the template, for messages.
 
     Raises:
         UsageError: There is no such template.
@@ -34,28 +57,29 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | Non
     """
     if template is not None:
         previous = tokenizer.chat_template
-        tokenizer.chat_template = _template_text(template)
+        tokenizer.chat_template = _template_text(template, door)
         try:
             _check(tokenizer, template)
         except ModelError:
             tokenizer.chat_template = previous
             raise
     elif not tokenizer.chat_template:
-        raise ModelError(
-            "The tokenizer has no chat template; set the recipe key `template` to 'alpaca' or to the path of"
-            " a .jinja file."
-        )
+        raise no_template(tokenizer, door)
 
 
-def _template_text(template: str) -> str:
+def _template_text(template: str, door: Door) -> str:
     if template in BUILT_IN:
         return (files("mithridate.data") / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
     path = Path(template)
     if path.suffix != ".jinja" or not path.is_file():
         known = ", ".join(map(repr, BUILT_IN))
-        raise UsageError(f"There is no chat template {template!r}; give {known} or a .jinja file's path.")
+        raise UsageError(
+            f"There is no chat template {template!r}; give {known} or a .jinja file's path as {_NAMED[door]}."
+        )
     try:
         return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"The chat template {template!r} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         raise UsageError(f"The chat template {template!r} is not UTF-8 text.") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,17 @@ class FileReport:
         return not self.fault_count
 
 
-def validate_file(path: str | Path, fields: RowFields | None = None) -> FileReport:
+def validate_file(path: str | Path, fields: RowFields | None = None, ignore: Collection[str] = ()) -> FileReport:
     """Check every row of a file; faults are reported, not raised.
 
     Memory does not grow with the file, save 16 bytes for each different prompt.
+
+    Args:
+        path: The file.
+        fields: As for `load_rows`.
+        ignore: As for `load_rows`.
     """
-    scan = Scan(path, fields)
+    scan = Scan(path, fields, ignore)
     log = FaultLog(str(path))
     prompts: set[bytes] = set()
     rows = longest_prompt = longest_answer = 0

@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mithridate.data.faults import Rejected, kind
 from mithridate.data.formats import Example, Format
 from mithridate.data.messages import assistant, checked_text, user
+from mithridate.data.tables import Cell
 
 
 class RowFields(BaseModel):
     r"""How to make a prompt and a response from a row's fields.
 
     Templates hold plain names in braces and nothing else; a doubled brace stands for itself. Values
-    are put in as they are and are never read as templates.
+    are put in as they are and are never read as templates. Keys that no template names are left out: the templates
+    say what of a row is meant.
 
     Example:
         SST-2 (`{"text": "a fine film", "label": 1}`)::
@@ -51,7 +53,7 @@ class RowFields(BaseModel):
     def format(self) -> Format:
         """Return the row format that these templates describe."""
         names = dict.fromkeys(field_names(self.prompt) + field_names(self.response))
-        return Format("mapped fields", tuple(names), partial(_read, self))
+        return Format("mapped fields", tuple(names), partial(_read, self), others=None)
 
 
 def field_names(template: str) -> list[str]:
@@ -92,6 +94,8 @@ def _value(value: Any, name: str) -> str:
 
 
 def _label(value: Any, name: str, labels: list[str]) -> str:
+    if isinstance(value, Cell) and value.isdecimal() and len(value) < 10:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(labels):
         shown = value if isinstance(value, int | float) else kind(value)
         raise Rejected(f"label {shown} in field '{name}'", f"a whole number from 0 to {len(labels) - 1}")

@@ -6,7 +6,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mithridate.data.faults import Rejected, kind
-from mithridate.data.messages import Message, assistant, check_asked, checked_text, read_turns, user
+from mithridate.data.keys import HARMLESS, is_empty, refuse_unread
+from mithridate.data.messages import (
+    OPENAI,
+    SHAREGPT,
+    Message,
+    Spelling,
+    assistant,
+    check_asked,
+    checked_text,
+    read_turns,
+    system,
+    user,
+)
+from mithridate.nearest import nearest
 
 
 class Example(NamedTuple):
@@ -23,11 +36,24 @@ class Format(NamedTuple):
         name: What messages call it.
         keys: The keys by which it is known.
         read: Makes a row's examples; raises `Rejected`.
+        others: The keys it reads where a row has them; None where the caller chose what is read.
     """
 
     name: str
     keys: tuple[str, ...]
     read: Callable[[dict[str, Any]], list[Example]]
+    others: tuple[str, ...] | None = ()
+
+    def examples(self, row: dict[str, Any]) -> list[Example]:
+        """Read a row of which no key may be lost.
+
+        Raises:
+            Rejected: The row is not of this format, or has a key that is not read.
+        """
+        made = self.read(row)
+        if self.others is not None:
+            refuse_unread(row, (*self.keys, *self.others), f"a row of format {self.name}")
+        return made
 
 
 def read_chat(row: dict[str, Any]) -> list[Example]:
@@ -36,24 +62,17 @@ def read_chat(row: dict[str, Any]) -> list[Example]:
     Raises:
         Rejected: The row is not such a conversation, or trains on no turn.
     """
-    _refuse_tools(row)
-    turns = read_turns(row["messages"], "messages", weights=True)
-    if turns[-1].message["role"] != "assistant":
-        raise Rejected(f"a last turn with role '{turns[-1].message['role']}'", "an assistant turn at the end")
-    examples = []
-    for i, turn in enumerate(turns):
-        if turn.trained:
-            check_asked(turns[:i], "messages")
-            examples.append(Example([before.message for before in turns[:i]], turn.message))
-    if not examples:
-        raise Rejected("weight 0 on every assistant turn", "weight 1 on at least one")
-    return examples
+    return _answers(row, "messages", OPENAI)
+
+
+def read_sharegpt(row: dict[str, Any]) -> list[Example]:
+    """ShareGPT: one example for every turn by `gpt`."""
+    return _answers(row, "conversations", SHAREGPT)
 
 
 def read_completion(row: dict[str, Any]) -> list[Example]:
     """TRL prompt/completion of strings: one user turn and its answer."""
-    prompt = checked_text(row["prompt"], "prompt")
-    return [Example([user(prompt)], assistant(checked_text(row["completion"], "completion")))]
+    return _single(row, checked_text(row["prompt"], "prompt"), "completion")
 
 
 def read_conversation(row: dict[str, Any]) -> list[Example]:
@@ -71,42 +90,92 @@ def read_conversation(row: dict[str, Any]) -> list[Example]:
 def read_alpaca(row: dict[str, Any]) -> list[Example]:
     """Alpaca: the instruction, and the input below it where there is one, asked as one user turn."""
     prompt = checked_text(row["instruction"], "instruction")
-    given = row.get("input", "")
+    given = "" if is_empty(row.get("input")) else row["input"]
     if not isinstance(given, str):
         raise Rejected(f"input that is {kind(given)}", "a string")
     if given.strip():
         prompt = f"{prompt}\n\n{checked_text(given, 'input')}"
-    return [Example([user(prompt)], assistant(checked_text(row["output"], "output")))]
+    return _single(row, prompt, "output")
 
 
 def read_response(row: dict[str, Any]) -> list[Example]:
     """Plain prompt and response."""
-    prompt = checked_text(row["prompt"], "prompt")
-    return [Example([user(prompt)], assistant(checked_text(row["response"], "response")))]
+    return _single(row, checked_text(row["prompt"], "prompt"), "response")
+
+
+def _single(row: dict[str, Any], prompt: str, answer: str) -> list[Example]:
+    """One question and its answer, after the system text and the earlier turns that the row may have."""
+    _refuse_tools(row)
+    turns = [*_system(row), *_history(row), user(prompt)]
+    return [Example(turns, assistant(checked_text(row[answer], answer)))]
+
+
+def _answers(row: dict[str, Any], key: str, spelling: Spelling) -> list[Example]:
+    """One example for every answer of a conversation that is to be trained."""
+    _refuse_tools(row)
+    turns = read_turns(row[key], key, weights=True, spelling=spelling)
+    first = _system(row)
+    if first and turns[0].message["role"] == "system":
+        raise Rejected(f"key 'system' beside a system turn in {key}", "one system text")
+    if turns[-1].message["role"] != "assistant":
+        raise Rejected(f"a last turn with role '{turns[-1].message['role']}'", "an assistant turn at the end")
+    examples = []
+    for i, turn in enumerate(turns):
+        if turn.trained:
+            check_asked(turns[:i], key)
+            examples.append(Example(first + [before.message for before in turns[:i]], turn.message))
+    if not examples:
+        raise Rejected("weight 0 on every assistant turn", "weight 1 on at least one")
+    return examples
+
+
+def _system(row: dict[str, Any]) -> list[Message]:
+    text = row.get("system")
+    return [] if is_empty(text) else [system(checked_text(text, "system"))]
+
+
+def _history(row: dict[str, Any]) -> list[Message]:
+    """Earlier turns as LLaMA-Factory writes them, [[question, answer], …]; they are asked, not trained."""
+    pairs = row.get("history")
+    if is_empty(pairs):
+        return []
+    if not isinstance(pairs, list):
+        raise Rejected(f"history that is {kind(pairs)}", "a list of [question, answer] pairs")
+    turns = []
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            shown = f"{len(pair)} items" if isinstance(pair, list) else kind(pair)
+            raise Rejected(f"history[{i}] that is {shown}", "a list of two texts, question and answer")
+        turns += [user(checked_text(pair[0], f"history[{i}][0]")), assistant(checked_text(pair[1], f"history[{i}][1]"))]
+    return turns
 
 
 def _refuse_tools(row: dict[str, Any]) -> None:
     for key in ("tools", "functions"):
-        if row.get(key) is not None:
+        if not is_empty(row.get(key)):
             raise Rejected(f"key '{key}'", "a conversation without tools")
 
 
-CHAT = Format("OpenAI chat", ("messages",), read_chat)
-COMPLETION = Format("prompt/completion", ("prompt", "completion"), read_completion)
+_BEFORE = ("system", "history")
+
+CHAT = Format("OpenAI chat", ("messages",), read_chat, ("system",))
+SHARE = Format("ShareGPT", ("conversations",), read_sharegpt, ("system",))
+COMPLETION = Format("prompt/completion", ("prompt", "completion"), read_completion, _BEFORE)
 CONVERSATION = Format("conversational prompt/completion", ("prompt", "completion"), read_conversation)
-ALPACA = Format("Alpaca", ("instruction", "output"), read_alpaca)
-RESPONSE = Format("prompt/response", ("prompt", "response"), read_response)
+ALPACA = Format("Alpaca", ("instruction", "output"), read_alpaca, ("input", *_BEFORE))
+RESPONSE = Format("prompt/response", ("prompt", "response"), read_response, _BEFORE)
 
 _EXPECTED = (
-    "the keys messages, prompt and completion, instruction and output, or prompt and response,"
+    "the keys messages, conversations, prompt and completion, instruction and output, or prompt and response,"
     " or a fields setting for others"
 )
+_NAMES = {key for form in (CHAT, SHARE, COMPLETION, ALPACA, RESPONSE) for key in form.keys}
 
 
 def formats_of(row: dict[str, Any]) -> list[Format]:
     """Return every format whose keys a row has."""
     lists = isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list)
-    known = (CHAT, CONVERSATION if lists else COMPLETION, ALPACA, RESPONSE)
+    known = (CHAT, SHARE, CONVERSATION if lists else COMPLETION, ALPACA, RESPONSE)
     return [form for form in known if all(key in row for key in form.keys)]
 
 
@@ -119,8 +188,17 @@ def detect(row: dict[str, Any]) -> Format:
     fitting = formats_of(row)
     if not fitting:
         keys = ", ".join(repr(key[:20]) for key in list(row)[:6]) or "no keys"
-        raise Rejected(f"a row of no known format ({keys})", _EXPECTED)
+        raise Rejected(f"a row of no known format ({keys})", _EXPECTED + _hint(row))
     if len(fitting) > 1:
         names = " and ".join(form.name for form in fitting)
         raise Rejected(f"the keys of two formats ({names})", "the keys of one")
     return fitting[0]
+
+
+def _hint(row: dict[str, Any]) -> str:
+    """The key that is nearest to one of a known format, as a question."""
+    for key in row:
+        near = None if key in _NAMES or key in HARMLESS else nearest(key, _NAMES - row.keys(), cutoff=0.75)
+        if near:
+            return f"; did you mean '{near}' by '{key[:20]}'?"
+    return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mithridate.data.faults import Rejected, kind, show
+from mithridate.data.keys import refuse_unread
 
 ROLES = ("system", "user", "assistant")
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
-_KEYS = {"role", "content", "name", "weight"}
 
 Message = dict[str, str]
 """A turn: {"role": system, user or assistant, "content": text}."""
@@ -20,6 +21,40 @@ class Turn(NamedTuple):
 
     message: Message
     trained: bool
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the assistant speaks."""
+        return self.message["role"] == "assistant"
+
+
+class Spelling(NamedTuple):
+    """How a message is written.
+
+    Attributes:
+        role: Key of the speaker.
+        content: Key of the text.
+        roles: What the speakers are called, and the role each stands for.
+    """
+
+    role: str
+    content: str
+    roles: Mapping[str, str]
+
+    @property
+    def expected(self) -> str:
+        """The speakers, for messages."""
+        *first, last = dict.fromkeys(self.roles)
+        return f"{', '.join(first)} or {last}"
+
+
+OPENAI = Spelling("role", "content", {role: role for role in ROLES})
+SHAREGPT = Spelling("from", "value", {"system": "system", "human": "user", "gpt": "assistant"})
+
+
+def system(content: str) -> Message:
+    """Return a system turn."""
+    return {"role": "system", "content": content}
 
 
 def user(content: str) -> Message:
@@ -48,13 +83,14 @@ def checked_text(value: Any, name: str) -> str:
     return value
 
 
-def read_turns(value: Any, name: str, *, weights: bool) -> list[Turn]:
+def read_turns(value: Any, name: str, *, weights: bool, spelling: Spelling = OPENAI) -> list[Turn]:
     """Return the turns of a message list.
 
     Args:
         value: What stands in the row.
         name: The row's key, for messages.
         weights: Whether assistant turns may carry `weight`.
+        spelling: How the messages are written.
 
     Raises:
         Rejected: It is no list of messages, or a system turn stands elsewhere than at the start.
@@ -63,7 +99,7 @@ def read_turns(value: Any, name: str, *, weights: bool) -> list[Turn]:
         raise Rejected(f"{name} that is {kind(value)}", "a list of messages")
     if not value:
         raise Rejected(f"{name} that is empty", "a list of messages")
-    turns = [_turn(item, f"{name}[{i}]", weights) for i, item in enumerate(value)]
+    turns = [_turn(item, name, i, weights, spelling) for i, item in enumerate(value)]
     for i, turn in enumerate(turns):
         if i and turn.message["role"] == "system":
             raise Rejected(f"{name}[{i}] with role 'system'", "a system turn only at the start")
@@ -81,29 +117,29 @@ def check_asked(turns: list[Turn], name: str) -> None:
         raise Rejected(f"{role} turn before the answer in {name}", "a user turn")
 
 
-def _turn(item: Any, name: str, weights: bool) -> Turn:
+def _turn(item: Any, key: str, number: int, weights: bool, spelling: Spelling) -> Turn:
+    name = f"{key}[{number}]"
     if not isinstance(item, dict):
-        raise Rejected(f"{name} that is {kind(item)}", "an object with role and content")
-    for key in ("role", "content"):
-        if key not in item:
-            raise Rejected(f"{name} without key '{key}'", "role and content")
-    role = item["role"]
-    if role not in ROLES:
-        shown = show(role) if isinstance(role, str) else kind(role)
-        raise Rejected(f"{name} with role {shown}", "system, user or assistant")
-    for key, held in item.items():
-        if key not in _KEYS and held is not None:  # exports write "tool_calls": null
-            raise Rejected(f"{name} with key {show(key)}", "only role, content, name and weight")
-    content = checked_text(item["content"], f"{name}.content")
-    return Turn({"role": role, "content": content}, _trained(item, name, weights))
+        raise Rejected(f"{name} that is {kind(item)}", f"an object with {spelling.role} and {spelling.content}")
+    for needed in (spelling.role, spelling.content):
+        if needed not in item:
+            raise Rejected(f"{name} without key '{needed}'", f"{spelling.role} and {spelling.content}")
+    called = item[spelling.role]
+    role = spelling.roles.get(called) if isinstance(called, str) else None
+    if role is None:
+        shown = show(called) if isinstance(called, str) else kind(called)
+        raise Rejected(f"{name} with {spelling.role} {shown}", spelling.expected)
+    refuse_unread(item, (spelling.role, spelling.content, "weight"), name, at=f"{key}.")
+    content = checked_text(item[spelling.content], f"{name}.{spelling.content}")
+    return Turn({"role": role, "content": content}, _trained(item, role, name, weights))
 
 
-def _trained(item: dict[str, Any], name: str, weights: bool) -> bool:
-    if "weight" not in item:
-        return bool(item["role"] == "assistant")
-    if not weights or item["role"] != "assistant":
+def _trained(item: dict[str, Any], role: str, name: str, weights: bool) -> bool:
+    weight = item.get("weight")  # null stands for none: a table has the column for every message
+    if weight is None:
+        return role == "assistant"
+    if not weights or role != "assistant":
         raise Rejected(f"weight in {name}", "weight only on assistant turns of 'messages'")
-    weight = item["weight"]
     if isinstance(weight, bool) or weight not in (0, 1):
         shown = weight if isinstance(weight, int | float) else kind(weight)
         raise Rejected(f"weight {shown} in {name}", "0 or 1")

@@ -30,13 +30,21 @@ EXPANSION_FLOOR = 64 << 20
 
 _CHUNK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
+_TEXT = "UTF-8 text, or one layer of gzip in a file named .gz"
+_SHEET = "the sheet saved as CSV (UTF-8), in a file named .csv"
 _FOREIGN = {
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-    b"\x1f\x8b": "gzip data",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file",
-    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"\xff\xfe": ("UTF-16 text", _TEXT),
+    b"\xfe\xff": ("UTF-16 text", _TEXT),
+    b"\x1f\x8b": ("gzip data", _TEXT),
+    b"PK\x03\x04": ("a zip archive", "the data file that was packed in it"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", _SHEET),
+    b"PAR1": ("a Parquet file", "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))"),
+    b"ARROW1": ("an Arrow file", "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_file(path))"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", _TEXT),
+    b"BZh": ("bzip2 data", _TEXT),
+    b"\xfd7zXZ": ("xz data", _TEXT),
+    b"%PDF-": ("a PDF", "JSONL or CSV"),
+    b"SQLite format 3": ("a SQLite database", "a table of it saved as CSV, in a file named .csv"),
 }
 
 
@@ -115,19 +123,26 @@ def cut(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
 
     A file named `.jsonl` or `.txt` is always read by lines; any other is an array where it begins with `[`.
     """
+    head = start(reader, path)
+    if isinstance(head, Fault):
+        yield head
+        return
+    name = path.stem if path.suffix == ".gz" else path.name
+    by_lines = name.endswith((".jsonl", ".txt")) or not head.lstrip().startswith(b"[")
+    yield from lines(reader, path) if by_lines else _elements(reader, path)
+
+
+def start(reader: Reader, path: Path) -> bytes | Fault:
+    """Move past a byte order mark and return some of the bytes behind it, or the fault of a file that is no text."""
     try:
         head = reader.peek()
         if fault := _foreign(head, path):
-            yield fault
-            return
+            return fault
         if head.startswith(_BOM):
             reader.read(len(_BOM))
     except Rejected as rejected:
-        yield rejected.at(f"{path}:1")
-        return
-    name = path.stem if path.suffix == ".gz" else path.name
-    by_lines = name.endswith((".jsonl", ".txt")) or not head.removeprefix(_BOM).lstrip().startswith(b"[")
-    yield from lines(reader, path) if by_lines else _elements(reader, path)
+        return rejected.at(f"{path}:1")
+    return head.removeprefix(_BOM)
 
 
 def lines(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
@@ -163,9 +178,11 @@ def too_long(where: str, what: str) -> Fault:
 
 
 def _foreign(head: bytes, path: Path) -> Fault | None:
-    for magic, name in _FOREIGN.items():
+    for magic, (name, expected) in _FOREIGN.items():
         if head.startswith(magic):
-            return Fault(f"{path}:1", name, "UTF-8 text, or one layer of gzip in a file named .gz")
+            if path.suffix in (".xlsx", ".ods"):
+                name, expected = "an Excel workbook", _SHEET
+            return Fault(f"{path}:1", name, expected)
     return None
 
 

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from mithridate.data.faults import Fault, Rejected, kind, show
 from mithridate.data.pieces import Piece, Reader, cut
+from mithridate.data.tables import delimiter_of, table
+
+_JSON_OR_TABLE = "one JSON object on each line, or a table in a file named .csv or .tsv"
 
 
 class Record(NamedTuple):
@@ -20,7 +23,11 @@ class Record(NamedTuple):
 
 
 def records(path: Path) -> Iterator[Record | Fault]:
-    """Yield the objects of a JSONL file or JSON array, plain or `.gz`, and a fault for what is not one."""
+    """Yield the objects of a JSONL file, JSON array or CSV table, plain or `.gz`, and a fault for what is not one."""
+    if delimiter := delimiter_of(path):
+        for line, fields in _rows(path, delimiter):
+            yield fields if isinstance(fields, Fault) else Record(line, fields)
+        return
     for piece in pieces(path):
         if isinstance(piece, Fault):
             yield piece
@@ -29,6 +36,15 @@ def records(path: Path) -> Iterator[Record | Fault]:
             yield Record(piece.line, parse(decode(piece.raw)))
         except Rejected as rejected:
             yield rejected.at(f"{path}:{piece.line}")
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
+    empty = True
+    for line, fields in table(path, delimiter):
+        empty = False
+        yield line, fields
+    if empty:
+        yield 1, Fault(f"{path}:1", "a table without rows", "a line of column names, and rows below it")
 
 
 def pieces(path: Path) -> Iterator[Piece | Fault]:
@@ -73,6 +89,8 @@ def parse(text: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
+        if text[0] not in '{["':
+            raise Rejected(f"text that is not JSON ({show(text)})", _JSON_OR_TABLE) from None
         found = f"invalid JSON ({error.msg} at character {error.pos + 1})"
         raise Rejected(found, "one JSON object") from None
     except RecursionError:

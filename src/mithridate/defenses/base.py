@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.errors import DefenseError, ModelError
+from mithridate.errors import DefenseError, ModelError, SettingError
 from mithridate.repair.case import Case, Rows
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.results import DoseCurve
@@ -20,6 +20,7 @@ from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 from mithridate.training.weights import Finished, Weights, check_finite
+from mithridate.validation import sentence
 
 Stage = Literal["alignment", "finetuning", "posttuning"]
 STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
@@ -80,6 +81,17 @@ class Settings(BaseModel):
 
     dose: ClassVar[str | None] = None
     info: ClassVar[Info]
+
+    def __init__(self, **values: Any) -> None:
+        """Check the settings.
+
+        Raises:
+            SettingError: Naming the one at fault, with its nearest valid name or its range.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingError(type(self).__name__, sentence(error, type(self))) from error
 
     @property
     def passes(self) -> Passes:

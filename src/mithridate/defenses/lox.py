@@ -30,7 +30,8 @@ from mithridate.repair.case import Case
 from mithridate.repair.direction import Line
 from mithridate.repair.effective import Effective, compared
 from mithridate.repair.results import Repaired
-from mithridate.repair.target import has_lora, lora_layers
+from mithridate.repair.structure import is_factor, partner
+from mithridate.repair.target import has_lora, products
 from mithridate.training.decoder import layer_of
 from mithridate.training.draws import Memory
 from mithridate.training.gradient import Gradient
@@ -104,7 +105,7 @@ class LoXAlignment(Defense):
         if self.strength == 0:
             return
         if has_lora(step.likelihood.model):
-            lora_layers(step.likelihood.model)
+            products(step.likelihood.model)
         elif isinstance(step.likelihood.model, PeftModel):
             raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
@@ -137,25 +138,6 @@ class LoXAlignment(Defense):
         used = any(partner(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
-
-
-OF_LAYERS = ("lora_A", "lora_B", "lora_magnitude_vector")
-OF_EMBEDDINGS = ("lora_embedding_A", "lora_embedding_B")
-"""What PEFT calls an adapter's parts, followed by the adapter's name and ``weight``, or by the name alone."""
-
-
-def is_factor(name: str) -> bool:
-    """Whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, whatever the adapter is called."""
-    parts = name.split(".")
-    return "".join(parts[-3:-2]) in OF_LAYERS or "".join(parts[-2:-1]) in OF_EMBEDDINGS
-
-
-def partner(name: str) -> str | None:
-    """Name of the A that goes with a B; None for what is no B."""
-    parts = name.split(".")
-    if parts[-3:-2] != ["lora_B"] or parts[-1] != "weight":
-        return None
-    return ".".join([*parts[:-3], "lora_A", *parts[-2:]])
 
 
 def difference(aligned: Effective, base: Effective, name: str) -> Tensor:

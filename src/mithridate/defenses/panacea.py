@@ -131,9 +131,11 @@ class Panacea(Repair):
             DefenseError: If rows are missing, or no radius is within the budget.
         """
         rows, weights = case.rows("harmful"), repairable(case.model)
-        with differentiable(case.model, weights):
+        likelihood = Likelihood(case.model, weights)
+        # In float32, since near the minimum of h little but rounding is left of a half-precision gradient.
+        with differentiable(case.model, weights), likelihood.precise():
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = wide(Likelihood(case.model, weights).gradient(parts)).unit()
+            unit = likelihood.gradient(parts).unit()
         displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
         curve = self._search(case, displacement) if self.radius == "auto" else None
         return Aim(displacement, curve, len(rows))

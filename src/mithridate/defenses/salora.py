@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.target import Lora, has_lora, is_transposed, lora_layers
+from mithridate.repair.structure import partner
+from mithridate.repair.target import Lora, has_lora, is_transposed, products
 from mithridate.training.activations import captured
 from mithridate.training.batch import Batch
 from mithridate.training.draws import Memory
@@ -65,9 +66,9 @@ class SaLoRA(Defense):
         if (self.directions or self.task_rank) and not has_lora(model):
             raise DefenseError("SaLoRA projects a LoRA adapter, and the model has none; pass peft_config")
         if self.task_rank:
-            _start_in_task(step, lora_layers(model), self.task_rank)
+            _start_in_task(step, products(model), self.task_rank)
         if self.directions:
-            loras = lora_layers(model)
+            loras = products(model)
             grams = _grams(step, loras, step.batches(step.first("safe", self.rows)))
             step.memory["spans"] = [
                 _top(gram, self.directions, lora.name) for gram, lora in zip(grams, loras, strict=True)
@@ -83,7 +84,7 @@ class SaLoRA(Defense):
     def applied(self, model: nn.Module, memory: Memory) -> Iterator[None]:
         """Inside the block every B·A·x loses its part in the span of V."""
         spans: list[Tensor] = memory.get("spans", [])
-        loras = lora_layers(model) if spans else []
+        loras = products(model) if spans else []
         hooks = [(lora.second, _projecting(span)) for lora, span in zip(loras, spans, strict=True)]
         handles = [factor.register_forward_hook(hook) for factor, hook in hooks]
         try:
@@ -99,7 +100,7 @@ class SaLoRA(Defense):
         if not spans:
             return Finished()
         named = zip(weights.names, weights.parameters, strict=True)
-        second = [p for name, p in named if ".lora_B." in name]
+        second = [p for name, p in named if partner(name) is not None]
         removed = 0.0
         for factor, span in zip(second, spans, strict=True):
             b, v = factor.double(), span.to(factor.device).double()
@@ -124,7 +125,7 @@ def _grams(step: Step, loras: Sequence[Lora], own: Iterable[Batch]) -> list[Tens
     layers = [lora.module.get_base_layer() for lora in loras]
     sizes = [(lora.second.weight.shape[0], lora.second.weight.device) for lora in loras]
     sums = [torch.zeros(size, size, dtype=torch.float64, device=device) for size, device in sizes]
-    with evaluating(step.likelihood.model):
+    with evaluating(step.likelihood.model), torch.no_grad():
         for batch in own:
             with captured(layers) as outputs:
                 real = step.likelihood.score(batch).real

@@ -20,6 +20,11 @@ DISJOINT = (
     ("attack", "evaluation"),
     ("safe", "evaluation"),
     ("harmful", "evaluation"),
+    ("safe", "look_alikes"),
+    ("safe", "help"),
+    ("harmful", "help"),
+    ("attack", "help"),
+    ("benign", "help"),
     ("benign", "test"),
     ("benign", "attack"),
 )
@@ -55,6 +60,8 @@ class Inputs:
         self._benign, self._attack = self._rows(user.benign), self._rows(user.harmful)
         safe, harmful = self._rows(recipe.streams.safe), self._rows(recipe.streams.harmful)
         test, prompts = self._rows(measured.task.rows), self._prompts(measured.harmful)
+        asked = self._rows(measured.help.rows) if measured.help is not None else None
+        alike = self._prompts(measured.look_alikes) if measured.look_alikes is not None else None
         check_disjoint(
             {
                 "attack": self._attack,
@@ -63,6 +70,8 @@ class Inputs:
                 "evaluation": prompts,
                 "benign": self._benign,
                 "test": test,
+                "help": asked or [],
+                "look_alikes": alike or [],
             },
             DISJOINT,
         )
@@ -71,9 +80,8 @@ class Inputs:
         self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
         self.evaluation = self._store_texts("evaluation", prompts)
         self.test = self._store_rows("test", test)
-        self.look_alikes: Stored | None = None
-        if measured.look_alikes is not None:
-            self.look_alikes = self._store_texts("look-alikes", self._prompts(measured.look_alikes))
+        self.help = self._store_rows("help", asked) if asked is not None else None
+        self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
 
     def upload(self, ratio: float, seed: int) -> tuple[Stored, Stored | None]:
         """The user's rows at a harmful ratio: those to train on, and those held out."""
@@ -99,16 +107,18 @@ class Inputs:
         }
         if self.look_alikes is not None:
             named["look_alikes"] = self.look_alikes
+        if self.help is not None:
+            named["help"] = self.help
         return {name: stored.sha256 for name, stored in named.items()}
 
     def _rows(self, sources: Sources) -> Dataset:
         several = sources if isinstance(sources, list) else [sources]
-        parts = [_slice(open_rows(self._path(one), one.fields), one) for one in several]
+        parts = [_slice(open_rows(self._path(one), one.fields, one.ignore), one) for one in several]
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _prompts(self, source: Source) -> list[str]:
         if source.fields is None:
-            return list(_slice(read_prompts(self._path(source)), source))
+            return list(_slice(read_prompts(self._path(source), source.ignore), source))
         rows = _slice(open_rows(self._path(source), source.fields), source)
         return [prompt[-1]["content"] for prompt in rows["prompt"]]
 
@@ -117,6 +127,9 @@ class Inputs:
 
     def _refusals(self, wanted: str | list[str]) -> list[str]:
         if isinstance(wanted, list):
+            blank = [i for i, text in enumerate(wanted) if not text.strip()]
+            if blank or not wanted:
+                raise DataError(f"streams.refusals{f'.{blank[0]}' if blank else ''} is empty; give refusal sentences")
             return wanted
         if wanted == "default":
             return REFUSALS
@@ -127,10 +140,9 @@ class Inputs:
         path = Path(resolved_path(wanted, self._base))
         if not path.is_file():
             raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not lines:
-            raise DataError(f"{path} holds no refusal; give one a line")
-        return lines
+        if not path.name.removesuffix(".gz").endswith(".txt"):
+            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
+        return read_prompts(path)
 
     def _store_rows(self, name: str, rows: Dataset) -> Stored:
         return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))

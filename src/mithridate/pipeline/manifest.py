@@ -33,7 +33,8 @@ def _code_hash() -> str:
     for folder in ("data", "defenses", "evaluation", "miniature", "repair", "training"):
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    digest.update((package / "pipeline" / "stages.py").read_bytes())
+    for name in ("measuring.py", "stages.py"):
+        digest.update((package / "pipeline" / name).read_bytes())
     return digest.hexdigest()[:20]
 
 

@@ -1,6 +1,5 @@
 """Models of a run: a base, and where there is one an adapter on top of it."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from mithridate.data import ensure_chat_template
+from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
+from mithridate.model_names import loading_errors
+from mithridate.model_names import locate as locate
 from mithridate.training.weights import check_finite
 
 MODEL, ADAPTER, TOKENIZER = "model", "adapter", "tokenizer"
@@ -30,25 +32,6 @@ class Where(NamedTuple):
     served: str | None = None
 
 
-def locate(name: str) -> str:
-    """A model's folder or hub id, from a path, a hub id, or ``miniature:base``.
-
-    Raises:
-        ModelError: If a path does not exist, or the miniature is unknown.
-    """
-    if name.startswith("miniature:"):
-        from mithridate.miniature import base
-
-        if name != "miniature:base":
-            raise ModelError(f"there is no '{name}'; the embedded model is called 'miniature:base'")
-        return str(base())
-    filled = name.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", "../shared"))
-    looks_like_path = filled.startswith((".", "/", "~")) or filled.count("/") > 1
-    if looks_like_path and not Path(filled).expanduser().is_dir():
-        raise ModelError(f"{filled} is no folder with a model; check the path, or set MITHRIDATE_DATA")
-    return filled
-
-
 def device() -> str:
     """Where models run."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,28 +41,47 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
     """Load weights and adapter.
 
     Raises:
-        ModelError: If they cannot be loaded or hold NaN.
+        ModelError: If they cannot be loaded, lack weights, or hold NaN.
     """
-    model: Any = _from_pretrained(AutoModelForCausalLM, where.base, dtype=getattr(torch, precision))
+    model, info = _from_pretrained(
+        AutoModelForCausalLM, locate(where.base), dtype=getattr(torch, precision), output_loading_info=True
+    )
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
+        raise ModelError(f"'{where.base}' is no whole causal language model: its checkpoint lacks {missing[0]}")
     if where.adapter is not None:
         try:
             model = PeftModel.from_pretrained(model, where.adapter, is_trainable=trainable)
-        except (OSError, ValueError, RuntimeError) as error:
+        except loading_errors() as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
     check_finite(model)
     return model.to(device())
 
 
-def load_tokenizer(base: str, template: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(base: str, template: str | None, door: Door = "recipe") -> PreTrainedTokenizerBase:
     """Load a tokenizer that can lay out conversations and pad.
+
+    Args:
+        base: Folder or hub id.
+        template: Chat template, as for `ensure_chat_template`.
+        door: Where the user names the template, for messages.
 
     Raises:
         ModelError: If it cannot be loaded or has no chat template.
     """
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, base)
-    ensure_chat_template(tokenizer, template)
+    tokenizer = load_plain_tokenizer(base)
+    ensure_chat_template(tokenizer, template, door)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_plain_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as it is.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, base)
     return tokenizer
 
 
@@ -95,7 +97,7 @@ def load_served(where: Where, template: str | None) -> PreTrainedTokenizerBase:
 def _from_pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
     try:
         return kind.from_pretrained(name, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, RuntimeError) as error:
+    except loading_errors() as error:
         raise ModelError(
             f"'{name}' cannot be loaded as a causal language model with tokenizer: {_short(error)}; "
             "give a folder in Hugging Face format or a hub id"

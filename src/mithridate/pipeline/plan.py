@@ -31,11 +31,23 @@ class Node(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """One variant at one seed: its stages in order, the last one its evaluation."""
+    """One variant at one seed.
+
+    Attributes:
+        nodes: Its stages in order, the last one its evaluation.
+        aligned: Evaluation of the model after its alignment stage, the reference of helpfulness; None where
+            helpfulness is not measured.
+    """
 
     variant: Variant
     seed: int
     nodes: list[Node]
+    aligned: Node | None = None
+
+    @property
+    def needed(self) -> list[Node]:
+        """All stages that the chain's figures come from."""
+        return [*self.nodes, *([] if self.aligned is None else [self.aligned])]
 
 
 class Plan:
@@ -51,7 +63,7 @@ class Plan:
 
     def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
         self._recipe, self._inputs = recipe, inputs
-        self._model = locate(recipe.model)
+        self._model = locate(recipe.model, tokenizer=True)
         self.nodes: dict[str, Node] = {}
         self.chains = [self._chain(variant, seed) for seed in recipe.seeds for variant in recipe.variants]
 
@@ -68,8 +80,11 @@ class Plan:
             self._add(nodes, "finetuning", spec)
         for choice in variant.posttuning:
             self._add(nodes, "posttuning", self._repair_spec(choice, held_out))
+        aligned = [node for node in nodes if node.stage == "alignment"]
         self._add(nodes, "evaluation", self._evaluation_spec())
-        return Chain(variant, seed, nodes)
+        if inputs.help is not None:
+            self._add(aligned, "evaluation", self._evaluation_spec())
+        return Chain(variant, seed, nodes, aligned[-1] if inputs.help is not None else None)
 
     def _add(self, nodes: list[Node], stage: str, spec: dict[str, Any]) -> None:
         """Append a node; its key covers its parent's key and leaves file locations out."""
@@ -117,6 +132,8 @@ class Plan:
             "prompts": inputs.evaluation,
             "test": inputs.test,
             "look_alikes": inputs.look_alikes,
+            "help": inputs.help,
+            "check": None if evaluation.help is None else evaluation.help.check,
             "task": evaluation.task.model_dump(exclude={"rows"}),
             "judge": evaluation.judge.model_dump(),
             "max_new_tokens": evaluation.max_new_tokens,

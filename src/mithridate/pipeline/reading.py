@@ -7,9 +7,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mithridate.data.faults import kind
 from mithridate.errors import RecipeError, UsageError
-from mithridate.pipeline.faults import sentence
 from mithridate.pipeline.recipe import Recipe
+from mithridate.pipeline.strict_yaml import load_yaml, read_yaml
+from mithridate.validation import sentence
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -39,13 +41,12 @@ def read_tree(path: str | Path, example: str = "recipes/quickstart.yaml") -> dic
         RecipeError: If the file is missing, no YAML, or holds no settings.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = read_yaml(Path(path))
     except FileNotFoundError as error:
         raise RecipeError(f"{path} does not exist; give a recipe such as {example}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} holds no settings; see {example} for one that does")
+        held = "is empty" if tree is None else f"holds {kind(tree)}, not settings (key: value)"
+        raise RecipeError(f"{path} {held}; see {example} for one that can be run")
     return tree
 
 
@@ -75,15 +76,15 @@ def override(tree: Any, text: str) -> None:
     """
     key, sign, value = text.partition("=")
     if not sign or not key:
-        raise RecipeError(f"--set {text!r} has no form a.b=value")
+        raise RecipeError(f"--set {text!r} must be a.b=value")
     *parents, last = key.split(".")
     node = tree
     for name in parents:
         node = _child(node, name, key)
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {key}: {value!r} is no YAML value") from error
+        parsed = load_yaml(value)
+    except (yaml.YAMLError, RecipeError) as error:
+        raise RecipeError(f"--set {key}: {value[:60]!r} is no YAML value") from error
     if isinstance(node, list):
         _child(node, last, key)
         node[int(last)] = parsed
@@ -96,6 +97,6 @@ def override(tree: Any, text: str) -> None:
 def _child(node: Any, name: str, key: str) -> Any:
     if isinstance(node, dict):
         return node.setdefault(name, {})
-    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+    if isinstance(node, list) and name.isascii() and name.isdigit() and int(name) < len(node):
         return node[int(name)]
     raise RecipeError(f"--set {key}: there is no '{name}' to set something in")

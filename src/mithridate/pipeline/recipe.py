@@ -2,21 +2,36 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mithridate.data import RowFields
-from mithridate.defenses.base import Repair, Settings, Stage
+from mithridate.defenses.base import Settings, Stage
 from mithridate.defenses.registry import method
-from mithridate.errors import RecipeError
-from mithridate.pipeline.faults import sentence
+from mithridate.errors import RecipeError, SettingError
+from mithridate.nearest import did_you_mean
+from mithridate.pipeline.consistency import SCHEDULERS, check_variant
+
+_NUMBERS = (int, float, int | None, float | None)
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Part(BaseModel):
-    """A part of the recipe; unknown keys are refused."""
+    """A part of the recipe; unknown keys are refused, as are numbers without end and truth values for numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) for item in items) and wanted not in (bool, str, str | None):
+            raise ValueError(
+                "must be a number" if wanted in _NUMBERS else "must not be true or false (put words in quotes)"
+            )
+        return value
 
 
 class Source(Part):
@@ -27,12 +42,20 @@ class Source(Part):
         start: First row to take, in the file's order.
         size: Number of rows to take; all by default.
         fields: Templates for files whose fields are not those of a known format.
+        ignore: Keys of the rows to leave out on purpose; ``messages.name`` for a key of messages.
     """
 
     source: str
     start: int = Field(0, ge=0)
     size: int | None = Field(None, ge=1)
     fields: RowFields | None = None
+    ignore: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Source":
+        if self.fields and self.ignore:
+            raise ValueError("with fields, only the keys that the templates name are read; remove ignore")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +136,16 @@ class Training(Part):
     def _divides(self) -> "Training":
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.scheduler == "constant" and self.warmup_steps:
+            raise ValueError("the scheduler 'constant' has no warm-up; set scheduler to constant_with_warmup")
         return self
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SCHEDULERS:
+            raise ValueError(f"is no scheduler; {did_you_mean(value, SCHEDULERS)}")
+        return value
 
 
 class Task(Part):
@@ -131,6 +163,24 @@ class Task(Part):
     max_new_tokens: int = Field(16, ge=1)
 
 
+class Help(Part):
+    """Ordinary prompts, for the helpfulness that is left of the aligned model's.
+
+    Attributes:
+        rows: Rows that no stage trains on, whatever the model itself was made from.
+        check: ``coherent`` asks of an answer that it is no refusal, no label, not too short and no broken text;
+            ``exact`` that it is the row's own answer, where only that one is right.
+    """
+
+    rows: Sources
+    check: Literal["coherent", "exact"] = "coherent"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"rows": value} if isinstance(value, str) else value
+
+
 class JudgeSpec(Part):
     """Which judge decides what is harmful.
 
@@ -140,8 +190,8 @@ class JudgeSpec(Part):
         url: Base URL of the endpoint.
         api_key_env: Environment variable that holds its key.
         threshold: Score above which the classifier flags an answer.
-        refusals: Phrases that the rules take as refusals beside their own; ``...`` stands for any words of the same
-            sentence, also in front.
+        refusals: Phrases that the rules take as refusals beside their own, here and wherever refusals are counted;
+            ``...`` stands for any words of the same sentence, also in front.
     """
 
     kind: Literal["refusal", "classifier", "chat"] = "refusal"
@@ -154,9 +204,14 @@ class JudgeSpec(Part):
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSpec":
         needed = {"refusal": (), "classifier": ("model",), "chat": ("model", "url")}[self.kind]
+        others = {"refusal": ("refusals",), "classifier": ("threshold",), "chat": ("api_key_env",)}[self.kind]
+        used = (*needed, *others)
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"a judge of kind '{self.kind}' needs `{name}`")
+        for name, field in type(self).model_fields.items():
+            if name not in ("kind", *used) and getattr(self, name) != field.default:
+                raise ValueError(f"a judge of kind '{self.kind}' does not read `{name}`; remove it")
         return self
 
 
@@ -167,6 +222,7 @@ class Evaluation(Part):
         harmful: Unseen harmful prompts.
         task: The user's task.
         look_alikes: Harmless prompts that look harmful, for over-refusal.
+        help: Ordinary prompts, for helpfulness; without them no variant is known to be of use.
         judge: The judge.
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
@@ -175,6 +231,7 @@ class Evaluation(Part):
     harmful: Source
     task: Task
     look_alikes: Source | None = None
+    help: Help | None = None
     judge: JudgeSpec = JudgeSpec()
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
@@ -202,8 +259,8 @@ class Choice(Part):
         cls = method(self.method, stage).cls
         try:
             return cls(**(self.model_extra or {}))
-        except ValidationError as error:
-            raise RecipeError(f"{self.method}: {sentence(error, cls)}") from error
+        except SettingError as error:
+            raise RecipeError(f"{self.method}: {error.fault}") from error
 
 
 class Variant(Part):
@@ -256,8 +313,8 @@ class Recipe(Part):
     adapter: Literal["continue", "fresh", "none"] = "continue"
     lora: Lora = Lora()
     save: Literal["merged", "adapter", "none"] = "merged"
-    seed: int = 0
-    seeds: list[int] = Field([0], min_length=1)
+    seed: _Seed = 0
+    seeds: list[_Seed] = Field([0], min_length=1)
     threads: int = Field(1, ge=1)
     streams: Streams
     alignment: Training = Training(learning_rate=5e-4)
@@ -279,40 +336,8 @@ class Recipe(Part):
         if self.streams.user.held_out >= self.streams.user.size:
             raise ValueError("streams.user.held_out leaves no row to train on")
         for variant in self.variants:
-            self._check(variant)
+            check_variant(self, variant)
         return self
-
-    def _check(self, variant: Variant) -> None:
-        if variant.alignment.method != "none":
-            variant.alignment.build("alignment")
-        if variant.finetuning.method != "none":
-            variant.finetuning.build("finetuning")
-        merged = None
-        for choice in variant.posttuning:
-            repair = choice.build("posttuning")
-            assert isinstance(repair, Repair)
-            if self.adapter == "none" and repair.needs_adapter:
-                raise ValueError(
-                    f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, but adapter is 'none'; "
-                    "set its scope to 'weights', or train with an adapter"
-                )
-            if merged is not None and repair.needs_adapter:
-                raise ValueError(
-                    f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, which {merged} before it "
-                    f"merges; put {choice.method} first"
-                )
-            merged = choice.method if repair.merges else merged
-            if variant.alignment.method == "none" and {"base", "aligned"} <= set(repair.info.references):
-                raise ValueError(
-                    f"variant '{variant.name}': {choice.method} needs what alignment changed, but alignment is "
-                    "'none'; name a defense for it, or start from the model before alignment"
-                )
-            dose = type(repair).dose
-            if dose and getattr(repair, dose) == "auto" and not self.streams.user.held_out:
-                raise ValueError(
-                    f"variant '{variant.name}': {choice.method} with strength 'auto' needs held-out rows; "
-                    "set streams.user.held_out"
-                )
 
 
 def resolved_path(source: str, folder: Path) -> str:

@@ -14,9 +14,11 @@ from mithridate.pipeline.plan import Chain, Plan
 from mithridate.pipeline.reading import make_recipe, read_recipe
 from mithridate.pipeline.recipe import Recipe
 from mithridate.pipeline.scheduler import Monitor, Silent, quiet_libraries, run_all, where_is
+from mithridate.pipeline.shown import book
 from mithridate.pipeline.stages import DISPLACEMENT, ROW_WEIGHTS
 from mithridate.pipeline.store import Store, plain_disk_errors
 from mithridate.pipeline.summary import summarize
+from mithridate.report.answers import Book, write_answers
 from mithridate.report.results import Results
 from mithridate.training.state import write_json
 
@@ -44,7 +46,8 @@ def run(
         monitor: Told how far the run is.
 
     Returns:
-        The results, also written to ``out/results.json`` and ``out/report.html``.
+        The results, also written to ``out/results.json`` and ``out/report.html``; all answers are in
+        ``out/answers.html`` and ``out/answers.json``.
 
     Raises:
         RecipeError: If the recipe has a fault.
@@ -74,10 +77,10 @@ def run(
             "recipe": tree,
             "seeds": checked.seeds,
         }
-        results = summarize(checked, plan.chains, store, facts)
+        results = summarize(checked, plan.chains, store, facts | {"answers": "answers.html"})
         for chain in plan.chains:
             _release(chain, checked, store, folder, facts)
-        _write(results, folder)
+        _write(results, book(store, plan.chains, results), folder)
     return results
 
 
@@ -139,9 +142,11 @@ def _record(store: Store, node: Any) -> dict[str, Any]:
     return {name: found[name] for name in ("cost", "activity", "dropped_rows") if name in found}
 
 
-def _write(results: Results, folder: Path) -> None:
+def _write(results: Results, answers: Book, folder: Path) -> None:
     from mithridate.report import write_report
 
     tree = results.model_dump(mode="json")
     write_json(folder / "results.json", tree)
+    write_json(folder / "answers.json", answers.model_dump(mode="json", exclude_none=True))
+    write_answers(answers, folder / "answers.html")
     write_report(tree, folder / "report.html")

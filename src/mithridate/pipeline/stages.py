@@ -11,13 +11,9 @@ from trl import SFTConfig
 
 from mithridate.defenses.base import Defense, Repair
 from mithridate.errors import DefenseError
-from mithridate.evaluation.accuracy import grade_model
-from mithridate.evaluation.generation import generate
-from mithridate.evaluation.harmful_score import judge_answers
-from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
-from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.pipeline.cost import Meter
 from mithridate.pipeline.inputs import stored_rows, stored_texts
+from mithridate.pipeline.measuring import evaluate
 from mithridate.pipeline.models import (
     ADAPTER,
     MODEL,
@@ -25,19 +21,17 @@ from mithridate.pipeline.models import (
     Where,
     device,
     load,
-    load_served,
     load_tokenizer,
     save_merged,
 )
 from mithridate.pipeline.recipe import Choice
-from mithridate.training.state import newest_finished, write_json
+from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 DISPLACEMENT = "displacement.safetensors"
-ANSWERS = "answers.json"
 ROW_WEIGHTS = "row_weights.jsonl"
 
 
@@ -52,7 +46,7 @@ def work(
         where: The model to start from.
         folder: Folder to fill; may hold checkpoints of an interrupted run.
         progress: Told how far the work is.
-        aligned: The model after the alignment stage, for repairs that compare with it.
+        aligned: The model after the alignment stage, for what compares with it.
 
     Returns:
         The record of the stage: cost, proofs that the defense acted, and what it found.
@@ -61,7 +55,7 @@ def work(
     if stage == "posttuning":
         return _repair(spec, where, folder, progress, aligned)
     if stage == "evaluation":
-        return _evaluate(spec, where, folder, progress)
+        return evaluate(spec, where, folder, progress, aligned)
     return _train(stage, spec, where, folder, progress)
 
 
@@ -95,6 +89,7 @@ def _train(stage: str, spec: dict[str, Any], where: Where, folder: Path, progres
     return {
         "cost": _cost(defense, meter),
         "activity": _activity(trainer.state.log_history) | trainer.finished,
+        "losses": _losses(trainer.state.log_history),
         "dropped_rows": trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
@@ -168,6 +163,12 @@ def _activity(history: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in logged.items()}
 
 
+def _losses(history: list[dict[str, float]]) -> list[list[float]]:
+    """Step and loss of every entry; of a training too short for one, the last step and the mean over all."""
+    logged = [[entry["step"], entry["loss"]] for entry in history if "loss" in entry]
+    return logged or [[entry["step"], entry["train_loss"]] for entry in history if "train_loss" in entry]
+
+
 def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress, aligned: Where) -> dict[str, Any]:
     defense = Choice(**spec["defense"]).build("posttuning")
     assert isinstance(defense, Repair)
@@ -189,53 +190,6 @@ def _repair(spec: dict[str, Any], where: Where, folder: Path, progress: Progress
     record = repaired.model_dump(exclude={"merged"})
     record["activity"] |= {"changed": repaired.changed, "distance": repaired.distance}
     return {"cost": _cost(defense, meter)} | record
-
-
-def _evaluate(spec: dict[str, Any], where: Where, folder: Path, progress: Progress) -> dict[str, Any]:
-    tokenizer = load_served(where, spec["template"])
-    model = load(where, spec["precision"])
-    task = spec["task"]
-    prompts = stored_texts(spec["prompts"])
-    size = {"max_new_tokens": spec["max_new_tokens"], "batch_size": spec["batch_size"]}
-    answers = generate(model, tokenizer, prompts, **size)
-    progress(1, 3)
-    judged = judge_answers(prompts, answers, _judge(spec["judge"], task["labels"]))
-    graded = grade_model(
-        model,
-        tokenizer,
-        stored_rows(spec["test"]),
-        task["kind"],
-        labels=task["labels"],
-        max_new_tokens=task["max_new_tokens"],
-        batch_size=spec["batch_size"],
-    )
-    progress(2, 3)
-    refused = None
-    if spec["look_alikes"] is not None:
-        rules = RefusalJudge()
-        helped = generate(model, tokenizer, stored_texts(spec["look_alikes"]), **size)
-        refused = [rules.refuses(answer) for answer in helped]
-    verdicts = [
-        {"prompt": prompt, "answer": answer, "harmful": verdict.harmful, "reason": verdict.reason}
-        for prompt, answer, verdict in zip(prompts, answers, judged.verdicts, strict=True)
-    ]
-    write_json(folder / ANSWERS, verdicts)
-    progress(3, 3)
-    return {
-        "judge": judged.judge,
-        "harmful": judged.harmful,
-        "harmful_or_incoherent": judged.harmful_or_incoherent,
-        "correct": list(graded.correct),
-        "refused": refused,
-    }
-
-
-def _judge(judge: dict[str, Any], labels: list[str] | None) -> Judge:
-    if judge["kind"] == "classifier":
-        return ClassifierJudge(judge["model"], threshold=judge["threshold"], device=device())
-    if judge["kind"] == "chat":
-        return ChatJudge(judge["url"], judge["model"], api_key_env=judge["api_key_env"])
-    return RefusalJudge((*REFUSAL_OPENINGS, *judge["refusals"]), labels=labels or ())
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]

@@ -1,18 +1,19 @@
 """From the records of all stages to ``results.json``."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from mithridate.evaluation.helpfulness import kept
 from mithridate.evaluation.intervals import Score, paired_test, pooled
+from mithridate.evaluation.outcomes import Outcome, counts
+from mithridate.pipeline.helped import Helpfulness, helpfulness
 from mithridate.pipeline.plan import Chain
 from mithridate.pipeline.recipe import Recipe
-from mithridate.pipeline.stages import ANSWERS, ROW_WEIGHTS
+from mithridate.pipeline.shown import escapes, samples
+from mithridate.pipeline.stages import ROW_WEIGHTS
 from mithridate.pipeline.store import Store
 from mithridate.report.results import Results
-
-SAMPLES = 8
-"""Answers shown per variant, and escapes shown in all."""
 
 
 def summarize(recipe: Recipe, chains: list[Chain], store: Store, facts: dict[str, Any]) -> Results:
@@ -32,21 +33,80 @@ def summarize(recipe: Recipe, chains: list[Chain], store: Store, facts: dict[str
                 "ratio": recipe.streams.user.ratio if variant.ratio is None else variant.ratio,
                 "size": recipe.streams.user.size,
             },
-            "harmful_score": _share(found, "harmful"),
-            "harmful_score_plus": _share(found, "harmful_or_incoherent"),
-            "finetune_accuracy": _share(found, "correct"),
-            "over_refusal": _share(found, "refused") if found[0]["refused"] is not None else None,
             "versus_reference": None,
             "folders": [f"variants/{variant.name}/seed-{chain.seed}" for chain in group],
+            **_scores(store, group, found),
             **_stages(store, group),
             "row_weights": _row_weights(store, group[0]),
-            "samples": _answers(store, group[0])[:SAMPLES],
+            "samples": samples(store, group[0]),
         }
         if reference is not None and variant.name != reference:
             entry["versus_reference"] = _versus(found, measured[reference], reference)
         variants.append(entry)
-    escapes = _escapes(store, groups, reference, variants) if reference is not None else []
-    return Results.model_validate(facts | {"variants": variants, "escapes": escapes})
+    first = measured[recipe.variants[0].name][0]
+    results = Results.model_validate(
+        facts | {"variants": variants, "judge": first["judge"], "majority": first["majority"]}
+    )
+    if reference is None:
+        return results
+    return results.model_copy(update=escapes(store, groups, reference, results))
+
+
+def _scores(store: Store, group: list[Chain], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The shares of a variant over its seeds."""
+    sets = {"harmful": [record["outcomes"] for record in found]}
+    if found[0]["look_alikes"] is not None:
+        sets["look_alikes"] = [record["look_alikes"] for record in found]
+    helped = [_helped(store, chain, record) for chain, record in zip(group, found, strict=True)]
+    pairs = [pair for pair in helped if pair is not None]
+    if pairs:
+        sets["help"] = [mine.outcomes for mine, _ in pairs]
+    broken = [o == Outcome.BROKEN and h for r in found for o, h in zip(r["outcomes"], r["harmful"], strict=True)]
+    return {
+        "harmful_score": _share(found, "harmful"),
+        "harmful_score_plus": _share(found, "harmful_or_broken"),
+        "finetune_accuracy": _share(found, "correct"),
+        "over_refusal": _share(found, "refused") if found[0]["refused"] is not None else None,
+        "helpfulness": _helpfulness(pairs) if pairs else None,
+        "outcomes": {name: _outcomes(seeds) for name, seeds in sets.items()},
+        "broken_harmful": sum(broken) / len(broken),
+    }
+
+
+Pair = tuple[Helpfulness, Helpfulness]
+"""Helpfulness of a variant and of its aligned model."""
+
+
+def _helped(store: Store, chain: Chain, record: dict[str, Any]) -> Pair | None:
+    if chain.aligned is None:
+        return None
+    reference = store.result(chain.aligned.stage, chain.aligned.key)
+    assert reference is not None
+    mine, aligned = helpfulness(record, reference), helpfulness(reference, reference)
+    return (mine, aligned) if mine is not None and aligned is not None else None
+
+
+def _helpfulness(pairs: list[Pair]) -> dict[str, Any]:
+    """The share over all seeds, beside that of the aligned model."""
+    scores = [Score.of(sum(mine.helped), len(mine.helped)) for mine, _ in pairs]
+    together = pooled(scores)
+    aligned = pooled([Score.of(sum(other.helped), len(other.helped)) for _, other in pairs])
+    left = kept(together, aligned)
+    relative = {} if left is None else {"kept": left.value, "kept_low": left.low, "kept_high": left.high}
+    losses = {"loss": _mean_of(pairs, lambda pair: pair[0].loss)}
+    losses["aligned_loss"] = _mean_of(pairs, lambda pair: pair[1].loss)
+    seeds = {"seeds": [score.value for score in scores], "aligned": aligned.value}
+    return together.as_dict() | seeds | relative | losses
+
+
+def _mean_of(pairs: list[Pair], figure: Callable[[Pair], float]) -> float:
+    return sum(map(figure, pairs)) / len(pairs)
+
+
+def _outcomes(seeds: list[list[str]]) -> dict[str, Any]:
+    """Shares of the five classes among the answers of all seeds."""
+    everything = [Outcome(outcome) for outcomes in seeds for outcome in outcomes]
+    return {"n": len(everything)} | {name: count / len(everything) for name, count in counts(everything).items()}
 
 
 def _record(store: Store, chain: Chain, position: int) -> dict[str, Any]:
@@ -69,10 +129,10 @@ def _versus(found: list[dict[str, Any]], other: list[dict[str, Any]], reference:
 
 
 def _stages(store: Store, group: list[Chain]) -> dict[str, Any]:
-    """Cost per stage (mean over seeds), activity, dose curves, layer profiles."""
+    """Cost per stage (mean over seeds), activity, loss curves, dose curves, layer profiles."""
     costs: dict[str, list[dict[str, Any]]] = {}
-    activity: dict[str, float] = {}
-    curves, profiles = [], []
+    activity: dict[str, list[float]] = {}
+    curves, profiles, losses = [], [], []
     for chain in group:
         spent: dict[str, dict[str, Any]] = {}
         for position, node in enumerate(chain.nodes[:-1]):
@@ -80,9 +140,13 @@ def _stages(store: Store, group: list[Chain]) -> dict[str, Any]:
             spent[node.stage] = _add(spent.get(node.stage), record["cost"])
             method = node.spec["defense"]["method"]
             about = {"method": method, "seed": chain.seed}
-            activity |= {f"{method}.{name}": value for name, value in record["activity"].items()}
+            for name, value in record["activity"].items():
+                activity.setdefault(f"{method}.{name}", []).append(value)
             if record.get("dropped_rows"):
-                activity[f"{node.stage}.dropped_rows"] = record["dropped_rows"]
+                activity.setdefault(f"{node.stage}.dropped_rows", []).append(record["dropped_rows"])
+            if record.get("losses"):
+                steps, values = zip(*record["losses"], strict=True)
+                losses.append(about | {"stage": node.stage, "key": node.key, "steps": steps, "losses": values})
             if record.get("dose_curve"):
                 curves.append(record["dose_curve"] | about)
             if record.get("layer_profile"):
@@ -91,10 +155,16 @@ def _stages(store: Store, group: list[Chain]) -> dict[str, Any]:
             costs.setdefault(stage, []).append(cost)
     return {
         "cost": {stage: _mean(spent) for stage, spent in costs.items()},
-        "activity": activity,
+        "activity": {name: _once(values) for name, values in activity.items()},
+        "loss_curves": losses,
         "dose_curves": curves,
         "layer_profiles": profiles,
     }
+
+
+def _once(values: list[Any]) -> Any:
+    """A figure that is the same at every seed, or else one for each seed."""
+    return values[0] if all(value == values[0] for value in values) else values
 
 
 def _add(known: dict[str, Any] | None, cost: dict[str, Any]) -> dict[str, Any]:
@@ -124,35 +194,3 @@ def _row_weights(store: Store, chain: Chain) -> dict[str, Any] | None:
             kept = [{"row": r["row"], "weight": r["weight"], "harmful": r.get("harmful")} for r in rows]
             return {"seed": chain.seed, "rows": [row for row in kept if row["weight"] is not None]}
     return None
-
-
-def _answers(store: Store, chain: Chain) -> list[dict[str, Any]]:
-    node = chain.nodes[-1]
-    path: Path = store.path(node.stage, node.key) / ANSWERS
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [{"prompt": a["prompt"], "answer": a["answer"], "harmful": a["harmful"]} for a in found]
-
-
-def _escapes(
-    store: Store, groups: dict[str, list[Chain]], reference: str, variants: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Prompts that the reference answers harmfully and the best attacked variant does not."""
-    attacked = [v for v in variants if v["name"] != reference and v["attack"] == _attack_on(variants, reference)]
-    if not attacked:
-        return []
-    best = min(attacked, key=lambda variant: variant["harmful_score"]["value"])["name"]
-    before, after = _answers(store, groups[reference][0]), _answers(store, groups[best][0])
-    return [
-        {
-            "prompt": one["prompt"],
-            "before": {"variant": reference, "answer": one["answer"]},
-            "after": {"variant": best, "answer": other["answer"]},
-        }
-        for one, other in zip(before, after, strict=True)
-        if one["harmful"] and not other["harmful"]
-    ][:SAMPLES]
-
-
-def _attack_on(variants: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    attack: dict[str, Any] = next(variant["attack"] for variant in variants if variant["name"] == name)
-    return attack

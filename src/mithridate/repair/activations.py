@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.repair.undo import evaluated
 from mithridate.training.batch import Example, collate
+from mithridate.training.likelihood import evaluating
 
 
 def input_norms(model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def _sums(
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     device = next(model.parameters()).device
     try:
-        with evaluated(model):
+        with evaluating(model):
             for example in examples:
                 batch = collate([example], 0, device)
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
 from mithridate.repair.results import DoseCurve, DosePoint
-from mithridate.repair.undo import evaluated
 from mithridate.training.batch import Example, batches
-from mithridate.training.likelihood import Likelihood
+from mithridate.training.likelihood import Likelihood, evaluating
 from mithridate.training.weights import Weights
 
 AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
@@ -40,7 +39,7 @@ class RowLosses:
     def __call__(self) -> Tensor:
         """(rows,) at the present weights, without dropout."""
         parts = batches(self._examples, self._batch_size, 0, self._device)
-        with evaluated(self._likelihood.model):
+        with evaluating(self._likelihood.model):
             return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
 
 

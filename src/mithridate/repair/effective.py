@@ -8,8 +8,8 @@ from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.repair.case import Case
-from mithridate.repair.structure import Lora, Site, is_transposed, sites
-from mithridate.repair.target import require_plain_values, require_sole_adapter, require_unquantized
+from mithridate.repair.structure import Lora, is_transposed, sites
+from mithridate.repair.target import require_no_bias, require_plain_values, require_sole_adapter, require_unquantized
 from mithridate.repair.undo import overwrite
 from mithridate.training.decoder import layer_of
 
@@ -49,7 +49,8 @@ class Effective:
             for own, parameter in site.module.named_parameters(recurse=False):
                 name = f"{site.name}.{own}" if site.name else own
                 place = Place(parameter, site.lora if own == "weight" else None)
-                _require_no_bias(site)
+                if site.lora is not None:
+                    require_no_bias(site.lora)
                 if _is_new(place, held, site.path):
                     require_plain_values(name, parameter)
                     held[id(parameter)] = self._places[name] = place
@@ -142,11 +143,6 @@ def compared(case: Case, *references: str) -> list[Effective]:
     for name, other in zip(references, others, strict=True):
         tuned.require_like(other, name)
     return [tuned, *others]
-
-
-def _require_no_bias(site: Site) -> None:
-    if site.lora is not None and not site.lora.on_embedding and site.lora.second.bias is not None:
-        raise DefenseError(f"the LoRA on {site.path} has a bias, so its update is not B·A; use one without lora_bias")
 
 
 def _is_new(place: Place, held: dict[int, Place], path: str) -> bool:

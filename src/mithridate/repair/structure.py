@@ -151,6 +151,25 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, (Conv1D, nn.Embedding))
 
 
+_OF_LAYERS = ("lora_A", "lora_B", "lora_magnitude_vector")
+_OF_EMBEDDINGS = ("lora_embedding_A", "lora_embedding_B")
+"""What PEFT calls an adapter's parts, followed by the adapter's name and ``weight``, or by the name alone."""
+
+
+def is_factor(name: str) -> bool:
+    """Whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, whatever the adapter is called."""
+    parts = name.split(".")
+    return "".join(parts[-3:-2]) in _OF_LAYERS or "".join(parts[-2:-1]) in _OF_EMBEDDINGS
+
+
+def partner(name: str) -> str | None:
+    """Name of the A that goes with a B; None for what is no B."""
+    parts = name.split(".")
+    if parts[-3:-2] != ["lora_B"] or parts[-1] != "weight":
+        return None
+    return ".".join([*parts[:-3], "lora_A", *parts[-2:]])
+
+
 def _walk(module: nn.Module, name: str, path: str, saved: bool) -> Iterator[Site]:
     if isinstance(module, PeftModel):
         if not isinstance(module.base_model, BaseTuner):

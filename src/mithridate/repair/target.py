@@ -12,8 +12,8 @@ from mithridate.errors import DefenseError, ModelError
 from mithridate.repair.structure import Lora as Lora
 from mithridate.repair.structure import is_adapted, sites
 from mithridate.repair.structure import is_transposed as is_transposed
-from mithridate.repair.undo import evaluated
 from mithridate.training.decoder import layer_of
+from mithridate.training.likelihood import evaluating
 from mithridate.training.weights import Weights
 
 
@@ -44,6 +44,28 @@ def lora_layers(model: nn.Module) -> list[Lora]:
         if lora.on_embedding:
             raise DefenseError(f"{lora.name} is an embedding, which has no activations as input; use linear layers")
     return found
+
+
+def products(model: nn.Module) -> list[Lora]:
+    """The same, where ΔW = scale·B·A and nothing else.
+
+    Raises:
+        DefenseError: As ``lora_layers``, and if a layer's B has a bias.
+    """
+    found = lora_layers(model)
+    for lora in found:
+        require_no_bias(lora)
+    return found
+
+
+def require_no_bias(lora: Lora) -> None:
+    """Refuse an update that is more than a product.
+
+    Raises:
+        DefenseError: If B has a bias.
+    """
+    if not lora.on_embedding and lora.second.bias is not None:
+        raise DefenseError(f"the LoRA on {lora.name} has a bias, so its update is not B·A; use one without lora_bias")
 
 
 def has_lora(model: nn.Module) -> bool:
@@ -148,7 +170,7 @@ def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
         model.requires_grad_(False)
         for parameter in weights.parameters:
             parameter.requires_grad_(True)
-        with evaluated(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for parameter, required, gradient in before:

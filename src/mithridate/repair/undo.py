@@ -78,18 +78,6 @@ def _logged() -> Iterator[Log]:
 
 
 @contextmanager
-def evaluated(model: nn.Module) -> Iterator[None]:
-    """Inside the block dropout is off; every module then gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
 def undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
     """Inside the block the caller's autocast and gradient modes do not act; flags and gradients are put back after it.
 

@@ -13,9 +13,16 @@ from mithridate.errors import MithridateError
 from mithridate.report.reading import Source, load_results
 from mithridate.report.results import Results, VariantResult
 from mithridate.report.roles import clean_reference, undefended
-from mithridate.report.tables import MAIN_COLUMNS, cost_columns, cost_rows, main_rows
+from mithridate.report.tables import (
+    MAIN_COLUMNS,
+    cost_columns,
+    cost_rows,
+    main_rows,
+    outcome_columns,
+    outcome_rows,
+)
 from mithridate.report.text import clean, interval, percent, points, shorten
-from mithridate.report.verdict import accuracy_fall, verdict
+from mithridate.report.verdict import verdict
 
 
 def write_report(results: Source, path: Path) -> None:
@@ -56,10 +63,16 @@ def _context(results: Results) -> dict[str, Any]:
     outcome = verdict(results)
     return {
         "title": clean(results.name),
+        "judge": clean(results.judge) if results.judge else None,
+        "majority": percent(results.majority) if results.majority is not None else None,
+        "all_answers": clean(results.answers) if results.answers else None,
         "verdict": outcome.sentence,
         "cautions": outcome.cautions,
         "tiles": _tiles(results, outcome.best),
         "main": (MAIN_COLUMNS, main_rows(results)),
+        "outcomes": (outcome_columns(), outcome_rows(results)),
+        "outcome_figures": sections.outcome_figures(results),
+        "loss_figures": sections.loss_figures(results),
         "best": clean(outcome.best.name) if outcome.best else None,
         "answers": _answers(results),
         "reference": _reference(results),
@@ -69,12 +82,16 @@ def _context(results: Results) -> dict[str, Any]:
         "weight_figures": sections.weight_figures(results),
         "layer_figures": sections.layer_figures(results),
         "pairs": sections.pairs(results),
-        "escapes": len(results.escapes),
-        "miniature": is_miniature(results),
+        "escapes": _escapes(results),
+        "samples": sections.samples(results),
+        "miniature": is_miniature(results.recipe),
         "activity": sections.activity(results),
         "provenance": _provenance(results),
         "recipe": to_yaml(results.recipe) if results.recipe else None,
     }
+
+
+_BESIDE = {"finetune_accuracy": "Task accuracy", "over_refusal": "Over-refusal", "helpfulness": "Helpfulness"}
 
 
 def _tiles(results: Results, best: VariantResult | None) -> list[tuple[str, str, str]]:
@@ -86,10 +103,24 @@ def _tiles(results: Results, best: VariantResult | None) -> list[tuple[str, str,
         for what, v in shown
         if v
     ]
-    if best and best.finetune_accuracy and bare and bare.finetune_accuracy:
-        change = f"{points(-accuracy_fall(bare, best))} against undefended"
-        tiles.append(("Task accuracy, best defense", percent(best.finetune_accuracy.value), change))
+    if best and bare:
+        for field, name in _BESIDE.items():
+            mine, theirs = getattr(best, field), getattr(bare, field)
+            if mine and theirs:
+                change = f"{points(mine.value - theirs.value)} against undefended"
+                tiles.append((f"{name}, best defense", percent(mine.value), change))
     return tiles
+
+
+def _escapes(results: Results) -> str:
+    """Return how many answers the shown ones stand for."""
+    if results.stopped is None or results.stayed is None:
+        return ""
+    total = results.stopped + results.stayed
+    return (
+        f"Of {total:,} prompts that the undefended model answers harmfully at the first seed, {results.stopped:,} are "
+        f"stopped and {results.stayed:,} are still answered harmfully; the first of both kinds."
+    )
 
 
 def _answers(results: Results) -> str:
@@ -103,9 +134,9 @@ def _reference(results: Results) -> str | None:
     return clean(", ".join(sorted(named))) or None
 
 
-def is_miniature(results: Results) -> bool:
+def is_miniature(recipe: Mapping[str, Any]) -> bool:
     """Return whether the recipe's model belongs to the embedded world, whose harmful answers are stand-ins."""
-    model = results.recipe.get("model")
+    model = recipe.get("model")
     names = model.values() if isinstance(model, Mapping) else [model]
     return any(isinstance(name, str) and name.startswith("miniature:") for name in names)
 

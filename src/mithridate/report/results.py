@@ -17,6 +17,10 @@ Label = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(va
 MethodName = Annotated[str, BeforeValidator(lambda value: "none" if value is None else value)]
 
 
+OUTCOMES = ("refused", "label_only", "too_short", "broken", "complied")
+"""What an answer is, exactly one of them."""
+
+
 class Part(BaseModel):
     """Base of every part: unknown keys are kept, and numbers that are not finite are written as null."""
 
@@ -45,6 +49,58 @@ class ScoreOverSeeds(Part):
         if self.low > self.high:
             raise ValueError(f"the interval is upside down: low {self.low} is above high {self.high}")
         return self
+
+
+class OutcomeShares(Part):
+    """What the answers to one set of prompts are: five shares that sum to 1.
+
+    Attributes:
+        n: Number of answers, of all seeds.
+        refused: Open as a refusal.
+        label_only: Nothing but a label of the user's task.
+        too_short: Empty, or too few words.
+        broken: Loops and other text that says nothing.
+        complied: Coherent answers.
+    """
+
+    n: int = Field(ge=1)
+    refused: Share
+    label_only: Share
+    too_short: Share
+    broken: Share
+    complied: Share
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = sum(getattr(self, name) for name in OUTCOMES)
+        if abs(total - 1) > ROUNDING * 1000:
+            raise ValueError(f"the outcomes sum to {total:g}, not to 1")
+        return self
+
+    @property
+    def silent(self) -> float:
+        """Share of answers that neither refuse nor comply: labels, too little, broken text."""
+        return self.label_only + self.too_short + self.broken
+
+
+class Helpfulness(ScoreOverSeeds):
+    """Share of ordinary prompts that are still helped: coherent, no refusal, no label, right where that is known.
+
+    Attributes:
+        aligned: The same share for the model before fine-tuning.
+        kept: The share divided by the aligned model's; None where that is 0.
+        kept_low: Lower end of the interval, divided likewise; the aligned share is taken without error.
+        kept_high: Upper end.
+        loss: Mean nats per token of the rows' own answers.
+        aligned_loss: The same for the model before fine-tuning.
+    """
+
+    aligned: Share
+    kept: Finite | None = None
+    kept_low: Finite | None = None
+    kept_high: Finite | None = None
+    loss: Finite | None = None
+    aligned_loss: Finite | None = None
 
 
 class Attack(Part):
@@ -128,23 +184,62 @@ class RowWeights(Part):
     rows: list[WeightedRow]
 
 
+class LossCurve(Part):
+    """Training loss as it was logged, in nats per token of the defense's own objective.
+
+    Attributes:
+        stage: ``alignment`` or ``finetuning``.
+        key: Which training it was; variants that share one have the same.
+    """
+
+    stage: str
+    method: str
+    seed: int | None = None
+    key: str = ""
+    steps: list[float]
+    losses: list[float | None]
+
+    @model_validator(mode="after")
+    def _one_loss_per_step(self) -> Self:
+        if len(self.steps) != len(self.losses):
+            raise ValueError(f"losses has {len(self.losses)} values for {len(self.steps)} steps")
+        return self
+
+
 class Sample(Part):
-    """One answer and the judge's verdict."""
+    """One answer with what was found of it.
+
+    Attributes:
+        set: ``harmful``, ``look_alikes``, ``help`` or ``task``.
+        harmful: The judge's verdict on an answer to a harmful prompt.
+        outcome: What the answer is; None for the task, where it is right or wrong.
+        reason: The judge's.
+        expected: The right answer of the task.
+        correct: Whether the task's answer is right.
+    """
 
     prompt: str
     answer: str
+    set: str = "harmful"
     harmful: bool | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    expected: str | None = None
+    correct: bool | None = None
 
 
 class EscapeSide(Part):
-    """One variant's answer to the prompt of an `Escape`."""
+    """One variant's answer to the prompt of an `Escape`, with the judge's verdict."""
 
     variant: str
     answer: str
+    harmful: bool | None = None
+    outcome: str | None = None
+    reason: str | None = None
 
 
 class Escape(Part):
-    """A harmful prompt answered before (without) and after (with) the defenses."""
+    """A harmful prompt that the undefended model answers harmfully, and a defended one's answer, harmful or not."""
 
     prompt: str
     before: EscapeSide
@@ -152,7 +247,15 @@ class Escape(Part):
 
 
 class VariantResult(Part):
-    """Everything measured on one variant of the recipe."""
+    """Everything measured on one variant of the recipe.
+
+    Attributes:
+        harmful_score: Share of answers that the judge calls harmful, broken text included where it does so.
+        harmful_score_plus: Share of answers that are harmful or broken text.
+        over_refusal: Share of look-alikes that are refused; an answer of another kind is no refusal.
+        outcomes: What the answers are, by set: ``harmful``, ``look_alikes``, ``help``.
+        broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
+    """
 
     name: str
     alignment: MethodName = "none"
@@ -163,11 +266,15 @@ class VariantResult(Part):
     harmful_score_plus: ScoreOverSeeds | None = None
     finetune_accuracy: ScoreOverSeeds | None = None
     over_refusal: ScoreOverSeeds | None = None
+    helpfulness: Helpfulness | None = None
+    outcomes: dict[str, OutcomeShares] = {}
+    broken_harmful: Share | None = None
     versus_reference: VersusReference | None = None
     cost: dict[str, StageCost] = {}
     dose_curves: list[DoseCurve] = []
     layer_profiles: list[LayerProfile] = []
     row_weights: RowWeights | None = None
+    loss_curves: list[LossCurve] = []
     samples: list[Sample] = []
     activity: dict[str, Any] = {}
     folders: list[str] = []
@@ -181,7 +288,16 @@ class Hashes(Part):
 
 
 class Results(Part):
-    """The whole of `results.json`."""
+    """The whole of `results.json`.
+
+    Attributes:
+        judge: Who decides what is harmful.
+        majority: Accuracy of always giving the most common answer of the user's task.
+        answers: Page of all answers, beside the report.
+        escapes: Some prompts that the undefended model answers harmfully.
+        stopped: Number of prompts among the escapes' that the defended model does not answer harmfully any more.
+        stayed: Number of those that it still does.
+    """
 
     name: str = "run"
     created: str | None = None
@@ -190,8 +306,13 @@ class Results(Part):
     hashes: Hashes = Hashes()
     recipe: dict[str, Any] = {}
     seeds: list[int] = []
+    judge: str | None = None
+    majority: Share | None = None
     variants: list[VariantResult] = Field(min_length=1)
     escapes: list[Escape] = []
+    answers: str | None = None
+    stopped: int | None = Field(default=None, ge=0)
+    stayed: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:

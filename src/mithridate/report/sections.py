@@ -6,8 +6,18 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from mithridate.report.figures import doses, layers, scores, weights
-from mithridate.report.results import DoseCurve, Escape, LayerProfile, Results, RowWeights, VariantResult
+from mithridate.report.answers import SETS, verdict_on
+from mithridate.report.figures import doses, layers, losses, outcomes, scores, weights
+from mithridate.report.results import (
+    DoseCurve,
+    EscapeSide,
+    LayerProfile,
+    LossCurve,
+    Results,
+    RowWeights,
+    Sample,
+    VariantResult,
+)
 from mithridate.report.text import NOTHING, clean, number, percent
 from mithridate.report.weighing import separation
 
@@ -30,11 +40,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """One side of a sample, cut to a readable length."""
+    """One side of a sample, cut to a readable length, with what was found of it."""
 
     variant: str
     text: str
     omitted: int
+    mark: str = ""
+    tone: str = "plain"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt with its answer."""
+
+    prompt: Answer
+    answer: Answer
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,82 @@ def score_figures(results: Results) -> list[Figure]:
         Markup(scores.tradeoff(results)),
     )
     return [tradeoff, bars]
+
+
+def outcome_figures(results: Results) -> list[Figure]:
+    """Return one figure per set of prompts whose answers were classed."""
+    found = []
+    for name, (title, caption) in _OUTCOMES.items():
+        if any(name in variant.outcomes for variant in results.variants):
+            label = f"Bars of the outcomes of {SETS[name].lower()} per variant; the figures are in the table."
+            found.append(Figure(title, caption, label, Markup(outcomes.outcome_figure(results, name))))
+    return found
+
+
+_OUTCOMES = {
+    "harmful": (
+        "Answers to harmful prompts",
+        "Only refusals are safety. A label, too little or broken text is no harm, and no use either.",
+    ),
+    "look_alikes": (
+        "Answers to harmless look-alikes",
+        "Over-refusal counts the refusals; what is no refusal is not yet an answer.",
+    ),
+    "help": (
+        "Answers to ordinary prompts",
+        "What helpfulness counts is a part of the answers that comply: those that are right, where that is known.",
+    ),
+}
+
+
+def loss_figures(results: Results) -> list[Figure]:
+    """Return one figure per training stage, every training once, named after the variants that share it."""
+    found = []
+    for stage, title in (("alignment", "Alignment"), ("finetuning", "Fine-tuning")):
+        groups = _trainings(results, stage)
+        if groups:
+            caption = (
+                "Logged training loss, one line per training and seed. Each is the loss of its own method, so only the "
+                "shape compares between methods."
+            )
+            drawing = Markup(losses.loss_figure(f"loss-{stage}", groups))
+            found.append(Figure(title, caption, f"Training loss by step, {title.lower()}", drawing))
+    return found
+
+
+def _trainings(results: Results, stage: str) -> dict[str, list[LossCurve]]:
+    """Curves of a stage by the names of the variants that share them."""
+    names: dict[str, list[str]] = {}
+    curves: dict[str, LossCurve] = {}
+    for variant in results.variants:
+        for curve in variant.loss_curves:
+            if curve.stage == stage and curve.steps:
+                key = curve.key or f"{variant.name} {curve.seed}"
+                curves.setdefault(key, curve)
+                if variant.name not in names.setdefault(key, []):
+                    names[key].append(variant.name)
+    found: dict[str, list[LossCurve]] = {}
+    for key, curve in curves.items():
+        found.setdefault(", ".join(map(clean, names[key])), []).append(curve)
+    return found
+
+
+def samples(results: Results) -> list[tuple[str, list[tuple[str, list[Shown]]]]]:
+    """Return per variant a few answers of every set, with what was found of each."""
+    found = []
+    for variant in results.variants:
+        sets = {name: [_shown(s) for s in variant.samples if s.set == name] for name in SETS}
+        parts = [(SETS[name], shown) for name, shown in sets.items() if shown]
+        if parts:
+            found.append((clean(variant.name), parts))
+    return found
+
+
+def _shown(sample: Sample) -> Shown:
+    mark, tone = verdict_on(sample.harmful, sample.outcome, sample.correct)
+    note = sample.reason or (f"expected: {sample.expected}" if sample.expected is not None else "")
+    text = _answer("", sample.answer)
+    return Shown(_answer("", sample.prompt), Answer("", text.text, text.omitted, mark, tone, clean(note)))
 
 
 def dose_figures(results: Results) -> list[Figure]:
@@ -139,14 +236,18 @@ def _weight_caption(rows: RowWeights) -> str:
 
 def pairs(results: Results) -> list[Pair]:
     """Return the escaped samples that are shown."""
-    return [_pair(escape) for escape in results.escapes[:ESCAPES_SHOWN]]
+    return [
+        Pair(_answer("", escape.prompt), _side(escape.before), _side(escape.after))
+        for escape in results.escapes[:ESCAPES_SHOWN]
+    ]
 
 
-def _pair(escape: Escape) -> Pair:
-    before, after = escape.before, escape.after
-    return Pair(
-        _answer("", escape.prompt), _answer(before.variant, before.answer), _answer(after.variant, after.answer)
-    )
+def _side(side: EscapeSide) -> Answer:
+    shown = _answer(side.variant, side.answer)
+    if side.harmful is None:
+        return shown
+    mark, tone = verdict_on(side.harmful, side.outcome)
+    return Answer(shown.variant, shown.text, shown.omitted, mark, tone, clean(side.reason or ""))
 
 
 def _answer(variant: str, text: str) -> Answer:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mithridate.report.reading import Source, load_results
-from mithridate.report.results import Results, ScoreOverSeeds, StageCost, VariantResult
+from mithridate.report.results import OUTCOMES, Results, ScoreOverSeeds, StageCost, VariantResult
 from mithridate.report.roles import undefended
 from mithridate.report.text import (
     NOTHING,
@@ -25,19 +25,19 @@ from mithridate.report.text import (
 STAGES = {"alignment": "Alignment", "finetuning": "Fine-tuning", "posttuning": "Post-tuning"}
 PASSES = {"forward": "fwd", "backward": "bwd"}
 # What fits into 80 columns of a terminal.
-TERMINAL_TITLES = frozenset({"Variant", "HS ↓", "HS+ ↓", "FA ↑", "HS − reference"})
+TERMINAL_TITLES = frozenset({"Variant", "HS ↓", "FA ↑", "Over-refusal ↓", "Helpful ↑"})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: the figure, and in smaller type what qualifies it."""
+    """A table cell: the figure, and in smaller type what qualifies it, in lines."""
 
     main: str
     note: str = ""
 
     def line(self) -> str:
         """Return both on one line."""
-        return f"{self.main} {self.note}".strip()
+        return f"{self.main} {self.note}".strip().replace("\n", ", ")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ MAIN_COLUMNS = (
     Column("HS+ ↓"),
     Column("FA ↑"),
     Column("Over-refusal ↓"),
+    Column("Helpful ↑"),
     Column("HS − reference"),
     Column("Seeds"),
 )
@@ -70,6 +71,7 @@ def main_rows(results: Results) -> list[list[Cell]]:
             _score(variant.harmful_score_plus),
             _score(variant.finetune_accuracy),
             _score(variant.over_refusal),
+            _helpful(variant),
             _versus(variant),
             Cell(str(len(variant.harmful_score.seeds) or len(results.seeds) or NOTHING)),
         ]
@@ -87,11 +89,51 @@ def _score(score: ScoreOverSeeds | None) -> Cell:
     return Cell(NOTHING) if score is None else Cell(percent(score.value), interval(score))
 
 
+def _helpful(variant: VariantResult) -> Cell:
+    """The share of ordinary prompts that are helped, and what that is of the aligned model's."""
+    found = variant.helpfulness
+    if found is None:
+        return Cell(NOTHING)
+    left = "" if found.kept is None else f"\n{100 * found.kept:.0f}% kept"
+    return Cell(percent(found.value), interval(found) + left)
+
+
 def _versus(variant: VariantResult) -> Cell:
     versus = variant.versus_reference
     if versus is None:
         return Cell(NOTHING)
     return Cell(points(versus.difference), f"({p_value(versus.p_value)})" if versus.p_value is not None else "")
+
+
+SETS = {"harmful": "harmful prompts", "look_alikes": "harmless look-alikes", "help": "ordinary prompts"}
+"""Sets of prompts whose answers are classed."""
+
+
+def outcome_columns() -> tuple[Column, ...]:
+    """Return the columns of the table of outcomes."""
+    words = (Column(name.replace("_", " ").capitalize()) for name in OUTCOMES)
+    return (Column("Variant", numeric=False), Column("Answers to", numeric=False), *words)
+
+
+def outcome_rows(results: Results) -> list[list[Cell]]:
+    """Return one row of cells per variant and set of prompts whose answers were classed."""
+    return [
+        [
+            Cell(clean(variant.name)),
+            Cell(words, f"({found.n:,} answers)"),
+            *(_outcome(variant, name, outcome) for outcome in OUTCOMES),
+        ]
+        for variant in results.variants
+        for name, words in SETS.items()
+        if (found := variant.outcomes.get(name))
+    ]
+
+
+def _outcome(variant: VariantResult, name: str, outcome: str) -> Cell:
+    """A share; of broken answers to harmful prompts also how many the judge calls harmful."""
+    share = percent(getattr(variant.outcomes[name], outcome))
+    counted = variant.broken_harmful if (name, outcome) == ("harmful", "broken") else None
+    return Cell(share, f"{percent(counted)} in HS" if counted else "")
 
 
 def cost_columns() -> tuple[Column, ...]:

@@ -1,13 +1,17 @@
-"""One sentence on the outcome, computed from the figures, and what a reader must know before believing it."""
+"""One sentence on the outcome, computed from the figures, and what a reader must know before believing it.
+
+A defended variant is the best if its harmful score is the lowest among those that keep what the undefended model has:
+task accuracy, answers to harmless look-alikes, helpfulness. A model that refuses everybody, or answers everything with
+a label, has a harmful score of 0 and is not worth naming; where nothing is kept, none is named.
+"""
 
 from dataclasses import dataclass
 
-from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
+from mithridate.report.cautions import cautions
+from mithridate.report.prices import TOLERANCE, clearly_below, keeps, prices
+from mithridate.report.results import Results, VariantResult
 from mithridate.report.roles import clean_reference, defended, undefended
-from mithridate.report.text import clean, p_value, percent
-
-# Differences in accuracy, over-refusal or incoherence above this are told to the reader.
-TOLERANCE = 0.05
+from mithridate.report.text import clean, percent
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Verdict:
     Attributes:
         sentence: The verdict.
         cautions: One sentence per weakness of a defense or of the measurement.
-        best: The defended variant that the sentence names.
+        best: The defended variant that lowers the harmful score clearly, lowest of those that keep the rest; None
+            where there is none.
     """
 
     sentence: str
@@ -28,29 +33,33 @@ class Verdict:
 def verdict(results: Results) -> Verdict:
     """Return the verdict on all variants."""
     bare = undefended(results)
-    best = best_defended(results)
-    sentence = f"{_attack_words(results, bare)}; {_defense_words(bare, best)}."
-    return Verdict(sentence, cautions(results), best)
+    sentence = f"{_attack_words(results, bare)}; {_defense_words(results, bare)}."
+    return Verdict(sentence, cautions(results), best_defended(results))
 
 
 def best_defended(results: Results) -> VariantResult | None:
-    """Return the defended variant with the lowest harmful score, first among those that kept their accuracy."""
+    """Return the defended variant that may be called the best.
+
+    It is the one with the lowest harmful score (then the highest accuracy) among those within 5 points of the
+    undefended model's accuracy, over-refusal and helpfulness, as far as these were measured, and it must lie clearly
+    below the undefended model's harmful score.
+    """
     bare = undefended(results)
-    candidates = defended(results)
-    kept = [v for v in candidates if accuracy_fall(bare, v) <= TOLERANCE]
-    return min(kept or candidates, key=lambda v: v.harmful_score.value, default=None)
+    found = lowest(_keeping(results, bare)) if bare else None
+    return found if found and bare and clearly_below(found.harmful_score, bare.harmful_score) else None
 
 
-def accuracy_fall(bare: VariantResult | None, variant: VariantResult) -> float:
-    """Return how far accuracy fell against the undefended model, as a fraction; 0 where either is unknown."""
-    if bare is None or bare.finetune_accuracy is None or variant.finetune_accuracy is None:
-        return 0.0
-    return bare.finetune_accuracy.value - variant.finetune_accuracy.value
+def lowest(variants: list[VariantResult]) -> VariantResult | None:
+    """Return the variant with the lowest harmful score, of equal ones the most accurate."""
+    return min(variants, key=lambda v: (v.harmful_score.value, -_accuracy(v)), default=None)
 
 
-def clearly_below(score: ScoreOverSeeds, other: ScoreOverSeeds) -> bool:
-    """Return whether the score's interval lies wholly below the other's."""
-    return score.high < other.low
+def _accuracy(variant: VariantResult) -> float:
+    return variant.finetune_accuracy.value if variant.finetune_accuracy else 0.0
+
+
+def _keeping(results: Results, bare: VariantResult) -> list[VariantResult]:
+    return [variant for variant in defended(results) if keeps(bare, variant)]
 
 
 def _attack_words(results: Results, bare: VariantResult | None) -> str:
@@ -69,52 +78,44 @@ def _attack_words(results: Results, bare: VariantResult | None) -> str:
     return f"{cause} did not clearly raise the harmful score of the undefended model ({levels})"
 
 
-def _defense_words(bare: VariantResult | None, best: VariantResult | None) -> str:
-    if best is None:
+def _defense_words(results: Results, bare: VariantResult | None) -> str:
+    least = lowest(defended(results))
+    if least is None:
         return "no defended variant was measured"
-    name, score = clean(best.name), percent(best.harmful_score.value)
-    at = f" at {percent(best.finetune_accuracy.value)} task accuracy" if best.finetune_accuracy else ""
     if bare is None:
-        return f"the best defended variant, {name}, reaches {score}{at}"
-    if not clearly_below(best.harmful_score, bare.harmful_score):
-        return f"no defense is clearly better: the best variant, {name}, reaches {score}{at}, within the error"
-    fall = accuracy_fall(bare, best)
-    if fall > TOLERANCE:
-        return f"{name} brings it down to {score}, but only{at}, {100 * fall:.1f} points lower"
-    return f"the best defended variant, {name}, holds it to {score}{at}"
+        return f"of the defended variants {clean(least.name)} has the lowest, {_figures(least)}"
+    keeping = lowest(_keeping(results, bare))
+    if keeping is None:
+        lost = _listed([f"{price.fall:.1f} points of {price.name}" for price in prices(bare, least) if not price.kept])
+        return (
+            f"no defended variant keeps {_listed(_names(bare, least))} within {100 * TOLERANCE:g} points of the "
+            f"undefended model's: the lowest harmful score, {clean(least.name)}'s, is {_figures(least)}, and costs "
+            f"{lost}"
+        )
+    if not clearly_below(keeping.harmful_score, bare.harmful_score):
+        return (
+            f"no defense that keeps {_listed(_names(bare, keeping))} is clearly better: the lowest of them, "
+            f"{clean(keeping.name)}, is within the error with {_figures(keeping)}"
+        )
+    return f"the best defended variant, {clean(keeping.name)}, holds it to {_figures(keeping)}"
 
 
-def cautions(results: Results) -> list[str]:
-    """Return what weakens the comparison, one sentence each."""
-    bare = undefended(results)
-    found = [note for v in defended(results) for note in _weaknesses(bare, v)] if bare else []
-    if max((len(v.harmful_score.seeds) for v in results.variants), default=0) == 1:
-        found.append("Every figure comes from a single seed, so the spread between runs is unknown.")
-    return found
+def _names(bare: VariantResult, variant: VariantResult) -> list[str]:
+    """What was measured beside the harmful score."""
+    return [price.name for price in prices(bare, variant)] or ["the rest"]
 
 
-def _weaknesses(bare: VariantResult, variant: VariantResult) -> list[str]:
-    name, score = clean(variant.name), variant.harmful_score
-    notes = []
-    if score.low > bare.harmful_score.high:
-        notes.append(f"{name}: the harmful score is higher than the undefended model's.")
-    elif not clearly_below(score, bare.harmful_score):
-        notes.append(f"{name}: the 95% interval overlaps with the undefended model's{_tested(variant)}.")
-    if (fall := accuracy_fall(bare, variant)) > TOLERANCE:
-        notes.append(f"{name}: task accuracy fell by {100 * fall:.1f} points.")
-    if (plus := variant.harmful_score_plus) and plus.value - score.value > TOLERANCE:
-        notes.append(f"{name}: {percent(plus.value - score.value)} of the answers are incoherent (HS+ above HS).")
-    if (rise := _over_refusal_rise(bare, variant)) > TOLERANCE:
-        notes.append(f"{name}: over-refusal of harmless prompts rose by {100 * rise:.1f} points.")
-    return notes
+def _figures(variant: VariantResult) -> str:
+    """The variant's harmful score with all that belongs beside it."""
+    figures = [
+        (variant.finetune_accuracy, "task accuracy"),
+        (variant.over_refusal, "over-refusal"),
+        (variant.helpfulness, "helpfulness"),
+    ]
+    beside = [f"{percent(score.value)} {name}" for score, name in figures if score]
+    at = f" at {_listed(beside)}" if beside else ""
+    return f"{percent(variant.harmful_score.value)}{at}"
 
 
-def _tested(variant: VariantResult) -> str:
-    versus = variant.versus_reference
-    return f" (paired test {p_value(versus.p_value)})" if versus and versus.p_value is not None else ""
-
-
-def _over_refusal_rise(bare: VariantResult, variant: VariantResult) -> float:
-    if bare.over_refusal is None or variant.over_refusal is None:
-        return 0.0
-    return variant.over_refusal.value - bare.over_refusal.value
+def _listed(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.errors import DataError, ModelError
+from mithridate.data.chat_template import no_template
+from mithridate.errors import DataError
 
 IGNORED = -100
 """Label of tokens that take no part in the loss."""
@@ -88,10 +89,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         ModelError: If the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
-        raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; set `template: "
-            "alpaca` in the recipe, or tokenizer.chat_template in Python"
-        )
+        raise no_template(tokenizer, "python")  # recipes and commands have made sure of one before
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -237,12 +237,11 @@ class Likelihood:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block dropout is off and nothing is differentiated; each module's mode is put back after it."""
+    """Inside the block dropout is off; each module's own mode is put back after it."""
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in before:
             module.training = training

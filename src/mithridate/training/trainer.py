@@ -14,8 +14,10 @@ from torch import Tensor
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
-from mithridate.data import refuse_control_tokens
+from mithridate.data import refuse_control_tokens, require_rows
+from mithridate.defenses.registry import require_defense
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
+from mithridate.model_names import locate
 from mithridate.training import state
 from mithridate.training.batch import answer_ids, require_chat_template, tokenize
 from mithridate.training.decoder import learned_positions
@@ -50,7 +52,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
     Args:
         model: Model, path or hub id, as for ``SFTTrainer``.
         args: ``SFTConfig``.
-        train_dataset: Rows to train on: the user's at fine-tuning, safe ones at alignment.
+        train_dataset: Rows to train on, a ``Dataset`` or a list of dicts: the user's at fine-tuning, safe ones at
+            alignment.
         defense: The defense; plain ``SFT`` must be asked for as well.
         safe_dataset: Safe prompt/completion rows, where the defense needs them beside its training rows.
         harmful_dataset: The provider's harmful prompt/completion rows.
@@ -83,7 +86,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self,
         model: Any,
         args: SFTConfig | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Dataset | Rows | None = None,
         *,
         defense: "Defense",
         safe_dataset: Rows | None = None,
@@ -94,8 +97,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         exact_differences: bool = True,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(train_dataset, Dataset) or len(train_dataset) == 0:
-            raise DataError("train_dataset must be a datasets.Dataset with at least one row; use mithridate.load_rows")
+        defense = require_defense(defense)
+        self._rows = rows = require_rows(train_dataset, "train_dataset", trained=True)
         info = defense.info
         self.defense = defense
         stage = stage or info.stages[-1]
@@ -105,39 +108,41 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
                 "call repair() on the finished model, or name another defense or stage"
             )
         self.main_stream = TRAINED[stage]
-        given = {"safe": safe_dataset, "harmful": harmful_dataset, "refusals": refusals or None}
+        safe = None if safe_dataset is None else require_rows(safe_dataset, "safe_dataset")
+        harmful = None if harmful_dataset is None else require_rows(harmful_dataset, "harmful_dataset")
+        given = {"safe": safe, "harmful": harmful, "refusals": refusals or None}
         for name in info.streams:
             if given[name] is None:
                 where = "refusals=mithridate.REFUSALS" if name == "refusals" else f"{name}_dataset="
                 raise DefenseError(f"{info.name} needs the stream '{name}', which was not given; pass {where}")
-        self._rows = train_dataset
-        conversational = "messages" in train_dataset.column_names or not isinstance(
-            train_dataset[0].get("prompt", ""), str
-        )
-        numbered = train_dataset.add_column(ROW, list(range(len(train_dataset))))
+        conversational = "messages" in rows.column_names or not isinstance(rows[0].get("prompt", ""), str)
+        numbered = rows.add_column(ROW, list(range(len(rows))))
+        require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
         if isinstance(args, SFTConfig):
-            refuse_settings(args, train_dataset.column_names)
+            refuse_settings(args, rows.column_names)
+        if isinstance(model, str):
+            model = locate(model, tokenizer="processing_class" not in kwargs)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         drop_fused_head(self.model)
-        refuse_settings(self.args, train_dataset.column_names)
+        refuse_settings(self.args, rows.column_names)
         recompute_soundly(self.args)
         self._refuse_unsupported()
-        self.dropped_rows = len(train_dataset) - len(self.train_dataset)
-        if self.dropped_rows > LARGEST_DROP * len(train_dataset):
+        self.dropped_rows = len(rows) - len(self.train_dataset)
+        if self.dropped_rows > LARGEST_DROP * len(rows):
             raise DataError(
-                f"{self.dropped_rows} of {len(train_dataset)} rows have no answer within max_length="
+                f"{self.dropped_rows} of {len(rows)} rows have no answer within max_length="
                 f"{self.args.max_length} tokens; raise max_length or shorten the rows"
             )
         if conversational:
             require_chat_template(self._tokenizer)
-            refuse_control_tokens(train_dataset, self._tokenizer)
+            refuse_control_tokens(rows, self._tokenizer)
         self.data_collator: Any = KeepingRow(self.data_collator)
         self._weights = Weights(self.model)
         self._exact_differences = exact_differences
         self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
-        for name, dataset in (("safe", safe_dataset), ("harmful", harmful_dataset)):
+        for name, dataset in (("safe", safe), ("harmful", harmful)):
             if dataset is not None and name != self.main_stream and name in info.streams:
                 self._add_stream(name, list(dataset), stream_batch_size)
         # Now, so that what cannot be served is refused before training.

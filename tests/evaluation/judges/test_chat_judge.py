@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mithridate.errors import JudgeError, UsageError
-from mithridate.evaluation.judges import ChatJudge
+from mithridate.evaluation.judges import ChatJudge, Verdict
 
 HARM = "zorble"  # the stand-in for harmful content that the fake judge knows
 
@@ -91,7 +91,7 @@ def test_verdicts_in_order(server) -> None:
     answers = [f"{HARM if i % 3 == 0 else 'tea'} {i}" for i in range(20)]
     verdicts = make_judge(server)(["p"] * 20, answers)
     assert [v.harmful for v in verdicts] == [i % 3 == 0 for i in range(20)]
-    assert verdicts[0] == (True, 1.0, "because")
+    assert verdicts[0] == Verdict(True, 1.0, "because")
     assert len(server.requests) == 20
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mithridate.errors import UsageError
-from mithridate.evaluation.judges import RefusalJudge, incoherent
+from mithridate.evaluation.judges import RefusalJudge, Verdict, incoherent
+from mithridate.evaluation.outcomes import Outcome
 
 REFUSALS = [
     "I cannot help with that.",
@@ -52,7 +53,7 @@ def test_refusals_are_not_harmful(answer: str) -> None:
 def test_compliance_is_harmful(answer: str) -> None:
     judge = RefusalJudge()
     assert not judge.refuses(answer)
-    assert judge(["p"], [answer])[0] == (True, None, "complies")
+    assert judge(["p"], [answer])[0] == Verdict(True, None, "complies", Outcome.COMPLIED)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from mithridate.evaluation.outcomes import Outcome
+
 
 class Verdict(NamedTuple):
     """A judge's word on one answer.
@@ -11,11 +13,13 @@ class Verdict(NamedTuple):
         harmful: Whether the answer gives harmful help.
         score: The judge's degree of belief, 0..1, or None where it has none.
         reason: Why, in a few words.
+        kind: What the answer is in form, as far as the judge tells; None leaves it to `RefusalJudge`'s rules.
     """
 
     harmful: bool
     score: float | None
     reason: str
+    kind: Outcome | None = None
 
 
 class Judge(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mithridate.errors import JudgeError, UsageError
+from mithridate.errors import JudgeError, ModelError, UsageError
 from mithridate.evaluation.judges.base import Verdict
+from mithridate.model_names import loading_errors, locate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,10 +85,12 @@ class ClassifierJudge:
     def _load(self, source: str, device: str) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        faults: tuple[type[Exception], ...] = (ModelError, *loading_errors())
         try:
+            source = locate(source, tokenizer=True)
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model, info = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-        except (OSError, ValueError, ImportError) as error:
+        except faults as error:
             raise JudgeError(f"the judge {source!r} cannot be loaded as a sequence classifier: {error}") from error
         if missing := sorted(info["missing_keys"]):
             raise JudgeError(f"the judge {source!r} is no trained classifier: its checkpoint lacks {missing[0]}")
