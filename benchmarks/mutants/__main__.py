@@ -23,7 +23,7 @@ from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, walk_mutatable_files
 
-from benchmarks.mutants import operators
+from benchmarks.mutants import SECONDS, operators
 
 PLACE = Path("mutants").absolute()
 """Where mutmut puts the mutated copy and its results."""
@@ -35,7 +35,7 @@ def main() -> None:
     out = _own_stdout()
     if not options.keep:
         shutil.rmtree(PLACE, ignore_errors=True)
-    _environment()
+    _environment(options.seconds)
     operators.install()
     names = sorted(_generated(options.jobs))
     chosen = options.only or random.Random(options.seed).sample(names, min(options.sample or len(names), len(names)))
@@ -50,6 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=0, help="mutants to draw; all without it")
     parser.add_argument("--seed", type=int, default=1, help="seed of the draw")
     parser.add_argument("--jobs", type=int, default=1, help="mutants tested at a time")
+    parser.add_argument("--seconds", type=float, help="most seconds of tests for one mutant, the quickest first")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutants instead of a sample")
     parser.add_argument("--keep", action="store_true", help="take the mutants of the last run; sources must not differ")
     return parser.parse_args()
@@ -62,8 +63,10 @@ def _own_stdout() -> TextIO:
     return out
 
 
-def _environment() -> None:
+def _environment(seconds: float | None) -> None:
     """Processes that tests start import the mutated copy too, and find the same data."""
+    if seconds is not None:
+        os.environ[SECONDS] = str(seconds)
     os.environ["MITHRIDATE_DATA"] = str(Path(os.environ.get("MITHRIDATE_DATA", "../shared")).absolute())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PLACE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -91,7 +94,7 @@ def _report(options: argparse.Namespace, total: int, chosen: list[str]) -> dict[
     return {
         "benchmark": "mutants",
         "settings": {
-            "seed": options.seed, "sample": options.sample or None,
+            "seed": options.seed, "sample": options.sample or None, "seconds": options.seconds,
             "code": config().only_mutate, "tests": config().pytest_add_cli_args_test_selection,
         },
         "figures": {

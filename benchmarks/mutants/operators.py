@@ -20,10 +20,15 @@ _DEFINED_ONCE = m.Decorator(
 """Decorators that stay outside while what they decorate is exchanged."""
 
 
+_STRICT = m.Arg(keyword=m.Name("strict"), value=m.Name("True"))
+_REPLACED = (mutators.operator_string, mutators.operator_arg_removal)
+
+
 def install() -> None:
     """Make mutmut work as described above, in this process and those forked from it."""
     mutators.mutation_operators = file_mutation.mutation_operators = [
-        *(pair for pair in mutators.mutation_operators if pair[1] is not mutators.operator_string),
+        *(pair for pair in mutators.mutation_operators if pair[1] not in _REPLACED),
+        (cst.Call, _without_argument),
         (cst.BaseString, _words_of_code),
         (cst.Expr, _without_call),
         (cst.Raise, _without_refusal),
@@ -38,6 +43,13 @@ def _words_of_code(node: cst.BaseString) -> Iterable[cst.BaseString]:
     """Names and keys are mutated, sentences for people are not."""
     if isinstance(node, cst.SimpleString) and " " not in node.value:
         yield from mutators.operator_string(node)
+
+
+def _without_argument(node: cst.Call) -> Iterable[cst.Call]:
+    """As mutmut does it, but zip keeps checking its lengths: what is zipped here has one length by construction."""
+    for mutant in mutators.operator_arg_removal(node):
+        if m.findall(mutant, _STRICT) == m.findall(node, _STRICT):
+            yield mutant
 
 
 def _without_call(node: cst.Expr) -> Iterable[cst.CSTNode]:
@@ -61,7 +73,7 @@ def _skip(original: Any) -> Any:
     def skip(self: Any, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.FunctionDef) and node.decorators and _exchangeable(node):
             return False
-        if isinstance(node, cst.Arg) and node.keyword and node.keyword.value == "strict":
+        if m.matches(node, _STRICT):
             return True
         return bool(original(self, node))
 

@@ -9,6 +9,7 @@ from mutmut.state import state
 from tests.helpers import training
 
 import mithridate
+from benchmarks.mutants import SECONDS
 
 CASES = 3
 """Random cases that are kept of each test that is parametrized with ``case``."""
@@ -22,11 +23,21 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The first random cases only; quick tests first, since the first failure ends a run."""
-    dropped = [item for item in items if _case(item) >= CASES]
-    config.hook.pytest_deselected(items=dropped)
+    """The first random cases only; quick tests first, since the first failure ends a run, and as many as asked."""
     seconds = state().duration_by_test
-    items[:] = sorted((item for item in items if item not in dropped), key=lambda item: seconds.get(item.nodeid, 0))
+    kept, spent = [], 0.0
+    for item in sorted((item for item in items if _case(item) < CASES), key=lambda item: seconds.get(item.nodeid, 0)):
+        spent += seconds.get(item.nodeid, 0)
+        if spent <= _budget() or not kept:
+            kept.append(item)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _budget() -> float:
+    """Seconds of tests for one mutant."""
+    mutated = "__mutmut_" in os.environ.get("MUTANT_UNDER_TEST", "")
+    return float(os.environ.get(SECONDS, "inf")) if mutated else float("inf")
 
 
 def _case(item: pytest.Item) -> int:
