@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from data import long_pair
-from pairfolio.backtest import Scale
 from pairfolio.config import Settings, override
 from pairfolio.evaluation.ledger import Ledger, settle
 from pairfolio.evaluation.metrics import total_return
+from pairfolio.figures import Scale
 from pairfolio.learning.walkforward import walk_forward
 from pairfolio.strategies.roster import next_open
 from term import ALL_EPOCHS, ENDS, SEEDS

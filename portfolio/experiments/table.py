@@ -49,6 +49,10 @@ def tables() -> str:
         _effect(stopped),
         "**1h bars, all epochs trained (MLP), each seed alone: same figures.**",
         _effect(load("hourly", ("BTC",))),
+        "**1h bars, network and λ chosen before 2023: net Sharpe a year of each trial; the best is kept.**",
+        _trials(load("choice", chosen_markets())),
+        "**What was kept, where it was chosen and on the final test: Sharpe with its 95 % interval.**",
+        _final(load("choice", chosen_markets())),
         "**Mean weight of the 5 seeds, and the rules on the same bars: Sharpe with its 95 % interval.**",
         _sharpe(full, stopped),
         "**Sharpe against half/half each bar, the order of the weights (p), and the deflated Sharpe.**",
@@ -87,6 +91,46 @@ def _effect(found: Found) -> str:
                     change,
                 ]
             )
+    return _grid(head, rows)
+
+
+def chosen_markets() -> tuple[str, ...]:
+    """Markets whose choice on 1h bars has been run."""
+    return tuple(market for market in MARKETS if (FOLDER / f"choice-{market}.json").is_file())
+
+
+def _trials(found: Found) -> str:
+    grid = next(iter(found.values()))["choice"]["trials"]
+    rows = []
+    for place, trial in enumerate(grid):
+        cells = []
+        for result in found.values():
+            choice = result["choice"]
+            text = f"{choice['trials'][place]['sharpe']:.2f}".replace("-", "−")
+            cells.append(f"**{text}**" if choice["chosen"] == place else text)
+        rows.append([trial["network"], f"{trial['strength']:g}", *cells])
+    return _grid(["network", "λ", *found], rows)
+
+
+def _final(found: Found) -> str:
+    def row(name: str, label: str, key: str, result: dict[str, Any]) -> list[str]:
+        cells = []
+        for part in (result, result["final"]):
+            one = next(strategy for strategy in part["strategies"] if strategy["key"] == key)
+            total = f"{100 * one['metrics']['total_return']:+.0f} %".replace("-", "−")
+            cells.append(f"{_interval(one['sharpe'])}; {total}")
+        deflated = f"{result['choice']['deflated']:.2f}" if key == "network" else ""
+        return [name, label, cells[0], deflated, cells[1]]
+
+    rows = []
+    for market, result in found.items():
+        kept = result["choice"]["trials"][result["choice"]["chosen"]]
+        rows.append(row(market, f"{kept['network']}, λ={kept['strength']:g}", "network", result))
+        rows += [
+            row(market, RULES[key], key, result) for key in ("half_half", "rolling_minimum_variance", "spot")
+        ]
+    trials = len(next(iter(found.values()))["choice"]["trials"])
+    head = ["pair", "strategy", "before 2023", f"deflated, {trials} trials", "final test, 2023"]
     return _grid(head, rows)
 
 

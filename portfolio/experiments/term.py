@@ -19,13 +19,13 @@ import pandas as pd
 import torch
 
 from data import hourly_pair, long_pair
-from pairfolio.backtest import Scale, regime_results
 from pairfolio.config import Settings, override
 from pairfolio.data.pair import Pair
 from pairfolio.evaluation.ledger import Ledger, settle
 from pairfolio.evaluation.metrics import measure, sharpe
 from pairfolio.evaluation.regimes import crypto_regimes
 from pairfolio.evaluation.uncertainty import deflated_sharpe, interval, placebo
+from pairfolio.figures import Scale, regime_results
 from pairfolio.learning.walkforward import Walk, walk_forward
 from pairfolio.results import RegimeResult
 from pairfolio.strategies.roster import HALF, rules

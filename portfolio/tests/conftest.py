@@ -1,6 +1,7 @@
 """Shared pieces: tiny settings, candle files on disk, the real candles where they are."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
+from pairfolio.cli import main
 from pairfolio.config import Settings, override
-from pairfolio.data.pair import Pair
+from pairfolio.data.candles import Candles
+from pairfolio.data.pair import Pair, join
 from pairfolio.data.synthetic import synthetic_pair
+from pairfolio.learning.model import fit
+from pairfolio.learning.walkforward import fold_block
+from pairfolio.modelfile import SavedModel, load_model, save_model
 
 # By default the shared data lie beside the checkout, wherever the tests are started.
 os.environ.setdefault("MITHRIDATE_DATA", str(Path(__file__).parents[3] / "shared"))
+
+Command = Callable[..., tuple[int, str, str]]
 
 TINY = {
     "features.horizons": (1, 2),
@@ -83,3 +91,70 @@ def binance() -> Path:
     if not (folder / "BTCUPUSDT_1h.csv.gz").is_file():
         pytest.skip(f"no real candles in {folder}; set MITHRIDATE_DATA to the folder that holds data/binance")
     return folder
+
+
+@pytest.fixture
+def cut() -> Callable[..., Pair]:
+    """Bars of a pair from one number to another, as if read from a shorter file."""
+
+    def part(pair: Pair, start: int, stop: int | None = None, names: tuple[str, ...] = ()) -> Pair:
+        named = names or (*pair.names, "SPOT")
+        return join(
+            [
+                Candles(name, frame.iloc[start:stop], pair.interval)
+                for name, frame in zip(named, pair.frames, strict=False)
+            ]
+        )
+
+    return part
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., SavedModel]:
+    """Train one fold of a pair, save it, and read it back."""
+
+    def put(pair: Pair, settings: Settings, number: int = 0, name: str = "model") -> SavedModel:
+        block = fold_block(pair, settings, number)
+        model = fit(pair, block, settings, number)
+        save_model(tmp_path / name, model, pair, block, number, {"pairfolio": "test"})
+        return load_model(tmp_path / name)
+
+    return put
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run the command in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pairfolio", *words])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: Settings) -> str:
+    path = tmp_path / "tiny.json"
+    path.write_text(tiny.model_dump_json())
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path, small_pair: Pair) -> list[str]:
+    """The small pair as two candle files."""
+    paths = []
+    for name, frame in zip(("A.csv", "B.csv"), small_pair.frames[:2], strict=True):
+        table = frame.copy()
+        table.index = pd.Index(table.index.strftime("%Y-%m-%dT%H:%M:%SZ"), name="open_time")
+        table.to_csv(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths

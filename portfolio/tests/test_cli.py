@@ -2,57 +2,15 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from pairfolio.cli import main
 from pairfolio.config import Settings, override
-from pairfolio.data.pair import Pair
 
 Command = Callable[..., tuple[int, str, str]]
 FILES = {"config.json", "results.json", "report.html", "weights.csv", "equity.csv"}
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run the command in the test's folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pairfolio", *words])
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def config(tmp_path: Path, tiny: Settings) -> str:
-    path = tmp_path / "tiny.json"
-    path.write_text(tiny.model_dump_json())
-    return str(path)
-
-
-@pytest.fixture
-def files(tmp_path: Path, small_pair: Pair) -> list[str]:
-    """The small pair as two candle files."""
-    paths = []
-    for name, frame in zip(("A.csv", "B.csv"), small_pair.frames[:2], strict=True):
-        table = frame.copy()
-        table.index = pd.Index(table.index.strftime("%Y-%m-%dT%H:%M:%SZ"), name="open_time")
-        table.to_csv(tmp_path / name)
-        paths.append(str(tmp_path / name))
-    return paths
 
 
 def test_backtest_of_two_files(command: Command, config: str, files: list[str], tmp_path: Path) -> None:

@@ -50,3 +50,19 @@ def test_the_strong_term_trades_and_loses_less_in_every_situation(market: str) -
         seeds = regime["seeds"]["proximity 3"]
         assert seeds["turnover_per_year"]["change"] < 0
         assert seeds["max_drawdown"]["change"] < 0
+
+
+def test_the_stored_choices_are_best_and_were_tested_once(table: ModuleType) -> None:
+    looks = [json.loads(line) for line in (FOLDER / "choice-looks.jsonl").read_text().splitlines()]
+    markets = table.chosen_markets()
+    assert markets == ("BTC", "ETH", "BNB")
+    for market, found in table.load("choice", markets).items():
+        sharpes = [trial["sharpe"] for trial in found["choice"]["trials"]]
+        assert len(sharpes) == 12
+        assert found["choice"]["chosen"] == sharpes.index(max(sharpes))
+        assert found["final"]["look"] == 1
+        assert found["tested"]["last"] < "2023" <= found["final"]["tested"]["first"]
+        assert sum(look["pair"] == found["pair"] for look in looks) == 1, market
+        own = next(one for one in found["final"]["strategies"] if one["key"] == "network")
+        # The page says that no difference to half/half leaves zero.
+        assert own["versus_half"]["low"] < 0 < own["versus_half"]["high"]

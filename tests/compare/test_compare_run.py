@@ -49,8 +49,10 @@ def test_cells_share_their_stages(ran: Ran) -> None:
     assert folders.count("alignment") == 2
     assert folders.count("finetuning") == 3 * 2 * 3  # undefended, antidote, panacea and random share theirs
     assert folders.count("posttuning") == 3 * 2 * 3
-    assert folders.count("evaluation") == len({cell.evaluation for cell in ran.comparison.cells}) == 36
-    assert ran.comparison.stages == ran.comparison.run.made == 2 + 18 + 18 + 36
+    cells = len({cell.evaluation for cell in ran.comparison.cells})
+    assert cells == 36
+    assert folders.count("evaluation") == cells + 2  # each aligned model once, for the helpfulness it had
+    assert ran.comparison.stages == ran.comparison.run.made == 2 + 18 + 18 + 38
 
 
 def test_an_axis_reaches_the_stages(ran: Ran) -> None:
@@ -95,7 +97,7 @@ def test_a_killed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert not (tmp_path / "killed/comparison.json").exists()
     resumed = compare(TINY, tmp_path / "killed", overrides=SMALL)
     straight = compare(TINY, tmp_path / "straight", overrides=SMALL)
-    assert straight.run.made == straight.stages == 9
+    assert straight.run.made == straight.stages == 10
     assert resumed.run.made == straight.stages - 4
     written = [json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("killed", "straight")]
     for tree in written:

@@ -1,5 +1,7 @@
 """Every object used twice: a defense in two trainers, a trainer that trains twice, or anew after it failed."""
 
+import inspect
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,6 +9,7 @@ from safetensors.torch import load_file
 from mithridate.defenses.registry import methods
 from mithridate.errors import UsageError
 from tests.helpers.training import distance, finished, run, trainer, training_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 SHAPE = {"max_steps": 4}
@@ -32,7 +35,10 @@ def test_settings_cannot_be_changed_under_a_trainer(name):
             setattr(defense, setting, getattr(defense, setting))
 
 
-@pytest.mark.parametrize("name", training_methods())
+REMEMBERING = [name for name in training_methods() if "step.memory" in inspect.getsource(methods()[name].cls)]
+
+
+@pytest.mark.parametrize("name", thinned(training_methods(), REMEMBERING))
 def test_a_training_begun_anew_after_a_failure_is_as_new(name, tmp_path, monkeypatch):
     """In the middle of a step of two micro-batches: nothing of it may enter the next training."""
     cls, shape = methods()[name].cls, SHAPE | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}

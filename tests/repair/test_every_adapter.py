@@ -17,6 +17,7 @@ from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, effective, lived_in, origin, stored
 from tests.helpers.origins import before_alignment
 from tests.helpers.training import repair_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 AUTO = {"strength": "auto", "budget": 5.0}
@@ -34,6 +35,9 @@ CASES = [(name, settings) for name in repair_methods() for settings in SETTINGS.
 SEARCHED = [(name, AUTO) for name in repair_methods() if methods()[name].cls.dose is not None]
 SEARCHED.append(("antidote", AUTO | {"scope": "weights"}))
 LABELS = [f"{name} {' '.join(str(value) for value in settings.values())}".strip() for name, settings in CASES]
+
+QUICK = ["whole", "whole, bf16", "lora", "dora", "two active", "embeddings", "saved in blocks", "gpt2"]
+"""Kinds that every run of the tests goes through; the others are slow for their number."""
 
 ALWAYS = {
     "two active": "2 active LoRA adapters; activate exactly one",
@@ -101,7 +105,7 @@ class Scene:
         return own
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, QUICK))
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=LABELS)
 def test_a_repair_reports_what_it_did_or_leaves_every_bit(name, settings, kind):
     _assert_reported_or_untouched(name, settings, kind)

@@ -1,17 +1,20 @@
 """Every setting of a run: typed, bounded, unknown keys refused, written beside the results."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pairfolio.errors import SettingsError
 
-Kind = Literal["lstm", "gru", "tcn", "mlp"]
+Kind = Literal["lstm", "gru", "tcn", "tabl", "mlp"]
 Term = Literal["proximity", "bias", "variance", "none"]
 Anchor = Literal["minimum_variance", "half"]
 Positive = Annotated[int, Field(ge=1)]
 Days = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -38,7 +41,7 @@ class LossSettings(_Part):
     """−Sharpe net of costs + strength × term."""
 
     term: Term = "proximity"
-    strength: float = Field(1.0, ge=0)
+    strength: Strength = 1.0
     anchor: Anchor = "minimum_variance"
     fee: float = Field(0.00075, ge=0, le=0.05)
 
@@ -85,6 +88,36 @@ class UncertaintySettings(_Part):
     seed: int = 0
 
 
+class SelectionSettings(_Part):
+    """What is tried on the earlier span: every network with every strength; the best net Sharpe wins."""
+
+    networks: tuple[Kind, ...] = Field(("lstm", "tabl", "mlp"), min_length=1)
+    strengths: tuple[Strength, ...] = Field((0.0, 0.3, 1.0, 3.0), min_length=1)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.networks)) < len(self.networks) or len(set(self.strengths)) < len(self.strengths):
+            raise ValueError("a network or strength is named twice; a trial counts once")
+        return self
+
+
+class FinalSettings(_Part):
+    """The span set aside: no bar from `start` on is read until the one final test.
+
+    Attributes:
+        start: Its first opening time, UTC unless it says otherwise.
+        record: File, one line a look; it makes a second look visible.
+    """
+
+    start: datetime
+    record: str = Field("pairfolio-final.jsonl", min_length=1)
+
+    @field_validator("start")
+    @classmethod
+    def _in_utc(cls, start: datetime) -> datetime:
+        return start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
+
+
 class Settings(_Part):
     """A whole run."""
 
@@ -95,8 +128,23 @@ class Settings(_Part):
     walk: WalkSettings = WalkSettings()
     rolling: RollingSettings = RollingSettings()
     uncertainty: UncertaintySettings = UncertaintySettings()
+    selection: SelectionSettings | None = None
+    final: FinalSettings | None = None
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     bars_per_year: float | None = Field(None, gt=0)
+
+    @property
+    def final_start(self) -> pd.Timestamp | None:
+        """First opening time set aside, or None."""
+        return None if self.final is None else pd.Timestamp(self.final.start)
+
+    @model_validator(mode="after")
+    def _a_choice_needs_a_term(self) -> Self:
+        if self.selection is not None and self.loss.term == "none":
+            raise ValueError("selection tries strengths of a term; name one in loss.term")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is named twice, which would count its network double")
+        return self
 
 
 def load_settings(path: Path) -> Settings:
@@ -128,6 +176,8 @@ def override(settings: Settings, changes: dict[str, object]) -> Settings:
         *parts, last = name.split(".")
         branch = tree
         for part in parts:
+            # An optional part that is not set begins empty.
+            branch[part] = branch[part] or {}
             branch = branch[part]
         branch[last] = value
     try:

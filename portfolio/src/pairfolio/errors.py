@@ -13,3 +13,7 @@ class DataError(PairfolioError):
 
 class SettingsError(PairfolioError):
     """An option or setting that cannot be used."""
+
+
+class ModelError(PairfolioError):
+    """A saved model that cannot be read, trusted, or used on these bars."""

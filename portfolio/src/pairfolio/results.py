@@ -65,20 +65,64 @@ class Tested(BaseModel):
     bars_per_year: float
 
 
+class Trial(BaseModel):
+    """One network with one strength of the term, on the earlier span; Sharpe a year, net of costs."""
+
+    network: str
+    strength: float
+    sharpe: float | None
+
+
+class Choice(BaseModel):
+    """The trials on the earlier span; one where nothing was chosen.
+
+    Attributes:
+        trials: In the order tried.
+        chosen: Number of the trial kept, from 0.
+        deflated: Probability that the true Sharpe of the trial kept is above zero, given how many were tried.
+    """
+
+    trials: list[Trial]
+    chosen: int
+    deflated: float | None
+
+
+class FinalResult(BaseModel):
+    """The final test, on bars that nothing was chosen on.
+
+    Attributes:
+        tested: Its bars.
+        look: Which look at them this is; only the first is a final test.
+        looked_before: When the others were.
+        strategies: As for the earlier span.
+    """
+
+    tested: Tested
+    look: int
+    looked_before: list[str]
+    strategies: list[StrategyResult]
+
+    def strategy(self, key: str) -> StrategyResult:
+        """The strategy of that key."""
+        return next(result for result in self.strategies if result.key == key)
+
+
 class Results(BaseModel):
-    """A whole run."""
+    """A whole run; all but `final` belongs to the earlier span."""
 
     pair: tuple[str, str]
     versions: dict[str, str]
     settings: Settings
     data: PairFindings
     tested: Tested
+    choice: Choice
     strategies: list[StrategyResult]
     seeds: dict[str, list[SeedResult]]
     placebo: Placebo
     next_open: Metrics | None
     regimes: list[RegimeResult]
     folds: list[FoldRecord]
+    final: FinalResult | None
 
     def strategy(self, key: str) -> StrategyResult:
         """The strategy of that key."""

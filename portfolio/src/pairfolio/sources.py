@@ -30,8 +30,12 @@ class DataOptions(NamedTuple):
     splits: tuple[str, ...] = ()
 
 
-def load(options: DataOptions) -> tuple[Pair, list[Regime] | None]:
+def load(options: DataOptions, before: pd.Timestamp | None = None) -> tuple[Pair, list[Regime] | None]:
     """Load the pair meant, and the market situations that come with it (None: by date).
+
+    Args:
+        options: Of the command.
+        before: Bars from here on are set aside.
 
     Raises:
         SettingsError: If options contradict each other or cannot be read.
@@ -39,8 +43,7 @@ def load(options: DataOptions) -> tuple[Pair, list[Regime] | None]:
     """
     paths = _paths(options)
     if not paths:
-        pair = synthetic_pair()
-        return pair, phases(pair.times)
+        return synthetic_pair(before=before), phases(synthetic_pair().times)
     pair = load_pair(
         paths,
         interval=None if options.interval is None else parse_interval(options.interval),
@@ -48,6 +51,7 @@ def load(options: DataOptions) -> tuple[Pair, list[Regime] | None]:
         splits=parse_splits(options.splits),
         start=parse_time(options.start),
         end=parse_time(options.end),
+        before=before,
     )
     return pair, None
 

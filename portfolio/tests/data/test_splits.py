@@ -7,7 +7,7 @@ import pytest
 
 from pairfolio.data.candles import Candles, load_candles
 from pairfolio.data.pair import load_pair
-from pairfolio.data.splits import find_splits, settle_splits
+from pairfolio.data.splits import find_jumps, find_splits, settle_splits
 from pairfolio.errors import DataError
 
 Write = Callable[..., Path]
@@ -108,3 +108,93 @@ def test_real_gaps_are_all_reported(binance: Path) -> None:
         (1, 24, 0),
     ]
     assert findings.common_bars == 23_962
+
+
+def leveraged(factor: float, volume_factor: float = 1.0, gap: float = 0.0) -> list[Candles]:
+    """A token of three times its spot, 100 hourly bars, split at bar 60; the spot jumps by `gap` there."""
+    rng = np.random.default_rng(0)
+    moves = rng.normal(0, 0.01, 100)
+    made = []
+    for name, slope, split in (("token.csv", 3.0, factor), ("spot.csv", 1.0, 1.0)):
+        jump = np.where(np.arange(100) == 60, slope * gap, 0.0)
+        close = 100 * np.exp(np.cumsum(slope * moves + jump))
+        opened = close / np.exp(slope * moves)
+        unit = np.where(np.arange(100) < 60, split, 1.0)
+        volume = np.where(np.arange(100) < 60, 10.0, 10.0 * volume_factor)
+        prices = np.stack([opened, np.maximum(opened, close), np.minimum(opened, close), close]) / unit
+        frame = pd.DataFrame(
+            dict(zip(("open", "high", "low", "close"), prices, strict=True)) | {"volume": volume},
+            index=pd.date_range("2022-01-01", periods=100, freq="h", tz="UTC"),
+        )
+        made.append(Candles(name, frame, pd.Timedelta("1h")))
+    return made
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.5, 1.25, 1 / 2, 1 / 1.5])
+def test_a_small_split_is_told_by_the_underlying(factor: float) -> None:
+    token, spot = leveraged(factor)
+    with pytest.raises(DataError, match=r"token\.csv, row 62: .* beyond its underlying, .* a split; adjust"):
+        settle_splits(token, False, spot)
+    settled, found = settle_splits(token, True, spot)
+    assert [split.factor for split in found] == [pytest.approx(factor)]
+    np.testing.assert_allclose(settled.frame["close"], leveraged(1.0)[0].frame["close"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.1, -0.12])
+def test_a_jump_that_the_underlying_made_is_no_split(gap: float) -> None:
+    token, spot = leveraged(1.0, gap=gap)
+    assert abs(np.log(token.frame["open"].iloc[60] / token.frame["close"].iloc[59])) > np.log(1.3)
+    assert find_splits(token, spot) == []
+    assert find_jumps(token, spot, []) == []
+    # Without the underlying the same bar stays an open question.
+    assert len(find_jumps(token, None, [])) == 1
+
+
+def test_without_an_underlying_a_small_split_is_reported_with_the_volume() -> None:
+    token = leveraged(0.5, volume_factor=2.0)[0]
+    assert settle_splits(token, False)[1] == []
+    (jump,) = find_jumps(token, None, [])
+    assert jump.time == pd.Timestamp("2022-01-03T12:00Z")
+    assert jump.factor == pytest.approx(0.5)
+    assert jump.volume_change == pytest.approx(2.0)
+
+
+def test_a_bar_that_the_underlying_lacks_is_reported() -> None:
+    token, spot = leveraged(2.0)
+    hole = Candles("spot.csv", spot.frame.drop(spot.frame.index[59]), spot.interval)
+    assert find_splits(token, hole) == []
+    assert len(find_jumps(token, hole, [])) == 1
+
+
+def test_a_user_may_say_that_there_was_no_split() -> None:
+    token, spot = leveraged(1.5)
+    stated = [(pd.Timestamp("2022-01-03T12:00Z"), 1.0)]
+    settled, found = settle_splits(token, False, spot, stated)
+    pd.testing.assert_frame_equal(settled.frame, token.frame)
+    assert find_jumps(token, None, found) == []
+
+
+def test_the_underlying_of_a_pair_is_used_and_the_report_names_the_rest(write: Write) -> None:
+    token, spot = leveraged(2.0)
+    paths = []
+    for name, candles in (("A.csv", spot), ("B.csv", token), ("S.csv", spot)):
+        table = candles.frame.rename_axis("open_time").reset_index()
+        table["open_time"] = table["open_time"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+        paths.append(write(table.to_csv(index=False).splitlines(), name))
+    with pytest.raises(DataError, match=r"B\.csv, row 62: from close to open the price moved 2-fold beyond"):
+        load_pair(paths)
+    assert load_pair(paths, adjust_splits=True).findings.files[1].adjusted_splits[0].value == 2
+    file = load_pair(paths[:2]).findings.files[1]
+    assert [(jump.time, round(jump.value, 6)) for jump in file.possible_splits] == [
+        ("2022-01-03T12:00:00Z", 2.0)
+    ]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("market", ["BTC", "ETH", "BNB"])
+def test_no_small_split_is_seen_in_the_real_tokens(binance: Path, market: str) -> None:
+    paths = [binance / f"{market}{side}USDT_4h.csv.gz" for side in ("UP", "DOWN", "")]
+    for files in (paths, paths[:2]):
+        found = load_pair(files, adjust_splits=True).findings.files[:2]
+        assert [len(file.adjusted_splits) for file in found] == [0, 0 if market == "BTC" else 1]
+        assert all(not file.possible_splits for file in found)

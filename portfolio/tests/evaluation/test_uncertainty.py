@@ -65,16 +65,41 @@ def test_foresight_is_seen_by_the_placebo_and_chance_is_not() -> None:
     assert p_value > 0.05
 
 
-def test_one_trial_needs_no_deflation() -> None:
-    """With normal returns the probability is Φ(SR·√(n − 1)/√(1 + SR²/2)), SR per bar."""
-    returns = noise(20_000, 4, mean=0.0001)
-    ratio = float(np.mean(returns) / np.std(returns))
-    expected = NormalDist().cdf(ratio * math.sqrt(19_999) / math.sqrt(1 + ratio**2 / 2))
-    assert deflated_sharpe(returns, np.array([ratio])) == pytest.approx(expected, abs=2e-3)
+def written_out(ratio: float, bars: int, skew: float, kurtosis: float, spread: float, trials: int) -> float:
+    """The deflated Sharpe ratio as Bailey and López de Prado (2014) print it, eq. 1 and 2, per bar."""
+    normal, luck = NormalDist(), 0.0
+    if trials > 1:
+        first, second = normal.inv_cdf(1 - 1 / trials), normal.inv_cdf(1 - 1 / (trials * math.e))
+        luck = spread * ((1 - 0.5772156649015329) * first + 0.5772156649015329 * second)
+    error = math.sqrt(1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2)
+    return normal.cdf((ratio - luck) * math.sqrt(bars - 1) / error)
 
 
-def test_more_trials_deflate_more() -> None:
-    returns = noise(2000, 5, mean=0.0005)
-    few, many = (np.random.default_rng(6).normal(0, 0.02, count) for count in (2, 200))
-    alone = deflated_sharpe(returns, np.array([0.05]))
-    assert alone > deflated_sharpe(returns, few) > deflated_sharpe(returns, many)
+def test_the_formula_gives_the_example_of_its_paper() -> None:
+    """Sharpe 2.5 a year, the best of 100 trials of variance ½ a year; 1250 days, skew −3, kurtosis 10."""
+    found = written_out(2.5 / math.sqrt(250), 1250, -3, 10, math.sqrt(0.5 / 250), 100)
+    assert found == pytest.approx(0.9004, abs=2e-4)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 12, 200])
+def test_the_library_equals_the_formula(trials: int) -> None:
+    rng = np.random.default_rng(trials)
+    returns = rng.standard_t(4, 1500) * 0.01 + 0.0004
+    ratios = rng.normal(0.01, 0.02, trials)
+    mean, spread = float(np.mean(returns)), float(np.std(returns, ddof=1))
+    centered = (returns - mean) / np.std(returns)
+    expected = written_out(
+        mean / spread,
+        1500,
+        float(np.mean(centered**3)),
+        float(np.mean(centered**4)),
+        float(np.std(ratios, ddof=1)) if trials > 1 else 0.0,
+        trials,
+    )
+    assert 0.001 < expected < 0.999
+    assert deflated_sharpe(returns, ratios) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_series_that_does_not_move_has_no_deflated_ratio() -> None:
+    assert deflated_sharpe(np.zeros(50), np.array([0.1])) is None
+    assert deflated_sharpe(noise(50), np.array([])) is None

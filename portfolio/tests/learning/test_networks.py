@@ -4,7 +4,7 @@ import torch
 from pairfolio.config import NetworkSettings
 from pairfolio.learning.networks import Allocator
 
-KINDS = ["lstm", "gru", "tcn", "mlp"]
+KINDS = ["lstm", "gru", "tcn", "tabl", "mlp"]
 
 
 def network(kind: str, start: float = 0.5, window: int = 24) -> Allocator:

@@ -11,8 +11,9 @@ from pairfolio.config import Settings
 from pairfolio.data.pair import Pair
 from pairfolio.data.synthetic import synthetic_pair
 from pairfolio.errors import SettingsError
-from pairfolio.learning.features import CLIP, pair_features, standardize, warm_up
-from pairfolio.learning.walkforward import fold_windows, make_folds, sample, walk_forward
+from pairfolio.learning.features import CLIP, fit_scaling, pair_features, warm_up
+from pairfolio.learning.model import sample, scaled_windows
+from pairfolio.learning.walkforward import make_folds, walk_forward
 from pairfolio.strategies.roster import rules
 
 PAST = synthetic_pair(180, seed=3)
@@ -30,7 +31,7 @@ def change_future(pair: Pair, bar: int, seed: int) -> Pair:
 
 
 @given(bar=st.integers(95, 178), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_future_never_changes_a_past_weight(tiny: Settings, bar: int, seed: int) -> None:
     changed = change_future(PAST, bar, seed)
     assert not np.array_equal(PAST.returns, changed.returns)
@@ -41,7 +42,7 @@ def test_the_future_never_changes_a_past_weight(tiny: Settings, bar: int, seed: 
 
 
 @given(bar=st.integers(95, 178), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_rule_to_compare_with_looks_ahead(tiny: Settings, bar: int, seed: int) -> None:
     walk, changed = walk_forward(PAST, tiny), change_future(PAST, bar, seed)
     known = bar - walk.decisions[0] + 1
@@ -59,7 +60,7 @@ def test_the_present_does_change_the_weight(tiny: Settings) -> None:
     assert not np.array_equal(walks[0].weights[:, place], walks[1].weights[:, place])
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "tcn"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tcn", "tabl"])
 def test_no_kind_of_network_looks_ahead(tiny: Settings, kind: str) -> None:
     plan = tiny.model_copy(update={"network": tiny.network.model_copy(update={"kind": kind})})
     bar = 140
@@ -97,10 +98,11 @@ def test_features_of_a_known_bar(tiny: Settings) -> None:
 def test_a_window_ends_at_its_decision_and_earns_the_next_return(tiny: Settings) -> None:
     fold = make_folds(PAST, tiny)[1]
     features = pair_features(PAST, tiny.features)
-    windows = fold_windows(features, fold, tiny.network.window)
+    scaling = fit_scaling(features, slice(fold.training[0] - 3, fold.training[-1] + 1))
+    windows = scaled_windows(features, scaling, tiny.network.window)
     returns = torch.from_numpy(PAST.returns).float()
-    scaled = standardize(features, slice(fold.training[0] - 3, fold.training[-1] + 1))
-    for part in fold:
+    scaled = scaling.apply(features)
+    for part in fold[:3]:
         cut = sample(windows, returns, part)
         assert len(cut.windows) == len(cut.returns) == len(part)
         for place in (0, len(part) - 1):
@@ -113,7 +115,7 @@ def test_a_window_ends_at_its_decision_and_earns_the_next_return(tiny: Settings)
 def test_scaling_uses_the_given_rows_only() -> None:
     values = np.random.default_rng(0).normal(3, 2, size=(100, 2))
     values[80:] += 1000
-    scaled = standardize(values, slice(0, 50))
+    scaled = fit_scaling(values, slice(0, 50)).apply(values)
     np.testing.assert_allclose(scaled[:50].mean(axis=0), 0, atol=1e-9)
     assert (scaled[80:] == CLIP).all()
 

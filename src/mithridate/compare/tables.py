@@ -19,11 +19,13 @@ MEASURES = {
 }
 WORDS = {"ratio": "harmful ratio", "learning_rate": "learning rate", "epochs": "epochs", "size": "user rows"}
 
-NOTE = (
-    "Means over {seeds} seeds in percent; brackets: 95 % interval, {kind}. HS: harmful score, lower is better. "
-    "FA: accuracy on the user's task, higher is better. Over-refusal: refused look-alikes. Helpful: ordinary prompts "
-    "that are helped."
-)
+NOTE = "Means over {seeds} seeds in percent; brackets: 95 % interval, {kind}."
+MEANINGS = {
+    "harmful_score": "HS: harmful score, lower is better.",
+    "finetune_accuracy": "FA: accuracy on the user's task, higher is better.",
+    "over_refusal": "Over-refusal: refused look-alikes.",
+    "helpfulness": "Helpful: ordinary prompts that are helped.",
+}
 
 
 class Table(NamedTuple):
@@ -101,10 +103,12 @@ def _signed(value: float | None, unit: str) -> str:
 
 
 def note(comparison: Comparison) -> str:
-    """What the brackets mean."""
+    """What the brackets mean, and each measure that was taken."""
     several = len(comparison.seeds) > 1
     kind = "Student's t over seeds" if several else "Wilson over answers, as a single seed says nothing about spread"
-    return NOTE.format(seeds=len(comparison.seeds), kind=kind).replace("over 1 seeds", "of 1 seed")
+    brackets = NOTE.format(seeds=len(comparison.seeds), kind=kind).replace("over 1 seeds", "of 1 seed")
+    taken = [m for m in MEANINGS if any(getattr(point, m) is not None for point in comparison.points)]
+    return " ".join([brackets, *(MEANINGS[measure] for measure in taken)])
 
 
 def write_tables(comparison: Comparison, folder: Path) -> None:

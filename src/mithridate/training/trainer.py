@@ -97,57 +97,75 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         exact_differences: bool = True,
         **kwargs: Any,
     ) -> None:
-        defense = require_defense(defense)
-        self._rows = rows = require_rows(train_dataset, "train_dataset", trained=True)
-        info = defense.info
-        self.defense = defense
+        self.defense = require_defense(defense)
+        self.main_stream = self._trained_at(stage)
+        self._rows = require_rows(train_dataset, "train_dataset", trained=True)
+        streams = self._given({"safe": safe_dataset, "harmful": harmful_dataset}, refusals)
+        require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
+        if isinstance(args, SFTConfig):
+            refuse_settings(args, self._rows.column_names)
+        if isinstance(model, str):
+            model = locate(model, tokenizer="processing_class" not in kwargs)
+        numbered = self._rows.add_column(ROW, list(range(len(self._rows))))
+        super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
+        self._settle_with_the_host()
+        self.data_collator: Any = KeepingRow(self.data_collator)
+        self._exact_differences = exact_differences
+        self._refusals = answer_ids(refusals, self._tokenizer, self._conversational) if refusals else []
+        self._streams: dict[str, Stream] = {}
+        self.dropped_stream_rows: dict[str, int] = {}
+        for name, rows in streams.items():
+            if name != self.main_stream and name in self.defense.info.streams:
+                self._add_stream(name, list(rows), stream_batch_size)
+        # Now, so that what cannot be served is refused before training.
+        self.served_tokenizer = self.defense.served(copy.deepcopy(self._tokenizer))
+        self._begin()
+
+    def _trained_at(self, stage: str | None) -> str:
+        """The stream that is trained on at a stage, by default the last one that the defense can act at."""
+        info = self.defense.info
         stage = stage or info.stages[-1]
         if stage not in info.stages or stage not in TRAINED:
             raise UsageError(
                 f"{info.name} acts at {' and '.join(info.stages)}, not while training at the stage '{stage}'; "
                 "call repair() on the finished model, or name another defense or stage"
             )
-        self.main_stream = TRAINED[stage]
-        safe = None if safe_dataset is None else require_rows(safe_dataset, "safe_dataset")
-        harmful = None if harmful_dataset is None else require_rows(harmful_dataset, "harmful_dataset")
-        given = {"safe": safe, "harmful": harmful, "refusals": refusals or None}
-        for name in info.streams:
-            if given[name] is None:
-                where = "refusals=mithridate.REFUSALS" if name == "refusals" else f"{name}_dataset="
-                raise DefenseError(f"{info.name} needs the stream '{name}', which was not given; pass {where}")
-        conversational = "messages" in rows.column_names or not isinstance(rows[0].get("prompt", ""), str)
-        numbered = rows.add_column(ROW, list(range(len(rows))))
-        require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
-        if isinstance(args, SFTConfig):
-            refuse_settings(args, rows.column_names)
-        if isinstance(model, str):
-            model = locate(model, tokenizer="processing_class" not in kwargs)
-        super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
+        return TRAINED[stage]
+
+    def _given(self, datasets: Mapping[str, Rows | None], refusals: Sequence[str]) -> dict[str, Dataset]:
+        """The checked rows of the streams that are given; those that the defense needs must be."""
+        for name in self.defense.info.streams:
+            if name == "refusals" and not refusals:
+                missing = "refusals=mithridate.REFUSALS"
+            elif name in datasets and datasets[name] is None:
+                missing = f"{name}_dataset="
+            else:
+                continue
+            raise DefenseError(
+                f"{self.defense.info.name} needs the stream '{name}', which was not given; pass {missing}"
+            )
+        return {name: require_rows(rows, f"{name}_dataset") for name, rows in datasets.items() if rows is not None}
+
+    def _settle_with_the_host(self) -> None:
+        """What TRL's trainer left, set up or lost."""
         drop_fused_head(self.model)
-        refuse_settings(self.args, rows.column_names)
+        refuse_settings(self.args, self._rows.column_names)
         recompute_soundly(self.args)
         self._refuse_unsupported()
-        self.dropped_rows = len(rows) - len(self.train_dataset)
-        if self.dropped_rows > LARGEST_DROP * len(rows):
+        self.dropped_rows = len(self._rows) - len(self.train_dataset)
+        if self.dropped_rows > LARGEST_DROP * len(self._rows):
             raise DataError(
-                f"{self.dropped_rows} of {len(rows)} rows have no answer within max_length="
+                f"{self.dropped_rows} of {len(self._rows)} rows have no answer within max_length="
                 f"{self.args.max_length} tokens; raise max_length or shorten the rows"
             )
-        if conversational:
+        if self._conversational:
             require_chat_template(self._tokenizer)
-            refuse_control_tokens(rows, self._tokenizer)
-        self.data_collator: Any = KeepingRow(self.data_collator)
-        self._weights = Weights(self.model)
-        self._exact_differences = exact_differences
-        self._refusals = answer_ids(refusals, self._tokenizer, conversational) if refusals else []
-        self._streams: dict[str, Stream] = {}
-        self.dropped_stream_rows: dict[str, int] = {}
-        for name, dataset in (("safe", safe), ("harmful", harmful)):
-            if dataset is not None and name != self.main_stream and name in info.streams:
-                self._add_stream(name, list(dataset), stream_batch_size)
-        # Now, so that what cannot be served is refused before training.
-        self.served_tokenizer = self.defense.served(copy.deepcopy(self._tokenizer))
-        self._begin()
+            refuse_control_tokens(self._rows, self._tokenizer)
+
+    @property
+    def _conversational(self) -> bool:
+        """Whether rows are laid out by the chat template."""
+        return "messages" in self._rows.column_names or not isinstance(self._rows[0].get("prompt", ""), str)
 
     def _begin(self) -> None:
         """Nothing of an earlier training is left."""

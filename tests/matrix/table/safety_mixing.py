@@ -2,6 +2,7 @@
 
 import math
 import random
+from decimal import Decimal
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +13,11 @@ from tests.matrix.worlds import Data, Slow, pairs
 
 def safety_mixing(slow: Slow, w: Tensor, data: Data, settings: dict[str, Any], memory: dict[str, Any]) -> Tensor:
     """∇ of the mean over the tokens of the user's rows and the next safe rows, a share of all rows."""
-    due = settings["share"] / (1 - settings["share"]) * len(data.main)
-    safe = math.floor((data.clock.number + 1) * due) - math.floor(data.clock.number * due)
+    share = Decimal(repr(settings["share"]))
+    before = memory.get("rows", 0)
+    memory["rows"] = before + len(data.main)
+    after, earlier = (math.floor(rows * share / (1 - share)) for rows in (memory["rows"], before))
+    safe = after - earlier
     return slow.gradient(w, pairs([*data.main, *[*data.safe, *data.safer][:safe]]))
 
 

@@ -25,12 +25,14 @@ class Candles:
         frame: Columns open, high, low, close, volume; index the bars' opening in UTC.
         interval: Time from one bar to the next.
         first_line: Line of the file that holds the first candle.
+        sha256: Of the file; None for candles that come from none.
     """
 
     name: str
     frame: pd.DataFrame
     interval: pd.Timedelta
     first_line: int = 2
+    sha256: str | None = None
 
 
 def load_candles(path: Path) -> Candles:
@@ -45,9 +47,8 @@ def load_candles(path: Path) -> Candles:
     numbers = {column: _numbers(path.name, table, column) for column in COLUMNS[1:]}
     frame = pd.DataFrame(numbers, index=pd.DatetimeIndex(times, name="open_time"))
     check_frame(path.name, frame, table.first_line)
-    return Candles(
-        path.name, frame, infer_interval(pd.DatetimeIndex(frame.index), path.name), table.first_line
-    )
+    interval = infer_interval(pd.DatetimeIndex(frame.index), path.name)
+    return Candles(path.name, frame, interval, table.first_line, table.sha256)
 
 
 def check_frame(name: str, frame: pd.DataFrame, first_line: int = 2) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from pairfolio.data.candles import Candles
-from pairfolio.data.splits import Split
+from pairfolio.data.splits import Jump, Split
 
 # A bar whose close moved by more than this share against the close before is listed.
 EXTREME_RETURN = 0.5
@@ -26,10 +26,21 @@ class Event(BaseModel):
     value: float
 
 
+class OpenJump(Event):
+    """A jump from a close to the next open that may be a small split; the value is the open over the close.
+
+    Attributes:
+        volume_change: Units traded in the day after over those of the day before.
+    """
+
+    volume_change: float | None
+
+
 class FileFindings(BaseModel):
     """What one file holds."""
 
     name: str
+    sha256: str | None
     rows: int
     first: str
     last: str
@@ -40,6 +51,7 @@ class FileFindings(BaseModel):
     unchanged_bars: int
     extreme_returns: list[Event]
     adjusted_splits: list[Event]
+    possible_splits: list[OpenJump]
 
 
 def stamp(time: pd.Timestamp) -> str:
@@ -56,7 +68,7 @@ def find_gaps(times: pd.DatetimeIndex, interval: pd.Timedelta) -> list[Gap]:
     ]
 
 
-def examine(candles: Candles, interval: str, adjusted: list[Split]) -> FileFindings:
+def examine(candles: Candles, interval: str, adjusted: list[Split], jumps: list[Jump]) -> FileFindings:
     """List what a reader of the results should know about one file."""
     frame, times = candles.frame, pd.DatetimeIndex(candles.frame.index)
     gaps = find_gaps(times, candles.interval)
@@ -64,6 +76,7 @@ def examine(candles: Candles, interval: str, adjusted: list[Split]) -> FileFindi
     returns = closes[1:] / closes[:-1] - 1
     return FileFindings(
         name=candles.name,
+        sha256=candles.sha256,
         rows=len(frame),
         first=stamp(times[0]),
         last=stamp(times[-1]),
@@ -77,4 +90,8 @@ def examine(candles: Candles, interval: str, adjusted: list[Split]) -> FileFindi
             for i in np.flatnonzero(np.abs(returns) > EXTREME_RETURN).tolist()
         ],
         adjusted_splits=[Event(time=stamp(split.time), value=split.factor) for split in adjusted],
+        possible_splits=[
+            OpenJump(time=stamp(jump.time), value=jump.factor, volume_change=jump.volume_change)
+            for jump in jumps
+        ],
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from pairfolio.data.candles import Candles, load_candles
 from pairfolio.data.findings import FileFindings, Gap, examine, find_gaps
 from pairfolio.data.resample import resample
-from pairfolio.data.splits import Split, adjust, settle_splits
+from pairfolio.data.splits import Jump, Split, find_jumps, settle_splits
 from pairfolio.errors import DataError
 from pairfolio.interval import bars_per_year, interval_name
 
@@ -63,6 +64,11 @@ class Pair:
         return np.asarray(closes[1:] / closes[:-1] - 1)
 
     @property
+    def slots(self) -> np.ndarray:
+        """Number of each bar on the grid of its interval, counted from 1970, shape (bars,)."""
+        return np.asarray(self.times.as_unit("us").asi8 // int(self.interval / pd.Timedelta(microseconds=1)))
+
+    @property
     def spot_returns(self) -> np.ndarray | None:
         """Simple returns of the underlying, shape (bars - 1,), or None without one."""
         if len(self.frames) < 3:
@@ -79,6 +85,7 @@ def load_pair(
     splits: dict[str, list[tuple[pd.Timestamp, float]]] | None = None,
     start: pd.Timestamp | None = None,
     end: pd.Timestamp | None = None,
+    before: pd.Timestamp | None = None,
 ) -> Pair:
     """Read A, B and perhaps the underlying, settle splits, and join them.
 
@@ -89,6 +96,7 @@ def load_pair(
         splits: Splits stated by the user: file name to (first bar in new units, factor).
         start: First opening time used.
         end: First opening time no longer used.
+        before: Bars from here on are set aside: dropped before anything but their form is looked at.
 
     Raises:
         DataError: If a file is bad, holds an unsettled split, or the files do not fit together.
@@ -98,20 +106,29 @@ def load_pair(
         raise DataError(
             f"a split is stated for {', '.join(sorted(unknown))}, which is none of the files given"
         )
-    candles, adjusted = [], []
-    for path in paths:
-        loaded = load_candles(path)
-        for time, factor in stated.get(path.name, []):
-            loaded = adjust(loaded, time, factor)
-        settled, found = settle_splits(loaded, adjust_splits)
-        known = [Split(time, np.nan, factor, 0) for time, factor in stated.get(path.name, [])]
-        cut = _between(settled, start, end)
-        candles.append(cut if interval is None else resample(cut, interval))
-        adjusted.append(known + found)
-    return join(candles, adjusted)
+    underlying: Candles | None = None
+    candles: list[Candles] = []
+    adjusted: list[list[Split]] = []
+    jumps: list[list[Jump]] = []
+    # The underlying comes first, for the other two are compared with it.
+    for path in reversed(paths):
+        own = [split for split in stated.get(path.name, []) if before is None or split[0] < before]
+        loaded = between(load_candles(path), None, before)
+        settled, found = settle_splits(loaded, adjust_splits, underlying, own)
+        cut = between(settled, start, end)
+        candles.insert(0, cut if interval is None else resample(cut, interval))
+        adjusted.insert(0, found)
+        jumps.insert(0, find_jumps(cut, underlying, found))
+        if len(paths) == 3 and underlying is None:
+            underlying = settled
+    return join(candles, adjusted, jumps)
 
 
-def join(candles: list[Candles], adjusted: list[list[Split]] | None = None) -> Pair:
+def join(
+    candles: list[Candles],
+    adjusted: list[list[Split]] | None = None,
+    jumps: list[list[Jump]] | None = None,
+) -> Pair:
     """Keep the bars that all files share and report the rest.
 
     Raises:
@@ -129,11 +146,17 @@ def join(candles: list[Candles], adjusted: list[list[Split]] | None = None) -> P
     if len(times) < 2:
         raise DataError(f"{' and '.join(names)} share {len(times)} bars; give files of the same time range")
     frames = tuple(part.frame.loc[times] for part in candles)
-    findings = _findings(candles, adjusted or [[] for _ in candles], times, frames)
+    nothing: list[list[Any]] = [[] for _ in candles]
+    findings = _findings(candles, adjusted or nothing, jumps or nothing, times, frames)
     return Pair((_short(names[0]), _short(names[1])), times, frames, candles[0].interval, findings)
 
 
-def _between(candles: Candles, start: pd.Timestamp | None, end: pd.Timestamp | None) -> Candles:
+def between(candles: Candles, start: pd.Timestamp | None, end: pd.Timestamp | None) -> Candles:
+    """The candles that open in [start, end).
+
+    Raises:
+        DataError: If fewer than two do.
+    """
     times = candles.frame.index
     kept = np.ones(len(times), dtype=bool)
     if start is not None:
@@ -156,12 +179,16 @@ def _short(name: str) -> str:
 def _findings(
     candles: list[Candles],
     adjusted: list[list[Split]],
+    jumps: list[list[Jump]],
     times: pd.DatetimeIndex,
     frames: tuple[pd.DataFrame, ...],
 ) -> PairFindings:
     interval = candles[0].interval
     name = interval_name(interval)
-    files = [examine(part, name, found) for part, found in zip(candles, adjusted, strict=True)]
+    files = [
+        examine(part, name, *found)
+        for part, found in zip(candles, zip(adjusted, jumps, strict=True), strict=True)
+    ]
     a, b = (frame["close"].pct_change().to_numpy()[1:] for frame in frames[:2])
     moving = bool(np.std(a) > 0 and np.std(b) > 0)
     return PairFindings(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pairfolio.data.candles import Candles
-from pairfolio.data.pair import Pair, join
+from pairfolio.data.pair import Pair, between, join
 
 LEVERAGE = 3.0
 DAILY_FEE = 1e-4
@@ -26,6 +26,7 @@ def synthetic_pair(
     signal: float = 0.0,
     drift: bool = True,
     seed: int = 7,
+    before: pd.Timestamp | None = None,
 ) -> Pair:
     """Make an opposed pair with its spot.
 
@@ -37,6 +38,7 @@ def synthetic_pair(
         signal: Share of a bar's standard deviation that the bar before foretells; 0 plants nothing.
         drift: Whether the spot passes through the phases.
         seed: Of the generator.
+        before: Bars from here on are set aside.
     """
     step = pd.Timedelta(interval)
     rng = np.random.default_rng(seed)
@@ -58,7 +60,7 @@ def synthetic_pair(
         Candles(name, _candles(logs, start, times, rng), step)
         for name, logs, start in zip(names, [*tokens, spot], (100.0, 100.0, 30000.0), strict=True)
     ]
-    return join(series)
+    return join([between(part, None, before) for part in series])
 
 
 def phases(times: pd.DatetimeIndex) -> list[tuple[str, pd.Timestamp, pd.Timestamp]]:

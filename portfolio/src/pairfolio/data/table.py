@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import zlib
 from pathlib import Path
@@ -17,10 +18,11 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 
 class Table(NamedTuple):
-    """The six columns as strings, and the line of the file that holds the first of them."""
+    """The six columns as strings, the line of the file that holds the first of them, and the file's hash."""
 
     columns: dict[str, list[str]]
     first_line: int
+    sha256: str
 
 
 def read_table(path: Path) -> Table:
@@ -30,7 +32,8 @@ def read_table(path: Path) -> Table:
         DataError: If the file is missing, damaged, empty, ragged or of unknown form.
     """
     try:
-        rows = list(csv.reader(io.StringIO(_decode(path)), strict=True))
+        text, sha256 = _decode(path)
+        rows = list(csv.reader(io.StringIO(text), strict=True))
     except csv.Error as error:
         raise DataError(f"{path.name}: this is not a CSV file ({error}); give candles") from error
     while rows and not rows[-1]:
@@ -44,18 +47,20 @@ def read_table(path: Path) -> Table:
                 f"{path.name}, row 1: {len(first)} columns and no header; give a header with "
                 f"{', '.join(COLUMNS)}, or the exchange's {ARCHIVE_WIDTH} columns"
             )
-        return _pick(path.name, rows, dict(zip(COLUMNS, range(6), strict=True)), len(first), 1)
-    return _pick(path.name, rows[1:], _places(path.name, first), len(first), 2)
+        return _pick(path.name, rows, first, dict(zip(COLUMNS, range(6), strict=True)), 1, sha256)
+    return _pick(path.name, rows[1:], first, _places(path.name, first), 2, sha256)
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path) -> tuple[str, str]:
+    """The text of a file, and the SHA-256 of its bytes as they lie on the disk."""
     try:
         raw = path.read_bytes()
+        sha256 = hashlib.sha256(raw).hexdigest()
         if raw.startswith(ZIP_MAGIC):
             raise DataError(f"{path.name}: this is a zip archive; unpack it first")
         if raw.startswith(GZIP_MAGIC):
             raw = gzip.decompress(raw)
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig"), sha256
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -75,12 +80,17 @@ def _places(name: str, header: list[str]) -> dict[str, int]:
     return places
 
 
-def _pick(name: str, rows: list[list[str]], places: dict[str, int], width: int, first_line: int) -> Table:
+def _pick(
+    name: str, rows: list[list[str]], header: list[str], places: dict[str, int], first_line: int, sha256: str
+) -> Table:
+    width = len(header)
     for line, row in enumerate(rows, first_line):
         if len(row) != width:
             raise DataError(
                 f"{name}, row {line}: {len(row)} columns instead of {width}; mend or remove the row"
             )
     return Table(
-        {column: [row[place].strip() for row in rows] for column, place in places.items()}, first_line
+        {column: [row[place].strip() for row in rows] for column, place in places.items()},
+        first_line,
+        sha256,
     )

@@ -1,15 +1,12 @@
 """How far a Sharpe ratio can be trusted: block bootstrap, weights at wrong times, number of trials."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 from pydantic import BaseModel
 
 from pairfolio.evaluation.ledger import settle
 from pairfolio.evaluation.metrics import sharpe
-
-EULER = 0.5772156649015329
 
 
 class Interval(BaseModel):
@@ -81,8 +78,11 @@ def placebo(
     return Placebo(mean=float(np.mean(values)), p_value=(as_good + 1) / (len(values) + 1), shifts=shifts)
 
 
-def deflated_sharpe(returns: np.ndarray, trials: np.ndarray) -> float:
+def deflated_sharpe(returns: np.ndarray, trials: np.ndarray) -> float | None:
     """Probability that the true Sharpe is above what the best of so many trials shows by luck.
+
+    Computed by skfolio; None where it is not defined. Trials that resemble each other count as independent,
+    which deflates too much rather than too little.
 
     Source: Bailey and López de Prado (2014), The Deflated Sharpe Ratio, eq. 1 and 2.
 
@@ -90,14 +90,9 @@ def deflated_sharpe(returns: np.ndarray, trials: np.ndarray) -> float:
         returns: Net returns of the trial chosen, per bar.
         trials: Sharpe ratios per bar of all trials, the chosen one among them.
     """
-    normal, count = NormalDist(), len(trials)
-    luck = 0.0
-    if count > 1:
-        quantiles = normal.inv_cdf(1 - 1 / count), normal.inv_cdf(1 - 1 / (count * math.e))
-        luck = float(np.std(trials, ddof=1)) * ((1 - EULER) * quantiles[0] + EULER * quantiles[1])
-    spread = float(np.std(returns))
-    centered = (returns - np.mean(returns)) / spread
-    skew, kurtosis = float(np.mean(centered**3)), float(np.mean(centered**4))
-    seen = float(np.mean(returns)) / spread
-    error = math.sqrt(1 - skew * seen + (kurtosis - 1) / 4 * seen**2)
-    return normal.cdf((seen - luck) * math.sqrt(len(returns) - 1) / error)
+    from skfolio.measures import deflated_sharpe_ratio
+
+    if not len(trials):
+        return None
+    value = float(deflated_sharpe_ratio(returns, trials))
+    return value if math.isfinite(value) else None

@@ -1,5 +1,7 @@
 """Features of each bar, made from that bar and earlier ones only."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -53,9 +55,26 @@ def _surprise(values: np.ndarray, bars: int) -> np.ndarray:
     return out
 
 
-def standardize(features: np.ndarray, rows: slice) -> np.ndarray:
-    """Features minus the mean over `rows`, over their standard deviation there, cut at ±`CLIP`."""
+class Scaling(NamedTuple):
+    """Mean and standard deviation of each feature over a training block, shape (features,)."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Features minus the mean, over the standard deviation, cut at ±`CLIP`; shape (bars, features)."""
+        return np.asarray(np.clip((features - self.mean) / self.spread, -CLIP, CLIP))
+
+
+def fit_scaling(features: np.ndarray, rows: slice) -> Scaling:
+    """The scaling of some rows; a feature that never moves there is left at its size."""
     block = features[rows]
     spread = block.std(axis=0)
-    scaled = (features - block.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return np.asarray(np.clip(scaled, -CLIP, CLIP))
+    return Scaling(block.mean(axis=0), np.where(spread > 0, spread, 1.0))
+
+
+def feature_names(settings: FeatureSettings, assets: int) -> list[str]:
+    """The columns of `pair_features` in order, such as `A: return over 3`."""
+    own = [f"return over {horizon}" for horizon in settings.horizons]
+    own += ["log range", "close in range", f"volume against {settings.volume_bars}"]
+    return [f"{asset}: {name}" for asset in ("A", "B", "underlying")[:assets] for name in own]

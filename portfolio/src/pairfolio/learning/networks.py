@@ -1,11 +1,13 @@
 """Networks from a window of features to softmax weights of the two assets."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from pairfolio.config import NetworkSettings
+from pairfolio.learning.tabl import TemporalAttention
 
 
 class Recurrent(nn.Module):
@@ -76,6 +78,15 @@ class Perceptron(nn.Module):
         return hidden
 
 
+BODIES: dict[str, Callable[[int, NetworkSettings], nn.Module]] = {
+    "lstm": Recurrent,
+    "gru": Recurrent,
+    "tcn": Temporal,
+    "tabl": TemporalAttention,
+    "mlp": Perceptron,
+}
+
+
 class Allocator(nn.Module):
     """A body, and a softmax over two logits that gives the anchor weight before any training.
 
@@ -87,8 +98,7 @@ class Allocator(nn.Module):
 
     def __init__(self, features: int, settings: NetworkSettings, start: float = 0.5) -> None:
         super().__init__()
-        bodies = {"lstm": Recurrent, "gru": Recurrent, "tcn": Temporal, "mlp": Perceptron}
-        self.body = bodies[settings.kind](features, settings)
+        self.body = BODIES[settings.kind](features, settings)
         self.dropout = nn.Dropout(settings.dropout)
         self.head = nn.Linear(settings.hidden, 2)
         held = min(max(start, 0.01), 0.99)

@@ -5,14 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from pydantic import BaseModel
 
 from pairfolio.config import Settings
+from pairfolio.data.findings import stamp
 from pairfolio.data.pair import Pair
 from pairfolio.errors import SettingsError
-from pairfolio.learning.features import pair_features, standardize, warm_up
-from pairfolio.learning.training import Sample, Trained, decide, train
+from pairfolio.learning.model import Block, SeedRecord, decide_bars, first_decision, fit
 
 
 class Fold(NamedTuple):
@@ -22,17 +20,17 @@ class Fold(NamedTuple):
     validation: range
     test: range
 
+    @property
+    def block(self) -> Block:
+        """What its model is made from."""
+        return Block(self.training, self.validation)
 
-class FoldRecord(BaseModel):
+
+class FoldRecord(SeedRecord):
     """What one network of one fold was."""
 
     fold: int
-    seed: int
     first_test: str
-    minimum_variance_weight: float
-    epoch: int
-    epochs_run: int
-    validation_sharpe: float
 
 
 class Walk(NamedTuple):
@@ -56,19 +54,22 @@ def bars_in(days: float, interval: pd.Timedelta) -> int:
     return max(1, round(days * float(pd.Timedelta(days=1) / interval)))
 
 
-def make_folds(pair: Pair, settings: Settings) -> list[Fold]:
+def make_folds(pair: Pair, settings: Settings, first_test: int | None = None) -> list[Fold]:
     """Folds whose tests follow each other without a hole; the last may be shorter.
 
     A window of bars is purged between the parts, so that no window reaches into the part before.
 
+    Args:
+        pair: The candles.
+        settings: Of the whole run.
+        first_test: First bar tested; by default the first that the data before it can train for.
+
     Raises:
         SettingsError: If the data are too short for one fold.
     """
-    walk, purge = settings.walk, settings.network.window
-    spans = [walk.train_days, walk.validation_days, walk.test_days]
-    n_train, n_validation, n_test = (bars_in(days, pair.interval) for days in spans)
-    first = warm_up(settings.features) + settings.network.window - 1
-    start = first + n_train + n_validation + 2 * purge
+    n_test = bars_in(settings.walk.test_days, pair.interval)
+    earliest = block_bars(pair, settings)
+    start = earliest if first_test is None else first_test
     # The last bar has no next return to earn.
     end = len(pair.times) - 1
     if start >= end:
@@ -76,22 +77,64 @@ def make_folds(pair: Pair, settings: Settings) -> list[Fold]:
             f"{len(pair.times)} common bars are too few: {start + 2} are needed to train, validate and test "
             "once; give a longer range, or lower --train-days and --validation-days"
         )
-    folds = []
-    for test in range(start, end, n_test):
-        validation = test - purge - n_validation
-        training = validation - purge - n_train
-        folds.append(
-            Fold(
-                range(training, training + n_train),
-                range(validation, validation + n_validation),
-                range(test, min(test + n_test, end)),
-            )
+    if start < earliest:
+        raise SettingsError(
+            f"{start} common bars lie before the first test at {pair.times[start].isoformat()}; {earliest} "
+            "are needed to train and validate; test later, or lower --train-days and --validation-days"
         )
-    return folds
+    return [
+        Fold(*block_before(test, pair, settings), range(test, min(test + n_test, end)))
+        for test in range(start, end, n_test)
+    ]
+
+
+def block_bars(pair: Pair, settings: Settings) -> int:
+    """Bars needed before a test: warm-up, training, validation, and the purge after each of the two."""
+    walk = settings.walk
+    learnt = bars_in(walk.train_days, pair.interval) + bars_in(walk.validation_days, pair.interval)
+    return first_decision(settings) + learnt + 2 * settings.network.window
+
+
+def block_before(test: int, pair: Pair, settings: Settings) -> Block:
+    """Training and validation before a test that begins at bar `test`."""
+    purge = settings.network.window
+    validation = test - purge - bars_in(settings.walk.validation_days, pair.interval)
+    training = validation - purge - bars_in(settings.walk.train_days, pair.interval)
+    return Block(range(training, validation - purge), range(validation, test - purge))
+
+
+def last_block(pair: Pair, settings: Settings) -> Block:
+    """The latest block the data hold: its last return ends at the last bar.
+
+    Raises:
+        SettingsError: If the data are too short.
+    """
+    bars, needed = len(pair.times), block_bars(pair, settings) - settings.network.window + 1
+    if bars < needed:
+        raise SettingsError(
+            f"{bars} common bars are too few: {needed} are needed to train and validate once; give a longer "
+            "range, or lower --train-days and --validation-days"
+        )
+    return block_before(bars - 1 + settings.network.window, pair, settings)
+
+
+def fold_block(pair: Pair, settings: Settings, number: int) -> Block:
+    """What the model of one fold of a backtest is made from.
+
+    Raises:
+        SettingsError: If there is no such fold.
+    """
+    folds = make_folds(pair, settings)
+    if number >= len(folds):
+        raise SettingsError(f"--fold {number}: the data give folds 0 to {len(folds) - 1}")
+    return folds[number].block
 
 
 def walk_forward(
-    pair: Pair, settings: Settings, progress: Callable[[int, int], None] = lambda done, of: None
+    pair: Pair,
+    settings: Settings,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    first_test: int | None = None,
 ) -> Walk:
     """Train and test every fold with every seed.
 
@@ -99,52 +142,26 @@ def walk_forward(
         pair: The candles.
         settings: Of the whole run.
         progress: Called with the networks trained so far and in all.
+        first_test: First bar decided; by default the first that the data before it can train for.
 
     Raises:
         SettingsError: If the data are too short for one fold.
     """
-    folds = make_folds(pair, settings)
-    features = pair_features(pair, settings.features)
-    returns = torch.from_numpy(pair.returns).float()
-    rows: list[list[np.ndarray]] = [[] for _ in settings.seeds]
-    records, static = [], 0.5
+    folds = make_folds(pair, settings, first_test)
+    total, done = len(folds) * len(settings.seeds), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    parts, records, static = [], [], 0.5
     for number, fold in enumerate(folds):
-        windows = fold_windows(features, fold, settings.network.window)
-        samples = [sample(windows, returns, part) for part in fold]
-        for place, seed in enumerate(settings.seeds):
-            # A different seed for each fold, the same for each setting compared.
-            trained = train(samples[0], samples[1], settings, seed=100_003 * seed + number)
-            rows[place].append(decide(trained.network, samples[2].windows).double().numpy())
-            records.append(_record(trained, number, seed, pair.times[fold.test[0]]))
-            progress(len(records), len(folds) * len(settings.seeds))
+        model = fit(pair, fold.block, settings, number, count)
+        parts.append(decide_bars(model, pair, fold.test))
+        first = stamp(pair.times[fold.test[0]])
+        records += [FoldRecord(fold=number, first_test=first, **one.model_dump()) for one in model.seeds]
         if number == 0:
             static = records[0].minimum_variance_weight
-    weights = np.stack([np.concatenate(parts) for parts in rows])
-    return Walk(range(folds[0].test[0], folds[-1].test[-1] + 1), weights, records, static)
-
-
-def fold_windows(features: np.ndarray, fold: Fold, window: int) -> torch.Tensor:
-    """Window ending at each bar, scaled by the training rows; (bars − window + 1, window, features)."""
-    rows = slice(fold.training[0] - window + 1, fold.training[-1] + 1)
-    scaled = torch.from_numpy(standardize(features, rows)).float()
-    return scaled.unfold(0, window, 1).transpose(1, 2)
-
-
-def sample(windows: torch.Tensor, returns: torch.Tensor, part: range) -> Sample:
-    """Windows that end at each decision of a part, and the returns after them."""
-    shift = windows.shape[1] - 1
-    return Sample(
-        windows[part[0] - shift : part[-1] + 1 - shift].contiguous(), returns[part[0] : part[-1] + 1]
-    )
-
-
-def _record(trained: Trained, fold: int, seed: int, first: pd.Timestamp) -> FoldRecord:
-    return FoldRecord(
-        fold=fold,
-        seed=seed,
-        first_test=first.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        minimum_variance_weight=trained.moments.minimum_variance_weight,
-        epoch=trained.epoch,
-        epochs_run=len(trained.validation) - 1,
-        validation_sharpe=trained.validation[trained.epoch],
-    )
+    decisions = range(folds[0].test[0], folds[-1].test[-1] + 1)
+    return Walk(decisions, np.concatenate(parts, axis=1), records, static)

@@ -4,6 +4,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pairfolio.backtest import Run
+from pairfolio.data.findings import OpenJump
 from pairfolio.report.charts import drawdown_chart, equity_chart, weight_chart
 from pairfolio.report.verdict import verdict
 
@@ -17,7 +18,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "share": share, "number": number}
+    environment.filters |= {"percent": percent, "share": share, "number": number, "open_jump": open_jump}
     results = run.results
     labels = {strategy.key: strategy.label for strategy in results.strategies}
     charts = {
@@ -31,6 +32,15 @@ def render(run: Run) -> str:
         verdict=verdict(results),
         # Matplotlib escapes the labels it draws, so the charts are safe as they are.
         charts={title: Markup(text) for title, text in charts.items()},
+    )
+
+
+def open_jump(jump: OpenJump) -> str:
+    """One sentence on a jump that may be a small split."""
+    volume = "unknown" if jump.volume_change is None else f"{jump.volume_change:.2g} times the day before"
+    return (
+        f"at {jump.time} the open is {jump.value:.3g} times the close before, the day's volume {volume}; "
+        "this may be a split, and without an underlying nothing tells"
     )
 
 

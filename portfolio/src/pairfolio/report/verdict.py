@@ -13,7 +13,40 @@ def verdict(results: Results) -> list[str]:
     chance = results.placebo.p_value
     if chance is not None:
         sentences.append(_timing(results.placebo.shifts, chance))
+    sentences.append(_choice(results))
+    if results.settings.final is not None:
+        sentences.append(_set_aside(results))
     return sentences
+
+
+def _choice(results: Results) -> str:
+    choice, trials = results.choice, len(results.choice.trials)
+    said = "No network or λ was chosen here: one trial"
+    if trials > 1:
+        kept = choice.trials[choice.chosen]
+        said = f"Of {trials} trials on these bars {kept.network} with λ={kept.strength:g} had the best Sharpe"
+    if choice.deflated is None:
+        return f"{said}; a deflated Sharpe ratio is not defined."
+    return (
+        f"{said}; the deflated Sharpe ratio, the probability that the true one is above zero after so many "
+        f"trials, is {choice.deflated:.2f}. Trials made by hand before are not counted."
+    )
+
+
+def _set_aside(results: Results) -> str:
+    assert results.settings.final_start is not None
+    start, final = results.settings.final_start.strftime("%Y-%m-%d"), results.final
+    if final is None:
+        return f"The bars from {start} on are set aside and were not read."
+    said = (
+        f"Final test on {final.tested.bars} bars from {start} on, on which nothing was chosen, evaluated once"
+    )
+    if final.look > 1:
+        said = (
+            f"Look number {final.look} at the bars from {start} on (before: "
+            f"{', '.join(final.looked_before)}), so this is no final test"
+        )
+    return f"{said}. {_alone(final.strategy('network').sharpe)}"
 
 
 def _timing(shifts: int, chance: float) -> str:
