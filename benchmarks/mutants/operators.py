@@ -20,6 +20,7 @@ _DEFINED_ONCE = m.Decorator(
 """Decorators that stay outside while what they decorate is exchanged."""
 
 
+_LENGTHS = m.Arg(keyword=m.Name("strict"))
 _STRICT = m.Arg(keyword=m.Name("strict"), value=m.Name("True"))
 _REPLACED = (mutators.operator_string, mutators.operator_arg_removal)
 
@@ -48,7 +49,7 @@ def _words_of_code(node: cst.BaseString) -> Iterable[cst.BaseString]:
 def _without_argument(node: cst.Call) -> Iterable[cst.Call]:
     """As mutmut does it, but zip keeps checking its lengths: what is zipped here has one length by construction."""
     for mutant in mutators.operator_arg_removal(node):
-        if m.findall(mutant, _STRICT) == m.findall(node, _STRICT):
+        if m.findall(mutant, _LENGTHS) == m.findall(node, _LENGTHS):
             yield mutant
 
 
