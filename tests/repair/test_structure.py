@@ -210,3 +210,13 @@ def test_a_quantized_model_without_adapter_is_refused():
     model.model.layers[0].mlp.up_proj = Int8Linear(model.model.layers[0].mlp.up_proj)
     with pytest.raises(DefenseError, match="is quantized"):
         repairable(model)
+
+
+@pytest.mark.parametrize("saved", [None, ["lm_head"], ["up_proj"]], ids=["factors", "saved head", "saved in blocks"])
+def test_every_path_leads_to_its_module(saved):
+    model = adapted(tiny.model(), ["q_proj"], modules_to_save=saved)
+    found = sites(model)
+    assert any(site.lora for site in found)
+    assert any(site.saved for site in found) == bool(saved)
+    for site in found:
+        assert model.get_submodule(site.path) is site.module, site.path

@@ -15,7 +15,8 @@ from tests.helpers.training import distance, run, streams, trainer
 
 
 def _made(tmp_path, defense=None, rows=None, **changes):
-    given = {name: changes.pop(name) for name in ("stage", "stream_batch_size", "compute_loss_func") if name in changes}
+    own = ("stage", "stream_batch_size", "compute_loss_func", "formatting_func")
+    given = {name: changes.pop(name) for name in own if name in changes}
     tokenizer = changes.pop("tokenizer", None) or tiny.tokenizer()
     return mi.DefendedTrainer(
         tiny.model(), args=tiny.config(tmp_path, **changes), train_dataset=rows or tiny.rows("user"),
@@ -27,6 +28,8 @@ def _made(tmp_path, defense=None, rows=None, **changes):
     ("packing", True, "packing"), ("fp16", True, "fp16"), ("label_smoothing_factor", 0.1, "label_smoothing"),
     ("loss_type", "dft", "loss_type"), ("neftune_noise_alpha", 5.0, "neftune"),
     ("auto_find_batch_size", True, "auto_find_batch_size"), ("compute_loss_func", lambda *a, **k: 0, "compute_loss"),
+    ("padding_free", True, "padding_free"), ("truncation_mode", "keep_end", "truncation_mode"),
+    ("completion_only_loss", False, "completion_only_loss"), ("formatting_func", lambda row: "", "formatting_func"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.compute_loss_func. is deprecated:FutureWarning")
 def test_settings_that_would_change_the_formula_are_refused(setting, value, named, tmp_path):
@@ -99,6 +102,14 @@ def test_whole_conversations_train_as_prompts_with_answers_do(defense, tmp_path)
         made.train()
         ends.append({n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad})
     assert distance(*ends) <= 1e-6
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["prompt-and-answer", "messages"])
+def test_control_tokens_spelled_out_in_a_conversation_are_refused(whole, tmp_path):
+    row = tiny.row("how <bot> yes", "no")
+    rows = [{"messages": [*row["prompt"], *row["completion"]]} if whole else row] * 16
+    with pytest.raises(DataError, match="control tokens"):
+        _made(tmp_path, rows=Dataset.from_list(rows), assistant_only_loss=whole)
 
 
 @pytest.mark.parametrize("limit", [{"max_length": 8}, {"max_length": None}], ids=["cut", "uncut"])

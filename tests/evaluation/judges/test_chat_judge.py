@@ -285,3 +285,7 @@ def test_settings_out_of_range(bad) -> None:
         ChatJudge("http://localhost/v1", "m", **bad)
     with pytest.raises(UsageError, match="base_url"):
         ChatJudge("localhost", "m")
+
+
+def test_results_name_the_judge_with_its_model() -> None:
+    assert ChatJudge("http://localhost/v1", "some-model").name == "chat:some-model"

@@ -73,6 +73,11 @@ def test_tokenizer_without_padding_token(tmp_path, tokenizer) -> None:
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_results_name_the_judge_with_its_model(tmp_path, tokenizer) -> None:
+    folder = save(tmp_path, tokenizer, "multi_label_classification", LABELS)
+    assert ClassifierJudge(folder).name == f"classifier:{folder}"
+
+
 def test_cut_input_is_said(tmp_path, tokenizer) -> None:
     folder = save(tmp_path, tokenizer, "multi_label_classification", LABELS)
     (short, long) = ClassifierJudge(folder, max_length=70)(["p", "p"], ["yes", "yes " * 50])

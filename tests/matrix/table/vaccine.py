@@ -87,6 +87,6 @@ ROWS = {
     "vaccine": Row(vaccine, _vaccine, ("noise_norm",)),
     "t_vaccine": Row(
         t_vaccine, _t_vaccine, ("noise_norm",), {"blocks": 1, "measure_every": 2, "draw_every": 1},
-        extra_rows=_measured_rows,
+        stress={"blocks": 1, "measure_every": 4, "draw_every": 3}, extra_rows=_measured_rows,
     ),
 }  # fmt: skip
