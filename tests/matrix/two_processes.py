@@ -55,3 +55,5 @@ def filled_up(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    distributed.barrier()
+    distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process
