@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import UsageError
+from mithridate.training.trainer import DefendedTrainer
 from tests.helpers.training import distance, finished, run, trainer, training_methods
 from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
@@ -70,6 +71,26 @@ def test_a_last_act_is_not_done_twice(name, tmp_path):
     with pytest.raises(UsageError, match="make a new DefendedTrainer"):
         made.train()
     assert distance(after, finished(made).weights) == 0
+
+
+@pytest.mark.parametrize("name", FINISHING)
+def test_a_last_act_that_fails_halfway_leaves_the_trained_weights(name, tmp_path, monkeypatch):
+    cls = methods()[name].cls
+    original = cls.finish
+
+    def failing(self, weights, memory):
+        original(self, weights, memory)
+        raise KeyboardInterrupt
+
+    made = trainer(cls(**ROWS[name].default), tmp_path, save_strategy="steps", save_steps=4, **SHAPE)
+    monkeypatch.setattr(DefendedTrainer, "_save_finished", lambda self, folder: None)
+    monkeypatch.setattr(cls, "finish", failing)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    trained = load_file(tmp_path / "checkpoint-4" / "adapter_model.safetensors")
+    left = {n.replace(".default", ""): w for n, w in finished(made).weights.items()}
+    assert distance(trained, left) == 0
+    assert made.finished == {}
 
 
 @pytest.mark.parametrize("name", FINISHING)

@@ -325,11 +325,18 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         return output
 
     def _finish(self) -> Finished:
-        """The defense's last act, in figures that say what it did to the weights as they are stored."""
-        before = self._weights.snapshot() if self.defense.finishes else []
-        finished = self.defense.finish(self._weights, self.memory)
+        """The defense's last act, in figures that say what it did to the weights as they are stored.
+
+        One that fails halfway leaves the weights as training left them.
+        """
         if not self.defense.finishes:
-            return finished
+            return Finished()
+        before = self._weights.snapshot()
+        try:
+            finished = self.defense.finish(self._weights, self.memory)
+        except BaseException:
+            self._weights.restore(before)
+            raise
         moved = self._weights.moved_since(before)
         stored = {"weights_moved": moved.weights, "moved_distance": moved.distance}
         return replace(finished, figures=finished.figures | stored)
