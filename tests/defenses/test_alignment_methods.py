@@ -10,12 +10,12 @@ from transformers import TrainerCallback
 from mithridate.defenses.repnoise import _mmd, _mmd_of_block, _samples
 from mithridate.defenses.tar import TAR
 from mithridate.defenses.vaccine import TVaccine, Vaccine
-from mithridate.training.decoder import layer_of
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.rows import ScoredRows
+from mithridate.models.decoder import layer_of
+from mithridate.training.scored_rows import ScoredRows
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.counting import Counted
 from tests.helpers.training import trainer

@@ -8,7 +8,7 @@ from mithridate.defenses.lox import top_singular
 from mithridate.defenses.resta import dare
 from mithridate.defenses.safe_delta import safest
 from mithridate.errors import DefenseError
-from mithridate.repair.effective import Effective
+from mithridate.models.merged_weights import MergedWeights
 from tests.helpers import tiny
 from tests.helpers.origins import everything, restored, shaken
 from tests.helpers.training import distance, run
@@ -29,7 +29,7 @@ def trained():
 
 
 def _state(model):
-    weights = Effective(model)
+    weights = MergedWeights(model)
     return {name: weights.read(name) for name in weights.names}
 
 
@@ -99,10 +99,10 @@ def test_longer_differences_give_longer_projections():
     for length in (1.0, 10.0):
         base = tiny.model()
         v = shaken(tiny.model(), 2, 0.01 * length)
-        model, aligned = shaken(tiny.model(), 1, 0.01), Effective(tiny.model())
+        model, aligned = shaken(tiny.model(), 1, 0.01), MergedWeights(tiny.model())
         mi.SafeLoRA(threshold=1.0).repair(model, tiny.tokenizer(), aligned=tiny.model(), base=v)
         name = "model.layers.0.mlp.up_proj.weight"
-        ends.append(float((Effective(model).read(name) - aligned.read(name)).norm()))
+        ends.append(float((MergedWeights(model).read(name) - aligned.read(name)).norm()))
         assert distance(_state(base), _state(tiny.model())) == 0
     assert ends[1] == pytest.approx(10 * ends[0], rel=1e-3)
     assert distance(_state(tuned), _state(shaken(tiny.model(), 1, 0.01))) == 0

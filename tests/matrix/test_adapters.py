@@ -6,9 +6,10 @@ from peft import IA3Config, LoHaConfig, LoraConfig, PrefixTuningConfig, PromptTu
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import MithridateError
-from mithridate.training.batch import IGNORED, batches, tokenize
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.weights import Weights
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import IGNORED, tokenize
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, trainer, training_methods
 from tests.matrix.row import thinned

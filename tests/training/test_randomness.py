@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from mithridate.training.batch import batches, tokenize
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import tokenize
 from mithridate.training.randomness import Randomness
+from mithridate.training.row_stream import Stream
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import run
 
@@ -105,7 +106,7 @@ def test_a_refusals_likelihood_is_that_of_the_same_masks_and_leaves_no_trace():
         return gradient, torch.rand(1)
 
     plain = found(lambda step: lambda rows: torch.zeros(len(rows.nll)))
-    weighed = found(lambda step: lambda rows: 0 * step.answered(rows, "refusals").nll)
+    weighed = found(lambda step: lambda rows: 0 * step.with_completions(rows, "refusals").nll)
     assert _same(plain[0], weighed[0])
     assert plain[1] == weighed[1]
 

@@ -90,6 +90,6 @@ def test_refusals_are_cut_where_the_rows_are(world):
 def test_scoring_other_answers_takes_no_gradient(world):
     step = world.step("user", world.data())
     scored = []
-    step.gradient("user", log_weights=lambda rows: scored.append(step.answered(rows, "refusals")) or rows.nll * 0)
+    step.gradient("user", log_weights=lambda rows: scored.append(step.with_completions(rows, "refusals")) or rows.nll * 0)
     assert scored
     assert not any(rows.nll.requires_grad for rows in scored)

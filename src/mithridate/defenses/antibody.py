@@ -30,12 +30,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
-from mithridate.training.draws import Memory
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows
+from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
+from mithridate.training.step_rows import Memory
 
 PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
 
@@ -131,7 +131,7 @@ class AntibodyTuning(Defense):
 
     def _log_weights(self, step: Step, rows: ScoredRows) -> Tensor:
         """d_i/τ (Eq. 7), −∞ below the floor."""
-        refused = step.answered(rows, "refusals")
+        refused = step.with_completions(rows, "refusals")
         ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
         weights = ratio / self.temperature
         return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))

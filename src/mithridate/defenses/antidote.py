@@ -24,17 +24,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.activations import input_norms
-from mithridate.repair.case import Case
+from mithridate.models.activation_sums import input_norms
+from mithridate.models.adapter_layers import has_lora
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.models.undo import undone
+from mithridate.repair.post_tuning import Repair
 from mithridate.repair.prunable import Prunable, prunable
-from mithridate.repair.results import DoseCurve, Repaired
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import DoseSearch, Repaired
 from mithridate.repair.tally import Tally
-from mithridate.repair.target import has_lora
-from mithridate.repair.undo import undone
-from mithridate.training.batch import Example
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -75,12 +75,12 @@ class Antidote(Repair):
         """Factors are pruned where they are."""
         return self.scope != "adapter"
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
-        rows = case.rows("harmful")
-        matrices = prunable(case.model, self.scope)
-        scores = self._scores(case.model, matrices, rows)
-        curve = self._search(case, matrices, scores) if self.mask_ratio == "auto" else None
+        rows = inputs.rows("harmful")
+        matrices = prunable(inputs.model, self.scope)
+        scores = self._scores(inputs.model, matrices, rows)
+        curve = self._search(inputs, matrices, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
         pruned, tally = self._prune(matrices, scores, ratio)
         if pruned and not tally.changed:
@@ -95,10 +95,10 @@ class Antidote(Repair):
                 "harmful_rows": len(rows),
             },
             dose_curve=curve,
-            merged=tally.changed > 0 and self.merges and has_lora(case.model),
+            merged=tally.changed > 0 and self.merges and has_lora(inputs.model),
         )
 
-    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
+    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[TokenizedRow]) -> list[Tensor]:
         """|W|·‖x‖ per entry, (outputs, inputs)."""
         if self.score == "magnitude":
             return [matrix.read().abs() for matrix in matrices]
@@ -116,14 +116,14 @@ class Antidote(Repair):
                 matrix.put(matrix.read().masked_fill(mask, 0), tally)
         return pruned, tally
 
-    def _search(self, case: Case, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
+    def _search(self, inputs: RepairInputs, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseSearch:
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
             with undone():
                 self._prune(matrices, scores, ratio)
                 yield
 
-        return self.search(case, "mask_ratio", RATIOS, dosed)
+        return self.search(inputs, "mask_ratio", RATIOS, dosed)
 
 
 def count(entries: int, ratio: float) -> int:

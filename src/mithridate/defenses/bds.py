@@ -19,10 +19,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.step import Shares, Step
+from mithridate.training.step import RowShares, Step
 
 
 @register(
@@ -59,7 +59,7 @@ class BDS(Defense):
         step.log(extra_gradient_norm=extra.norm(), weight_max=max(step.shares.shares) * len(step.shares.shares))
         return tuned + extra
 
-    def _scheduled(self, scores: Tensor, shares: Shares, step: Step) -> Tensor:
+    def _scheduled(self, scores: Tensor, shares: RowShares, step: Step) -> Tensor:
         """One Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()

@@ -12,8 +12,8 @@ the size of the harmful batch is free (there 10). The code's optional Vaccine no
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 

@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -52,7 +52,7 @@ class ConstrainedSFT(Defense):
         """The gradient of the paper's Eq. 3."""
         seen: list[float] = []
 
-        def loss(rows: ScoredRows) -> Share:
+        def loss(rows: ScoredRows) -> LossShare:
             weights = self._weights(rows)
             seen.append(float(weights[rows.mask].sum()))
             return rows.per_token(-weights * rows.log_probs)

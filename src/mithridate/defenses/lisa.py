@@ -14,8 +14,8 @@ B1 = 100 and B2 = 900 a tenth of an epoch is left out, as there.
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 

@@ -23,20 +23,21 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense, Dose, Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Line
-from mithridate.repair.effective import Effective, compared
-from mithridate.repair.results import Repaired
-from mithridate.repair.structure import is_factor, partner
-from mithridate.repair.target import has_lora, products
-from mithridate.training.decoder import layer_of
-from mithridate.training.draws import Memory
+from mithridate.models.adapter_layers import has_lora, plain_lora_layers
+from mithridate.models.decoder import layer_of
+from mithridate.models.lora import is_factor, matching_a
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import WeightPath
+from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
-from mithridate.training.weights import Finished, Weights
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 
 
 @register(
@@ -62,21 +63,21 @@ class LoX(Repair):
     strength: Dose = 1.25
     rank: int = Field(6, ge=1)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Move every linear layer in place; LoRA is merged where weights move."""
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned, base = compared(case, "aligned", "base")
+        tuned, aligned, base = inputs.merged_weights("aligned", "base")
         factors = {name: top_factors(difference(aligned, base, name), self.rank) for name in tuned.matrices}
 
         def moved(name: str, theta: Tensor, c: float) -> Tensor:
             left, right = factors[name]
             return theta + c * tuned.turned(name, left @ right).to(theta)
 
-        line = Line(tuned, list(factors), moved)
-        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.strength == "auto" else None
+        path = WeightPath(tuned, list(factors), moved)
+        curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         c = curve.chosen if curve else float(self.strength)
-        return line.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
+        return path.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
 
 
 @register(
@@ -105,7 +106,7 @@ class LoXAlignment(Defense):
         if self.strength == 0:
             return
         if has_lora(step.likelihood.model):
-            products(step.likelihood.model)
+            plain_lora_layers(step.likelihood.model)
         elif isinstance(step.likelihood.model, PeftModel):
             raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
@@ -124,7 +125,7 @@ class LoXAlignment(Defense):
         now = dict(zip(weights.names, weights.parameters, strict=True))
         start = dict(zip(weights.names, weights.start, strict=True))
         for name, weight in now.items():
-            first = partner(name)
+            first = matching_a(name)
             if first is not None:
                 product = weight.double() @ now[first].double()
                 left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
@@ -135,12 +136,12 @@ class LoXAlignment(Defense):
 
     def _refuse_used(self, weights: Weights) -> None:
         named = zip(weights.names, weights.start, strict=True)
-        used = any(partner(name) is not None and bool(second.any()) for name, second in named)
+        used = any(matching_a(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
 
 
-def difference(aligned: Effective, base: Effective, name: str) -> Tensor:
+def difference(aligned: MergedWeights, base: MergedWeights, name: str) -> Tensor:
     """Δ = W_aligned − W_base, (outputs, inputs), float64."""
     after = aligned.matrix(name)
     return after - base.matrix(name, after.device)

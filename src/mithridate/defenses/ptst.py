@@ -18,10 +18,10 @@ from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.training.batch import require_chat_template
+from mithridate.models.tokenization import require_chat_template
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 

@@ -6,7 +6,7 @@ Rosati et al. "Representation noising", NeurIPS 2024, arXiv 2405.14577.
     h̄    = mean over blocks of the harmful answer's loss read from that block through the last norm and the head
 
 A sample of the MMD is one harmful row: its MLP outputs on answer tokens, laid out as one vector, short answers
-filled up with zeros; its partner is Gaussian noise of the same shape. The kernel is a sum of five Gaussians whose
+filled up with zeros; its matching_a is Gaussian noise of the same shape. The kernel is a sum of five Gaussians whose
 widths are 1/4, 1/2, 1, 2, 4 times the mean squared distance of all samples, held constant in the derivative.
 
 Both terms are not sums over rows, so a first pass without gradient scores the whole batch, and a second pass takes
@@ -28,17 +28,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
-from mithridate.training.decoder import Part
+from mithridate.models.decoder import DecoderPart
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, as multiples of the mean squared distance."""
 
-PARTS: tuple[Part, ...] = ("mlp", "block")
+PARTS: tuple[DecoderPart, ...] = ("mlp", "block")
 
 
 @register(
@@ -66,7 +66,7 @@ class RepNoise(Defense):
         whole = _look(step)
         pulls = iter(whole.pulls)
 
-        def loss(rows: ScoredRows) -> Share:
+        def loss(rows: ScoredRows) -> LossShare:
             noised = torch.stack([(sample * next(pulls)).sum() for sample in _samples(rows)]).sum()
             return self.noise * rows.once(noised) - self.ascent * rows.per_token(_lens(step, rows)) / whole.harm
 

@@ -23,12 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Dose, Repair
 from mithridate.defenses.registry import register
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Line
-from mithridate.repair.effective import compared
-from mithridate.repair.results import Repaired
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import WeightPath
 
 
 @register(
@@ -55,21 +54,21 @@ class RESTA(Repair):
     drop: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Move all weights in place; LoRA is merged where weights move."""
         if self.strength == 0 and self.drop == 0:
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned, base = compared(case, "aligned", "base")
+        tuned, aligned, base = inputs.merged_weights("aligned", "base")
 
         def moved(name: str, theta: Tensor, gamma: float) -> Tensor:
             safe = aligned.read(name, theta.device)
             kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
             return kept + gamma * (safe - base.read(name, theta.device))
 
-        line = Line(tuned, tuned.names, moved)
-        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.strength == "auto" else None
+        path = WeightPath(tuned, tuned.names, moved)
+        curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         gamma = curve.chosen if curve else float(self.strength)
-        return line.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)
+        return path.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)
 
 
 def dare(delta: Tensor, drop: float, seed: int, name: str) -> Tensor:

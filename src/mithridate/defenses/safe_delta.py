@@ -31,14 +31,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.activations import input_grams
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Rewrite
-from mithridate.repair.effective import Effective, compared
-from mithridate.repair.results import Repaired
+from mithridate.models.activation_sums import input_grams
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.repair.post_tuning import Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import Rewrite
 
 
 @register(
@@ -65,16 +65,16 @@ class SafeDelta(Repair):
     rows: int = Field(128, ge=1)
     damping: float = Field(0.01, gt=0, allow_inf_nan=False)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Thin and compensate every layer's update in place; LoRA is merged where weights move."""
         if self.scale >= 1:
             return Repaired(changed=0, distance=0.0)
-        examples = case.rows("safe")[: self.rows]
-        tuned, aligned = compared(case, "aligned")
+        examples = inputs.rows("safe")[: self.rows]
+        tuned, aligned = inputs.merged_weights("aligned")
         layers = {name: aligned.matrices[name] for name in tuned.matrices if update(tuned, aligned, name).any()}
         if not layers:
             raise DefenseError("fine-tuning changed no linear layer, so there is nothing to thin out; check aligned=")
-        grams = input_grams(case.reference("aligned"), layers, examples)
+        grams = input_grams(inputs.reference("aligned"), layers, examples)
         rewrite, kept, columns = Rewrite(tuned), 0, 0
         for name in layers:
             delta = update(tuned, aligned, name)
@@ -97,7 +97,7 @@ class SafeDelta(Repair):
         return hessian + damping * torch.eye(len(hessian)).to(hessian)
 
 
-def update(tuned: Effective, aligned: Effective, name: str) -> Tensor:
+def update(tuned: MergedWeights, aligned: MergedWeights, name: str) -> Tensor:
     """Δ = W_tuned − W_aligned, (outputs, inputs), float64."""
     theta = tuned.matrix(name)
     return theta - aligned.matrix(name, theta.device)

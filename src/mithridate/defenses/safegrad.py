@@ -13,10 +13,10 @@ Difference. From the paper none is known; the authors' code was not seen.
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -54,7 +54,7 @@ class SafeGrad(Defense):
         return user + self.strength * align
 
 
-def _divergence(rows: ScoredRows) -> Share:
+def _divergence(rows: ScoredRows) -> LossShare:
     """KL(π_0 ‖ π) over the vocabulary, mean over answer tokens, by its slope π − π_0 in the logits.
 
     The slope is zero to the bit where the model has not moved. Differentiating the divergence itself leaves rounding

@@ -23,18 +23,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.structure import partner
-from mithridate.repair.target import Lora, has_lora, is_transposed, products
-from mithridate.training.activations import captured
-from mithridate.training.batch import Batch
-from mithridate.training.draws import Memory
+from mithridate.models.activations import captured
+from mithridate.models.adapter_layers import has_lora, plain_lora_layers
+from mithridate.models.batches import Batch
+from mithridate.models.lora import LoraFactors, is_transposed, matching_a
+from mithridate.models.modes import evaluating
+from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import evaluating
 from mithridate.training.step import Step
-from mithridate.training.weights import Finished, Weights
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 
 
 @register(
@@ -66,9 +66,9 @@ class SaLoRA(Defense):
         if (self.directions or self.task_rank) and not has_lora(model):
             raise DefenseError("SaLoRA projects a LoRA adapter, and the model has none; pass peft_config")
         if self.task_rank:
-            _start_in_task(step, products(model), self.task_rank)
+            _start_in_task(step, plain_lora_layers(model), self.task_rank)
         if self.directions:
-            loras = products(model)
+            loras = plain_lora_layers(model)
             grams = _grams(step, loras, step.batches(step.first("safe", self.rows)))
             step.memory["spans"] = [
                 _top(gram, self.directions, lora.name) for gram, lora in zip(grams, loras, strict=True)
@@ -84,7 +84,7 @@ class SaLoRA(Defense):
     def applied(self, model: nn.Module, memory: Memory) -> Iterator[None]:
         """Inside the block every B·A·x loses its part in the span of V."""
         spans: list[Tensor] = memory.get("spans", [])
-        loras = products(model) if spans else []
+        loras = plain_lora_layers(model) if spans else []
         hooks = [(lora.second, _projecting(span)) for lora, span in zip(loras, spans, strict=True)]
         handles = [factor.register_forward_hook(hook) for factor, hook in hooks]
         try:
@@ -100,7 +100,7 @@ class SaLoRA(Defense):
         if not spans:
             return Finished()
         named = zip(weights.names, weights.parameters, strict=True)
-        second = [p for name, p in named if partner(name) is not None]
+        second = [p for name, p in named if matching_a(name) is not None]
         removed = 0.0
         for factor, span in zip(second, spans, strict=True):
             b, v = factor.double(), span.to(factor.device).double()
@@ -120,7 +120,7 @@ def _projecting(span: Tensor) -> Any:
     return hook
 
 
-def _grams(step: Step, loras: Sequence[Lora], own: Iterable[Batch]) -> list[Tensor]:
+def _grams(step: Step, loras: Sequence[LoraFactors], own: Iterable[Batch]) -> list[Tensor]:
     """Σ over tokens of (W·x)(W·x)ᵀ for each layer, (outputs, outputs) float64, over all processes."""
     layers = [lora.module.get_base_layer() for lora in loras]
     sizes = [(lora.second.weight.shape[0], lora.second.weight.device) for lora in loras]
@@ -148,7 +148,7 @@ def _top(gram: Tensor, directions: int, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def _start_in_task(step: Step, loras: Sequence[Lora], rank: int) -> None:
+def _start_in_task(step: Step, loras: Sequence[LoraFactors], rank: int) -> None:
     """A ← top right singular directions of U·Uᵀ·W, U the top output directions on this step's rows."""
     for lora, gram in zip(loras, _grams(step, loras, step.batches("user")), strict=True):
         if bool(lora.second.weight.any()):

@@ -3,8 +3,8 @@
 Update rule: g = ∇f(w), the mean token loss of the stage's own rows. Cost: 1 forward and 1 backward pass a step.
 """
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 

@@ -33,11 +33,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from mithridate.defenses.base import Defense, Passes
 from mithridate.defenses.registry import register
-from mithridate.training.batch import Example
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.settings import Passes
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import Loss, ScoredRows, Share
+from mithridate.training.scored_rows import Loss, LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -93,7 +94,7 @@ class TAR(Defense):
         step.log(tamper_gradient_norm=self.strength * tampered.norm(), retain_gradient_norm=keep.norm())
         return self.strength * tampered + keep
 
-    def _retain(self, rows: ScoredRows) -> Share:
+    def _retain(self, rows: ScoredRows) -> LossShare:
         """The loss f and the mean distance of hidden states over blocks, tokens and rows."""
         pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
         distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
@@ -126,7 +127,7 @@ class TAR(Defense):
         step.redraw("harmful")
         return step.gradient("harmful")
 
-    def _tamper_gradient(self, step: Step, rows: list[Example], before: dict[int, float]) -> Gradient:
+    def _tamper_gradient(self, step: Step, rows: list[TokenizedRow], before: dict[int, float]) -> Gradient:
         if self.tamper == "entropy":
             return step.gradient(rows, loss=_negative_entropy, logits=True)
         now = _margins(step, rows)
@@ -140,18 +141,18 @@ class TAR(Defense):
         return refuse + step.gradient(rows, loss=weighed(-1.0))
 
 
-def _negative_entropy(rows: ScoredRows) -> Share:
+def _negative_entropy(rows: ScoredRows) -> LossShare:
     logits = rows.logits[rows.mask]
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     return rows.per_token((log_p.exp() * log_p).sum(dim=-1))
 
 
-def _margins_at_start(step: Step, rows: list[Example]) -> dict[int, float]:
+def _margins_at_start(step: Step, rows: list[TokenizedRow]) -> dict[int, float]:
     with step.at_start():
         return _margins(step, rows)
 
 
-def _margins(step: Step, rows: list[Example]) -> dict[int, float]:
+def _margins(step: Step, rows: list[TokenizedRow]) -> dict[int, float]:
     """By how much a refusal is likelier than the harmful answer, in nats, by the row's position."""
     pairs = zip(step.score(rows, answers="refusals"), step.score(rows), strict=True)
     return {

@@ -5,17 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, DefenseError, ModelError
-from mithridate.repair.results import DoseCurve, LayerProfile, Repaired
-from mithridate.repair.structure import Lora, sites
+from mithridate.models.undo import overwrite, undone, undone_on_failure
+from mithridate.repair.layer_changes import layer_profile
+from mithridate.repair.repaired import DoseSearch, Repaired
 from mithridate.repair.tally import Tally
-from mithridate.repair.undo import overwrite, undone, undone_on_failure
-from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
 
 
@@ -109,7 +107,7 @@ def displace(
     scale: float,
     intended: float,
     activity: dict[str, float],
-    curve: DoseCurve | None = None,
+    curve: DoseSearch | None = None,
 ) -> Repaired:
     """Apply a displacement for the first time and tell what was changed.
 
@@ -135,48 +133,10 @@ def displace(
         distance=tally.distance,
         activity=activity | {"intended_distance": intended},
         dose_curve=curve,
-        layer_profile=layer_profile(model, displacement),
+        layer_profile=layer_profile(model, dict(zip(displacement.names, displacement.base, strict=True))),
     ).with_displacement(displacement)
 
 
 def wide(vector: Gradient) -> Gradient:
     """The same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
     return Gradient([t.to(torch.promote_types(t.dtype, torch.float32)) for t in vector.tensors])
-
-
-@torch.no_grad()
-def layer_profile(model: nn.Module, displacement: Displacement) -> LayerProfile:
-    """Norm of the change in the model per decoder block, over the displaced parameters and over effective weights.
-
-    ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
-    of the effective weights, which does not depend on how ΔW is split into factors. The model holds the displaced
-    weights; those before are read from the displacement.
-    """
-    found, before = dict(model.named_parameters()), dict(zip(displacement.names, displacement.base, strict=True))
-    old = {id(found[name]): base.to(found[name].device) for name, base in before.items()}
-    loras = [site.lora for site in sites(model) if site.lora is not None]
-    factors = {id(parameter) for lora in loras for parameter in lora.parameters}
-    moved, whole, delta = Tally(), Tally(), Tally()
-    for name, base in before.items():
-        moved.add(name, base.to(found[name].device), found[name])
-        if id(found[name]) not in factors:
-            whole.add(name, base.to(found[name].device), found[name])
-    for lora in loras:
-        base_weight = _base(lora)
-        after = lora.merged(base_weight)
-        delta.add(lora.name + ".", lora.merged(base_weight, lambda p: old.get(id(p), p)), after)
-    squares = [tally.by_layer() for tally in (moved, whole, delta)]
-    layers = sorted({layer for layer in map(layer_of, before) if layer is not None}, key=int)
-    return LayerProfile(
-        layers=layers,
-        factor_norm=[squares[0].get(layer, 0.0) ** 0.5 for layer in layers],
-        delta_norm=[(squares[1].get(layer, 0.0) + squares[2].get(layer, 0.0)) ** 0.5 for layer in layers],
-    )
-
-
-def _base(lora: Lora) -> Tensor:
-    """W, float64, where the change of an effective weight depends on it, as under DoRA; else zero."""
-    if lora.magnitude is None:
-        return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
-    weight: Tensor = dequantize_module_weight(lora.base)
-    return weight.detach().double()

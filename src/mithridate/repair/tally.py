@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from mithridate.errors import DefenseError
-from mithridate.training.decoder import layer_of
+from mithridate.models.decoder import layer_of
 
 
 class Tally:

@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from mithridate.errors import UsageError
-from mithridate.training.head import causal_of
+from mithridate.models.fused_head import causal_of
 
 ROW = "mithridate_row"
 """Column with the position of each training row."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class RowWeights:
+class MeanRowWeights:
     """Running mean of every row's weight; 1 is the weight a row has in plain SFT.
 
     Args:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.training.activations import Perturbation, shifted
-from mithridate.training.batch import Batch, Example
-from mithridate.training.decoder import Part
-from mithridate.training.draws import Draws
+from mithridate.models.activations import shifted
+from mithridate.models.batches import Batch
+from mithridate.models.decoder import DecoderPart
+from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Around
-from mithridate.training.rows import LogWeights, Loss, ScoredRows, uniform
+from mithridate.training.perturbation import Perturbation
+from mithridate.training.scored_rows import LogWeights, Loss, ScoredRows, uniform
+from mithridate.training.scoring import Around
+from mithridate.training.step_rows import StepRows
 
 
 class Observed:
@@ -34,7 +36,7 @@ class Observed:
         self.tokens += float(output.label_mask.sum())
 
 
-class Shares(NamedTuple):
+class RowShares(NamedTuple):
     """Weights of a row-weighted gradient, over all processes.
 
     Attributes:
@@ -56,8 +58,8 @@ class Shares(NamedTuple):
         return [row for row, _ in pairs], [weight for _, weight in pairs]
 
 
-class Step(Draws):
-    """The optimizer step a defense computes the gradient of (see `Draws` for the arguments).
+class Step(StepRows):
+    """The optimizer step a defense computes the gradient of (see `StepRows` for the arguments).
 
     Attributes:
         observed: Sums over the training rows.
@@ -70,20 +72,20 @@ class Step(Draws):
         super().__init__(**rows)
         self.observed = Observed()
         self.logs: dict[str, float] = {}
-        self.shares: Shares | None = None
+        self.shares: RowShares | None = None
         self.held: list[bool] | None = None
         self._observing = self.main
         self._weighed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._perturbation: tuple[Part, Perturbation] | None = None
+        self._perturbation: tuple[DecoderPart, Perturbation] | None = None
 
     def gradient(
         self,
-        stream: str | Sequence[Example],
+        stream: str | Sequence[TokenizedRow],
         *,
         answers: str | None = None,
         log_weights: LogWeights | None = None,
         loss: Loss | None = None,
-        hidden: Sequence[Part] = (),
+        hidden: Sequence[DecoderPart] = (),
         logits: bool = False,
         reference: bool = False,
     ) -> Gradient:
@@ -122,7 +124,7 @@ class Step(Draws):
         return gradient
 
     def activation_gradient(
-        self, stream: str | Sequence[Example], part: Part, places: Sequence[int] | None = None
+        self, stream: str | Sequence[TokenizedRow], part: DecoderPart, places: Sequence[int] | None = None
     ) -> Perturbation:
         """∂f/∂(outputs of a part) with f the mean token loss (1 forward + 1 backward pass).
 
@@ -136,7 +138,7 @@ class Step(Draws):
         return self.likelihood.activation_gradient(part, own, observe, places, self._around(stream, own))
 
     @contextmanager
-    def perturbed(self, part: Part, perturbation: Perturbation) -> Iterator[None]:
+    def perturbed(self, part: DecoderPart, perturbation: Perturbation) -> Iterator[None]:
         """Add a vector to the outputs of a part inside the block, for gradients on the stream it was taken on."""
         self._perturbation = part, perturbation
         try:
@@ -146,7 +148,7 @@ class Step(Draws):
 
     @torch.no_grad()
     def score(
-        self, stream: str | Sequence[Example], *, answers: str | None = None, hidden: Sequence[Part] = ()
+        self, stream: str | Sequence[TokenizedRow], *, answers: str | None = None, hidden: Sequence[DecoderPart] = ()
     ) -> list[ScoredRows]:
         """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``."""
         own = list(self.batches(stream, answers))
@@ -157,7 +159,7 @@ class Step(Draws):
         return scored
 
     @torch.no_grad()
-    def answered(self, rows: ScoredRows, answers: str) -> ScoredRows:
+    def with_completions(self, rows: ScoredRows, answers: str) -> ScoredRows:
         """Score the same prompts with other answers, without gradient and with the same dropout (1 forward pass)."""
         with self._random.again():
             return self.likelihood.score(self._with_answers(rows.batch, answers))
@@ -227,7 +229,7 @@ class Step(Draws):
 
         return score
 
-    def _around(self, stream: str | Sequence[Example], own: Sequence[Batch]) -> Around:
+    def _around(self, stream: str | Sequence[TokenizedRow], own: Sequence[Batch]) -> Around:
         """What surrounds each pass: its random state, and the perturbation of activations."""
         modules, shifts = self._shifts(own)
 
@@ -263,11 +265,11 @@ class Step(Draws):
 
         return recorded
 
-    def _softmax_shares(self) -> Shares:
-        """Shares over the whole step's batch, gathered from all processes."""
+    def _softmax_shares(self) -> RowShares:
+        """RowShares over the whole step's batch, gathered from all processes."""
         mine = [[part.double().tolist() for part in parts] for parts in self._weighed]
         found = [row for part in self.gather(mine) for parts in part for row in zip(*parts, strict=True)]
         rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
         logs = torch.tensor(weights, dtype=torch.float64)
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return Shares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])
+        return RowShares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])

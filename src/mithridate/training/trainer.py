@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -15,26 +15,20 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.data import refuse_control_tokens, require_rows
-from mithridate.defenses.registry import require_defense
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.model_names import locate
+from mithridate.models.decoder import learned_positions
+from mithridate.models.fused_head import drop_fused_head, fused_head
+from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
 from mithridate.training import state
-from mithridate.training.batch import answer_ids, require_chat_template, tokenize
-from mithridate.training.decoder import learned_positions
-from mithridate.training.draws import Clock, Memory
-from mithridate.training.head import drop_fused_head, fused_head
+from mithridate.training.defense import Defense, Finished, Rescalable, require_defense
 from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.row_weights import RowWeights
+from mithridate.training.row_stream import Stream
+from mithridate.training.row_weights import MeanRowWeights
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Observed, Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Finished, Weights
-
-if TYPE_CHECKING:
-    from mithridate.defenses.base import Defense
-    from mithridate.repair.displacement import Displacement
-
-Rows = Iterable[Mapping[str, Any]]
+from mithridate.training.step_rows import Clock, Memory
+from mithridate.training.trainable import Weights
 
 TRAINED = {"alignment": "safe", "finetuning": "user"}
 """The stream that each stage trains on."""
@@ -88,7 +82,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         args: SFTConfig | None = None,
         train_dataset: Dataset | Rows | None = None,
         *,
-        defense: "Defense",
+        defense: Defense,
         safe_dataset: Rows | None = None,
         harmful_dataset: Rows | None = None,
         refusals: Sequence[str] = (),
@@ -111,7 +105,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._settle_with_the_host()
         self.data_collator: Any = KeepingRow(self.data_collator)
         self._exact_differences = exact_differences
-        self._refusals = answer_ids(refusals, self._tokenizer, self._conversational) if refusals else []
+        self._refusals = completion_ids(refusals, self._tokenizer, self._conversational) if refusals else []
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
         for name, rows in streams.items():
@@ -172,9 +166,9 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._weights = Weights(self.model)
         self.memory: Memory = {}
         self._micro_batches: list[dict[str, Tensor]] = []
-        self.row_weights: RowWeights | None = None
+        self.row_weights: MeanRowWeights | None = None
         self.finished: dict[str, float] = {}
-        self.displacement: Displacement | None = None
+        self.displacement: Rescalable | None = None
         for stream in self._streams.values():
             stream.drawn = 0
 
@@ -275,7 +269,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             metrics[name].append(figure)
         if step.shares is not None:
             if self.row_weights is None:
-                self.row_weights = RowWeights(len(self._rows))
+                self.row_weights = MeanRowWeights(len(self._rows))
             self.row_weights.add(*step.shares.counted_rows())
         return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
 
@@ -416,7 +410,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if "start" in found:
             self._weights.start = found["start"]
         if "row_sums" in found:
-            self.row_weights = RowWeights(len(self._rows))
+            self.row_weights = MeanRowWeights(len(self._rows))
             self.row_weights.sums, self.row_weights.times = found["row_sums"], found["row_times"]
 
 

@@ -1,0 +1,97 @@
+"""Sums over the activations that enter layers, over calibration rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.errors import DefenseError
+from mithridate.models.batches import collate
+from mithridate.models.modes import evaluating
+from mithridate.models.tokenization import TokenizedRow
+
+
+def input_norms(
+    model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]
+) -> dict[str, Tensor]:
+    """sqrt( Σ_rows Σ_tokens x² / number of rows ) per input feature of each layer.
+
+    Rows go through the model one at a time and without padding, so that neither padding nor a batch size can
+    change the result; sums are kept in float64.
+
+    Args:
+        model: The model to run.
+        layers: Layers whose inputs are measured, by name.
+        examples: Calibration rows; prompt and answer tokens count alike.
+
+    Returns:
+        (inputs,) float64 for each name.
+
+    Raises:
+        DefenseError: If no activation reached a layer (a merged adapter, a replaced forward).
+    """
+    sums = _sums(model, layers, examples, lambda x: x.double().square().sum(dim=0))
+    return {name: (total / len(examples)).sqrt() for name, total in sums.items()}
+
+
+def input_grams(
+    model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]
+) -> dict[str, Tensor]:
+    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, rows one at a time likewise.
+
+    Args:
+        model: The model to run.
+        layers: Layers whose inputs are measured, by name.
+        examples: Calibration rows; prompt and answer tokens count alike.
+
+    Returns:
+        (inputs, inputs) for each name, float32 or what the activations have if that is more.
+
+    Raises:
+        DefenseError: If no activation reached a layer.
+    """
+
+    def gram(x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x.T @ x
+
+    return _sums(model, layers, examples, gram)
+
+
+@torch.no_grad()
+def _sums(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    examples: Sequence[TokenizedRow],
+    term: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Σ_rows of a term of (tokens, inputs), for each layer."""
+    sums: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0].detach()
+            part = term(x.reshape(-1, x.shape[-1]))
+            sums[name] = sums[name] + part if name in sums else part
+
+        return add
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    device = next(model.parameters()).device
+    try:
+        with evaluating(model):
+            for example in examples:
+                batch = collate([example], 0, device)
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    finally:
+        for handle in handles:
+            handle.remove()
+    missed = [name for name in layers if name not in sums]
+    if missed:
+        raise DefenseError(
+            f"no activation reached {missed[0]} (nor {len(missed) - 1} others), so its weights cannot be ranked. "
+            "Either its adapter is merged or disabled (unmerge and enable it), or the model's forward was replaced by "
+            "one that runs other layers, as in a copy of a model with a replaced forward (load the model anew)"
+        )
+    return {name: sums[name] for name in layers}

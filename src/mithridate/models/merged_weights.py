@@ -1,0 +1,155 @@
+"""The effective weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mithridate.errors import DefenseError, ModelError
+from mithridate.models.decoder import layer_of
+from mithridate.models.lora import LoraFactors, is_transposed
+from mithridate.models.requirements import (
+    require_no_bias,
+    require_plain_values,
+    require_unquantized,
+)
+from mithridate.models.submodules import submodules
+from mithridate.models.undo import overwrite
+
+
+class _Stored(NamedTuple):
+    """Where an effective weight lies.
+
+    Attributes:
+        parameter: The weight itself, the base weight where LoRA wraps the layer.
+        lora: The LoRA factors on it; None where there are none.
+    """
+
+    parameter: Tensor
+    lora: LoraFactors | None
+
+
+class MergedWeights:
+    """θ, read and written tensor by tensor, so that no second copy of the model is needed.
+
+    Args:
+        model: A causal language model, PEFT or plain.
+
+    Attributes:
+        adapted: Whether LoRA is merged in.
+        matrices: Linear layers of the decoder blocks by the plain name of their weight, in the model's order.
+
+    Raises:
+        DefenseError: If weights are quantized or offloaded, or the adapter is not one active LoRA or DoRA.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        require_unquantized(model)
+        self._places: dict[str, _Stored] = {}
+        self.matrices: dict[str, nn.Module] = {}
+        seen: dict[int, _Stored] = {}
+        for submodule in submodules(model):
+            for own, parameter in submodule.module.named_parameters(recurse=False):
+                name = f"{submodule.name}.{own}" if submodule.name else own
+                place = _Stored(parameter, submodule.lora if own == "weight" else None)
+                if submodule.lora is not None:
+                    require_no_bias(submodule.lora)
+                if _is_new(place, seen, submodule.path):
+                    require_plain_values(name, parameter)
+                    seen[id(parameter)] = self._places[name] = place
+                    if own == "weight" and isinstance(submodule.module, (nn.Linear, Conv1D)) and layer_of(name):
+                        self.matrices[name] = submodule.module
+        self.adapted = bool(self.adapted_layers)
+
+    @property
+    def names(self) -> list[str]:
+        """Plain names of all weights, in the model's order."""
+        return list(self._places)
+
+    @property
+    def adapted_layers(self) -> dict[str, nn.Module]:
+        """The layers that LoRA wraps, by the plain name of their weight."""
+        return {name: place.lora.base for name, place in self._places.items() if place.lora is not None}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape as stored."""
+        return tuple(self._places[name].parameter.shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type as stored."""
+        return self._places[name].parameter.dtype
+
+    @torch.no_grad()
+    def base(self, name: str, device: torch.device | None = None) -> Tensor:
+        """A float64 copy of W, without LoRA, in the stored orientation."""
+        parameter = self._places[name].parameter
+        return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
+
+    def read(self, name: str, device: torch.device | None = None) -> Tensor:
+        """A float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
+        value, lora = self.base(name, device), self._places[name].lora
+        return value if lora is None else lora.merged(value)
+
+    def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
+        """The same as (outputs, inputs), for a name in ``matrices``."""
+        return self.turned(name, self.read(name, device))
+
+    def turned(self, name: str, values: Tensor) -> Tensor:
+        """From the stored orientation to (outputs, inputs), and back."""
+        return values.T if is_transposed(self.matrices[name]) else values
+
+    def write(self, name: str, values: Tensor) -> None:
+        """Set an effective weight: the base weight takes the values, and the adapter on it leaves them as they are.
+
+        Raises:
+            DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
+        """
+        parameter, lora = self._places[name]
+        overwrite(parameter, values)
+        if lora is not None:
+            second = lora.factors[1]
+            overwrite(second, torch.zeros_like(second))
+            if lora.magnitude is not None:
+                overwrite(lora.magnitude, _norms(name, parameter, lora))
+
+    def require_like(self, other: "MergedWeights", called: str) -> None:
+        """Refuse a model of another architecture.
+
+        Raises:
+            ModelError: Naming a weight that is missing or has another shape.
+        """
+        for having, lacking, where in ((self, other, f"{called}= model"), (other, self, "model to repair")):
+            missing = [name for name in having.names if name not in lacking._places]
+            if missing:
+                raise ModelError(
+                    f"the {where} has no weight '{missing[0]}' (nor {len(missing) - 1} others); "
+                    "give models of the same architecture"
+                )
+        for name in self.names:
+            if self.shape(name) != other.shape(name):
+                raise ModelError(
+                    f"'{name}' has shape {self.shape(name)} in the model to repair, {other.shape(name)} in the "
+                    f"{called}= model; give models of the same architecture and vocabulary"
+                )
+
+
+def _is_new(place: _Stored, seen: dict[int, _Stored], path: str) -> bool:
+    """Whether the weight was not met before; one that was must not have LoRA on it in either place."""
+    before = seen.get(id(place.parameter))
+    if before is not None and (before.lora is not None or place.lora is not None):
+        raise DefenseError(f"the weight of {path} is tied to another one; untie or merge the adapter first")
+    return before is None
+
+
+@torch.no_grad()
+def _norms(name: str, weight: Tensor, lora: LoraFactors) -> Tensor:
+    """DoRA's magnitudes that leave a weight as it is: ‖W‖ by output row, by PEFT's own arithmetic."""
+    layer = lora.module.lora_magnitude_vector[lora.adapter]
+    norms: Tensor = layer.get_weight_norm(weight, torch.zeros((), dtype=weight.dtype, device=weight.device), 1.0)
+    if not bool(norms.all()):
+        raise DefenseError(
+            f"the repair leaves an output row of '{name}' at zero, whose direction DoRA cannot hold; "
+            "merge the adapter first (model.merge_and_unload())"
+        )
+    return norms
