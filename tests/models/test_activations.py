@@ -14,6 +14,7 @@ from mithridate.training.perturbation import Perturbation
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable import Weights
 from tests.helpers import tiny
+from tests.helpers.gradients import activation_gradient
 from tests.matrix.worlds import World
 
 MODEL = tiny.model()
@@ -28,7 +29,7 @@ def _parts(size):
 
 
 def test_norms_are_over_all_micro_batches():
-    whole, cut = (_likelihood().activation_gradient("attention", _parts(size)) for size in (6, 2))
+    whole, cut = (activation_gradient(_likelihood(), "attention", _parts(size)) for size in (6, 2))
     assert whole.norms() == pytest.approx(cut.norms(), rel=1e-4)
     assert whole.norm() == pytest.approx(sum(norm**2 for norm in whole.norms()) ** 0.5)
     assert (3.0 * whole.unit()).norm() == pytest.approx(3, rel=1e-6)
@@ -38,7 +39,7 @@ def test_the_gradient_is_that_of_the_mean_token_loss():
     """Checked against finite differences along itself."""
     (batch,) = _parts(6)
     likelihood = _likelihood()
-    felt = likelihood.activation_gradient("mlp", [batch])
+    felt = activation_gradient(likelihood, "mlp", [batch])
     direction, modules = felt.unit(), likelihood.decoder.part("mlp")
 
     @torch.no_grad()
@@ -52,7 +53,7 @@ def test_the_gradient_is_that_of_the_mean_token_loss():
 
 def test_padding_gets_no_gradient():
     (batch,) = _parts(6)
-    felt = _likelihood().activation_gradient("attention", [batch])
+    felt = activation_gradient(_likelihood(), "attention", [batch])
     padding = batch["attention_mask"] == 0
     assert padding.any()
     assert all((part[padding] == 0).all() for part in felt.parts[0])
@@ -60,8 +61,8 @@ def test_padding_gets_no_gradient():
 
 def test_chosen_modules_get_the_same_gradient_as_among_all():
     likelihood = _likelihood()
-    every, last = (likelihood.activation_gradient("attention", _parts(6), places=places) for places in (None, [1]))
-    assert (every.places, last.places) == ([0, 1], [1])
+    every, last = (activation_gradient(likelihood, "attention", _parts(6), layers=layers) for layers in (None, [1]))
+    assert (every.layers, last.layers) == ([0, 1], [1])
     torch.testing.assert_close(last.parts[0][0], every.parts[0][1])
     assert last.norms() == pytest.approx(every.norms()[1:])
 
@@ -69,7 +70,7 @@ def test_chosen_modules_get_the_same_gradient_as_among_all():
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_vector_without_direction_is_an_error(value):
     with pytest.raises(DefenseError, match="no direction"):
-        Perturbation([[torch.full((1, 2, 3), value)]], places=[0]).unit()
+        Perturbation([[torch.full((1, 2, 3), value)]], layers=[0]).unit()
 
 
 def test_hooks_are_gone_afterwards_even_after_an_exception():

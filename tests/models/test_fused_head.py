@@ -14,6 +14,7 @@ from mithridate.repair.repairable import repairable
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable import Weights
 from tests.helpers import tiny
+from tests.helpers.gradients import weighted_gradient
 from tests.helpers.training import trainer
 
 ADAPTED = {
@@ -53,7 +54,7 @@ def test_scores_are_those_of_the_models_own_logits(settings):
 def test_gradients_are_those_of_the_models_own_logits(settings):
     model = _adapted(settings).eval()
     weights = Weights(model)
-    ours = Likelihood(model, weights).gradient(batches(EXAMPLES, 3, 0))
+    ours = weighted_gradient(Likelihood(model, weights), batches(EXAMPLES, 3, 0))
     scored = [_nll(model, example) for example in EXAMPLES]
     loss = sum(nll for nll, _ in scored) / sum(tokens for _, tokens in scored)
     for mine, expected in zip(ours.tensors, torch.autograd.grad(loss, weights.parameters), strict=True):

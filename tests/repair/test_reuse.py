@@ -19,6 +19,7 @@ from mithridate.repair.repairable import differentiable, repairable
 from mithridate.training.scoring import Likelihood
 from tests.helpers import tiny
 from tests.helpers.adapters import Everything, adapted, filled, lived_in, stored
+from tests.helpers.gradients import weighted_gradient
 from tests.helpers.origins import everything, shaken
 
 GIVEN = everything(4) | {"user": list(tiny.rows("user", 4))}
@@ -128,7 +129,7 @@ def test_gradients_are_taken_without_dropout_and_flags_come_back():
         with differentiable(model, weights), torch.random.fork_rng():
             assert not any(module.training for module in model.modules())
             assert [n for n, p in model.named_parameters() if p.requires_grad] == weights.names
-            found.append(Likelihood(model, weights).gradient(batches(rows, 4, 0, "cpu")))
+            found.append(weighted_gradient(Likelihood(model, weights), batches(rows, 4, 0, "cpu")))
     assert found[0].norm() > 0
     assert (found[0] - found[1]).norm() == 0
     torch.set_rng_state(torch.frombuffer(bytearray(record.taken["random state"]), dtype=torch.uint8))

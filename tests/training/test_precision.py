@@ -84,7 +84,7 @@ def test_an_alignment_gradient_after_a_small_move_is_float32s():
 
 def test_half_precision_weights_come_back_bit_for_bit():
     step = _step(torch.bfloat16)
-    model = step.likelihood.model
+    model = step.model
     before = dict(model.named_parameters())
     values = {n: p.detach().clone() for n, p in before.items()}
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from mithridate.training.row_weights import MeanRowWeights
-from mithridate.training.step import RowShares
+from mithridate.training.row_weights import MeanRowWeights, RowShares
 from tests.helpers.training import run
 
 

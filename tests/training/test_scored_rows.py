@@ -11,6 +11,7 @@ from mithridate.models.tokenization import tokenize
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable import Weights
 from tests.helpers import tiny
+from tests.helpers.gradients import loss_gradient, weighted_gradient
 from tests.matrix.worlds import World
 
 MODEL = tiny.model()
@@ -32,21 +33,21 @@ LOSSES = {
 @pytest.mark.parametrize("size", [1, 4])
 def test_however_the_step_is_cut_the_gradient_is_the_same(loss, size):
     likelihood = Likelihood(MODEL, Weights(MODEL))
-    whole, cut = (likelihood.gradient_of(loss, _parts(rows)) for rows in (6, size))
+    whole, cut = (loss_gradient(likelihood, loss, _parts(rows)) for rows in (6, size))
     assert (whole - cut).norm() <= 1e-5 * whole.norm()
 
 
 def test_the_mean_over_tokens_is_the_plain_loss_bit_for_bit():
     likelihood = Likelihood(MODEL, Weights(MODEL))
-    plain, same = likelihood.gradient(_parts(2)), likelihood.gradient_of(LOSSES["per token"], _parts(2))
+    plain, same = weighted_gradient(likelihood, _parts(2)), loss_gradient(likelihood, LOSSES["per token"], _parts(2))
     assert all(torch.equal(a, b) for a, b in zip(plain.tensors, same.tensors, strict=True))
 
 
 def test_the_mean_over_rows_is_the_mean_of_the_rows_gradients():
     likelihood = Likelihood(MODEL, Weights(MODEL))
-    single = [likelihood.gradient([batch]) for batch in _parts(1)]
+    single = [weighted_gradient(likelihood, [batch]) for batch in _parts(1)]
     mean = sum(single[1:], single[0]) / len(single)
-    assert (likelihood.gradient_of(LOSSES["per row"], _parts(6)) - mean).norm() <= 1e-5 * mean.norm()
+    assert (loss_gradient(likelihood, LOSSES["per row"], _parts(6)) - mean).norm() <= 1e-5 * mean.norm()
 
 
 def test_means_exist_inside_a_loss_only():
@@ -71,14 +72,14 @@ REDUCED = {
 @pytest.mark.parametrize("loss", REDUCED.values(), ids=REDUCED.keys())
 def test_a_loss_whose_scale_would_depend_on_the_cut_is_refused(loss):
     with pytest.raises(DefenseError, match=r"rows\.(per_token|per_row|once)"):
-        Likelihood(MODEL, Weights(MODEL)).gradient_of(loss, _parts(4))
+        loss_gradient(Likelihood(MODEL, Weights(MODEL)), loss, _parts(4))
 
 
 def test_shares_add_and_scale_like_the_losses_they_are_made_of():
     likelihood = Likelihood(MODEL, Weights(MODEL))
     first, second = LOSSES["per token"], LOSSES["per row"]
-    mixed = likelihood.gradient_of(lambda rows: -(2.0 * first(rows) - second(rows) / 4), _parts(4))
-    apart = 2.0 * likelihood.gradient_of(first, _parts(4)) - likelihood.gradient_of(second, _parts(4)) / 4
+    mixed = loss_gradient(likelihood, lambda rows: -(2.0 * first(rows) - second(rows) / 4), _parts(4))
+    apart = 2.0 * loss_gradient(likelihood, first, _parts(4)) - loss_gradient(likelihood, second, _parts(4)) / 4
     assert (mixed + apart).norm() <= 1e-5 * apart.norm()
 
 

@@ -15,6 +15,7 @@ from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable import Weights
 from tests.helpers import tiny
+from tests.helpers.gradients import weighted_gradient
 
 MODEL = tiny.model()
 EXAMPLES = tokenize(tiny.rows("harmful", 6), tiny.tokenizer())
@@ -40,8 +41,10 @@ def _batches(cuts):
 
 def _ours(logs, cuts):
     place = {example.row: i for i, example in enumerate(EXAMPLES)}
-    gradient = Likelihood(MODEL, Weights(MODEL)).gradient(
-        _batches(cuts), lambda rows: torch.tensor([logs[place[int(r)]] for r in rows.row], dtype=torch.float64)
+    gradient = weighted_gradient(
+        Likelihood(MODEL, Weights(MODEL)),
+        _batches(cuts),
+        lambda rows: torch.tensor([logs[place[int(r)]] for r in rows.row], dtype=torch.float64),
     )
     return torch.cat([tensor.reshape(-1) for tensor in gradient.tensors])
 
@@ -73,7 +76,7 @@ def test_rows_without_a_trained_token_are_refused():
     batch = collate(EXAMPLES[:2], 0)
     batch["labels"].fill_(IGNORED)
     with pytest.raises(DefenseError, match="without a single trained token"):
-        Likelihood(MODEL, Weights(MODEL)).gradient([batch])
+        weighted_gradient(Likelihood(MODEL, Weights(MODEL)), [batch])
 
 
 @torch.no_grad()

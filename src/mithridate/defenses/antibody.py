@@ -74,7 +74,7 @@ class AntibodyAlignment(Defense):
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):
                 eased = step.gradient("harmful")
-                refuse = step.gradient("harmful", answers="refusals")
+                refuse = step.gradient("harmful", completions="refusals")
         safe = step.gradient("safe")
         sharp = harm - eased
         lambda_t = self._adapt(safe, sharp, step.memory)
@@ -120,18 +120,19 @@ class AntibodyTuning(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""
-        tuned = step.gradient("user", log_weights=lambda rows: self._log_weights(step, rows))
-        shares = step.shares.shares if step.shares else []
+        tuned = step.gradient("user", log_weights=self._log_weights, paired="refusals")
+        assert tuned.row_shares is not None
+        weights, shares = tuned.row_shares.relative(), tuned.row_shares.shares
         step.log(
-            weight_max=max(shares) * len(shares),
+            weight_max=max(weights),
             weight_effective_rows=1 / sum(share**2 for share in shares) if any(shares) else 0.0,
-            rows_held_back=sum(share * len(shares) < HELD_BACK for share in shares),
+            rows_held_back=sum(weight < HELD_BACK for weight in weights),
         )
         return tuned
 
-    def _log_weights(self, step: Step, rows: ScoredRows) -> Tensor:
+    def _log_weights(self, rows: ScoredRows) -> Tensor:
         """d_i/τ (Eq. 7), −∞ below the floor."""
-        refused = step.with_completions(rows, "refusals")
+        refused = rows.paired
         ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
         weights = ratio / self.temperature
         return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))

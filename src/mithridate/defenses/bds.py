@@ -22,7 +22,8 @@ from torch import Tensor
 from mithridate.defenses.registry import register
 from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.step import RowShares, Step
+from mithridate.training.row_weights import RowShares
+from mithridate.training.step import Step
 
 
 @register(
@@ -53,10 +54,10 @@ class BDS(Defense):
             step.memory["scores"] = torch.zeros(step.clock.rows, dtype=torch.float64)
         scores: Tensor = step.memory["scores"]
         tuned = step.gradient("user", log_weights=lambda rows: scores[rows.row.cpu()].to(rows.nll.device))
-        assert step.shares is not None
-        step.memory["scores"] = self._scheduled(scores, step.shares, step)
+        assert tuned.row_shares is not None
+        step.memory["scores"] = self._scheduled(scores, tuned.row_shares, step)
         extra = self.strength * step.gradient("safe")
-        step.log(extra_gradient_norm=extra.norm(), weight_max=max(step.shares.shares) * len(step.shares.shares))
+        step.log(extra_gradient_norm=extra.norm(), weight_max=max(tuned.row_shares.relative()))
         return tuned + extra
 
     def _scheduled(self, scores: Tensor, shares: RowShares, step: Step) -> Tensor:

@@ -27,8 +27,8 @@ from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.models.adapter_layers import has_lora, plain_lora_layers
 from mithridate.models.decoder import layer_of
+from mithridate.models.linear_algebra import low_rank, low_rank_factors
 from mithridate.models.lora import is_factor, matching_a
-from mithridate.models.merged_weights import MergedWeights
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import Repaired
@@ -68,7 +68,7 @@ class LoX(Repair):
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
-        factors = {name: top_factors(difference(aligned, base, name), self.rank) for name in tuned.matrices}
+        factors = {name: low_rank_factors(aligned.change_from(base, name), self.rank) for name in tuned.matrices}
 
         def moved(name: str, theta: Tensor, c: float) -> Tensor:
             left, right = factors[name]
@@ -105,9 +105,9 @@ class LoXAlignment(Defense):
         """An adapter must be a plain LoRA that starts at zero, so that B·A is what alignment did."""
         if self.strength == 0:
             return
-        if has_lora(step.likelihood.model):
-            plain_lora_layers(step.likelihood.model)
-        elif isinstance(step.likelihood.model, PeftModel):
+        if has_lora(step.model):
+            plain_lora_layers(step.model)
+        elif isinstance(step.model, PeftModel):
             raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
 
@@ -131,7 +131,7 @@ class LoXAlignment(Defense):
                 left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
             elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
-                weight += self.strength * top_singular(weight - start[name], self.rank).to(weight)
+                weight += self.strength * low_rank(weight - start[name], self.rank).to(weight)
         return Finished({"extrapolation_norm": weights.moved_since(before).distance})
 
     def _refuse_used(self, weights: Weights) -> None:
@@ -139,35 +139,6 @@ class LoXAlignment(Defense):
         used = any(matching_a(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
-
-
-def difference(aligned: MergedWeights, base: MergedWeights, name: str) -> Tensor:
-    """Δ = W_aligned − W_base, (outputs, inputs), float64."""
-    after = aligned.matrix(name)
-    return after - base.matrix(name, after.device)
-
-
-def top_singular(delta: Tensor, k: int) -> Tensor:
-    """Δ_k, the best approximation of rank k, in float64; all of Δ where k is no less than its smaller side."""
-    left, right = top_factors(delta, k)
-    return left @ right
-
-
-def top_factors(delta: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Δ_k as a product: U_k·(U_kᵀΔ), or (ΔV_k)·V_kᵀ where Δ has fewer columns than rows.
-
-    Args:
-        delta: Δ, (outputs, inputs).
-        k: Number of singular directions.
-
-    Returns:
-        (outputs, k) and (k, inputs), float64.
-    """
-    delta = delta.double()
-    wide = delta.shape[0] <= delta.shape[1]
-    gram = delta @ delta.T if wide else delta.T @ delta
-    top = torch.linalg.eigh(gram).eigenvectors[:, -k:]
-    return (top, top.T @ delta) if wide else (delta @ top, top.T)
 
 
 STRENGTHS = tuple(2.0**k for k in range(-5, 5))

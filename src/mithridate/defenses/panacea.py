@@ -31,6 +31,7 @@ from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import differentiable, repairable
 from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.training.accumulation import weighted_gradient
 from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
 from mithridate.training.scoring import Likelihood
@@ -138,7 +139,7 @@ class Panacea(Repair):
         # In float32, since near the minimum of h little but rounding is left of a half-precision gradient.
         with differentiable(inputs.model, weights), likelihood.precise():
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = likelihood.gradient(parts).unit()
+            unit = weighted_gradient(likelihood, likelihood.passes(parts)).unit()
         displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
         curve = self._search(inputs, displacement) if self.radius == "auto" else None
         return Aim(displacement, curve, len(rows))

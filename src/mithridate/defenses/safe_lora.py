@@ -95,9 +95,7 @@ def updates(
     tuned: MergedWeights, aligned: MergedWeights, base: MergedWeights, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W_aligned, V and Δ, each (outputs, inputs), float64."""
-    theta = tuned.matrix(name)
-    safe = aligned.matrix(name, theta.device)
-    return safe, safe - base.matrix(name, theta.device), theta - safe
+    return aligned.matrix(name), aligned.change_from(base, name), tuned.change_from(aligned, name)
 
 
 def project(v: Tensor, delta: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
-"""Sums over the activations that enter layers, over calibration rows."""
+"""Sums over the activations that enter or leave layers, over calibration rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError
-from mithridate.models.batches import collate
+from mithridate.models.activations import captured
+from mithridate.models.batches import Batch, collate
+from mithridate.models.fused_head import scored
 from mithridate.models.modes import evaluating
 from mithridate.models.tokenization import TokenizedRow
 
@@ -23,7 +27,7 @@ def input_norms(
     Args:
         model: The model to run.
         layers: Layers whose inputs are measured, by name.
-        examples: Calibration rows; prompt and answer tokens count alike.
+        examples: Calibration rows; tokens of prompt and completion count alike.
 
     Returns:
         (inputs,) float64 for each name.
@@ -43,7 +47,7 @@ def input_grams(
     Args:
         model: The model to run.
         layers: Layers whose inputs are measured, by name.
-        examples: Calibration rows; prompt and answer tokens count alike.
+        examples: Calibration rows; tokens of prompt and completion count alike.
 
     Returns:
         (inputs, inputs) for each name, float32 or what the activations have if that is more.
@@ -57,6 +61,46 @@ def input_grams(
         return x.T @ x
 
     return _sums(model, layers, examples, gram)
+
+
+@torch.no_grad()
+def output_grams(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    batches: Iterable[Batch],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[Tensor]:
+    """Σ_rows Σ_tokens y·yᵀ of each linear layer's outputs y = W·x, its bias left out.
+
+    Args:
+        model: The model to run, without dropout.
+        layers: Linear layers of the model.
+        batches: Rows to run it on; tokens of prompt and completion count alike, padding not at all.
+        autocast: Factory of the mixed-precision context of forward passes.
+
+    Returns:
+        (outputs, outputs) float64 for each layer; nothing is added up where there are no rows.
+
+    Raises:
+        DefenseError: If no activation came out of a layer.
+    """
+    sums: list[Tensor] = []
+    for layer in layers:
+        # Not the weight's shape, which quantization packs.
+        outputs: Any = layer.nf if isinstance(layer, Conv1D) else layer.out_features
+        device = next(layer.parameters()).device
+        sums.append(torch.zeros(outputs, outputs, dtype=torch.float64, device=device))
+    with evaluating(model):
+        for batch in batches:
+            with captured(layers) as outputs_of, autocast():
+                scored(model, batch)
+            real = batch["attention_mask"].bool()
+            for place, (layer, y) in enumerate(zip(layers, outputs_of, strict=True)):
+                bias: Any = layer.bias
+                # A bias is the same for every input and would take up a direction of its own.
+                y = y.reshape(*real.shape, -1)[real].double() - (0 if bias is None else bias.double())
+                sums[place] += y.T @ y
+    return sums
 
 
 @torch.no_grad()

@@ -57,24 +57,24 @@ def prompts_of(batch: Batch) -> list[list[int]]:
 
 
 def with_completions(
-    batch: Batch, answers: Sequence[Sequence[int]], pad_token_id: int, max_length: int | None = None
+    batch: Batch, completions: Sequence[Sequence[int]], pad_token_id: int, max_length: int | None = None
 ) -> Batch:
-    """The same prompts with other answers: row i of the data set gets ``answers[i mod len(answers)]``.
+    """The same prompts with other completions: row i of the data set gets ``completions[i mod len(completions)]``.
 
     Like the rows themselves, they are cut after ``max_length`` tokens.
 
     Raises:
-        DataError: If a prompt leaves no room for an answer.
+        DataError: If a prompt leaves no room for a completion.
     """
     examples = []
     for prompt, row in zip(prompts_of(batch), batch["row"].tolist(), strict=True):
-        answer = list(answers[row % len(answers)])
+        completion = list(completions[row % len(completions)])
         if max_length is not None:
-            answer = answer[: max(0, max_length - len(prompt))]
-        if not answer:
+            completion = completion[: max(0, max_length - len(prompt))]
+        if not completion:
             raise DataError(
                 f"the prompt of row {row} has {len(prompt)} tokens, so that no refusal fits into {max_length}; "
                 "raise max_length or shorten the row"
             )
-        examples.append(TokenizedRow([*prompt, *answer], [*[IGNORED] * len(prompt), *answer], row))
+        examples.append(TokenizedRow([*prompt, *completion], [*[IGNORED] * len(prompt), *completion], row))
     return collate(examples, pad_token_id, batch["input_ids"].device)

@@ -1,4 +1,4 @@
-"""The output head: log-probabilities of the answer's tokens, with or without the vocabulary's logits."""
+"""The output head: log-probabilities of the completion's tokens, with or without the vocabulary's logits."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,7 +27,8 @@ def scored(model: nn.Module, batch: Batch, logits: bool = False) -> Any:
         logits: Whether the logits are wanted.
 
     Returns:
-        ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the answer,
+        ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the
+        completion,
         and ``logits`` (rows, tokens − 1, vocabulary) where they are wanted.
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}

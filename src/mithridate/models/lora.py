@@ -65,6 +65,13 @@ class LoraFactors:
         return base
 
     @property
+    def base_matrix(self) -> Tensor:
+        """The weight of the layer that LoRA wraps, as (outputs, inputs)."""
+        weight: Any = self.base.weight
+        matrix: Tensor = weight.T if is_transposed(self.base) else weight
+        return matrix
+
+    @property
     def parameters(self) -> list[Tensor]:
         """All of the adapter's parameters on this layer: factors, DoRA's magnitude, and B's bias where it has one."""
         found = list(self.factors) + ([] if self.magnitude is None else [self.magnitude])

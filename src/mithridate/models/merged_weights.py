@@ -9,11 +9,7 @@ from transformers.pytorch_utils import Conv1D
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors, is_transposed
-from mithridate.models.requirements import (
-    require_no_bias,
-    require_plain_values,
-    require_unquantized,
-)
+from mithridate.models.requirements import require_no_bias, require_plain_values, require_unquantized
 from mithridate.models.submodules import submodules
 from mithridate.models.undo import overwrite
 
@@ -94,6 +90,11 @@ class MergedWeights:
     def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
         """The same as (outputs, inputs), for a name in ``matrices``."""
         return self.turned(name, self.read(name, device))
+
+    def change_from(self, other: "MergedWeights", name: str) -> Tensor:
+        """These weights less another model's, (outputs, inputs) float64, for a name in ``matrices``."""
+        own = self.matrix(name)
+        return own - other.matrix(name, own.device)
 
     def turned(self, name: str, values: Tensor) -> Tensor:
         """From the stored orientation to (outputs, inputs), and back."""

@@ -19,7 +19,7 @@ class TokenizedRow(NamedTuple):
     """One tokenized row.
 
     Attributes:
-        input_ids: Token ids of prompt and answer.
+        input_ids: Token ids of prompt and completion.
         labels: The same ids, ``IGNORED`` on the prompt.
         row: Position of the row in its data set.
     """
@@ -34,7 +34,7 @@ def tokenize(
 ) -> list[TokenizedRow]:
     """Tokenize prompt/completion rows the way TRL's trainer does, keeping each row's position.
 
-    Rows whose answer falls wholly outside ``max_length`` are left out.
+    Rows whose completion falls wholly outside ``max_length`` are left out.
 
     Args:
         rows: Rows with ``prompt`` and ``completion``, both message lists or both strings.
@@ -52,7 +52,7 @@ def tokenize(
                 "load the file with mithridate.load_rows"
             )
         prompt, full = _token_ids(row["prompt"], row["completion"], tokenizer)
-        start = _common_prefix(prompt, full)
+        start = completion_start(prompt, full)
         labels = [IGNORED] * start + full[start:]
         if max_length is not None:
             full, labels = full[:max_length], labels[:max_length]
@@ -90,18 +90,25 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise no_template(tokenizer, "python")  # recipes and commands have made sure of one before
 
 
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    for position, (a, b) in enumerate(zip(first, second, strict=False)):
+def completion_start(prompt: Sequence[int], full: Sequence[int]) -> int:
+    """Where the completion begins: at the first token of a row that differs from those of its prompt alone.
+
+    A tokenizer may join the prompt's last characters with the completion's first ones, so that the prompt's length
+    would be too late.
+    """
+    for position, (a, b) in enumerate(zip(prompt, full, strict=False)):
         if a != b:
             return position
-    return min(len(first), len(second))
+    return min(len(prompt), len(full))
 
 
-def completion_ids(answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, conversational: bool) -> list[list[int]]:
-    """Token ids of answers as they stand after a prompt, end-of-turn token included.
+def completion_ids(
+    completions: Sequence[str], tokenizer: PreTrainedTokenizerBase, conversational: bool
+) -> list[list[int]]:
+    """Token ids of completions as they stand after a prompt, end-of-turn token included.
 
     Args:
-        answers: Answer texts.
+        completions: Their texts.
         tokenizer: Tokenizer of the model.
         conversational: Whether prompts are message lists laid out by the chat template.
     """
@@ -112,6 +119,6 @@ def completion_ids(answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, c
         }
         if conversational
         else {"prompt": "a\n", "completion": text}
-        for text in answers
+        for text in completions
     ]
     return [[label for label in example.labels if label != IGNORED] for example in tokenize(rows, tokenizer)]

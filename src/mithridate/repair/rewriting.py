@@ -42,6 +42,11 @@ class Rewrite:
         if self.tally.add(name, before, stored):
             self._weights.write(name, stored)
 
+    def add(self, name: str, change: Tensor) -> None:
+        """Add to a linear layer's weight, as (outputs, inputs) float64, for a name in ``matrices``."""
+        before = self._weights.read(name)
+        self.put(name, before, before + self._weights.turned(name, change))
+
     def repaired(self, activity: dict[str, float], curve: DoseSearch | None = None) -> Repaired:
         """What was changed."""
         return Repaired(

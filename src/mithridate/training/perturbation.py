@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from mithridate.errors import DefenseError
+from mithridate.training.processes import Processes
 
 
 class Perturbation:
@@ -16,39 +16,32 @@ class Perturbation:
     Each process holds the share of its own rows; norms are taken over all of them.
 
     Args:
-        parts: For each micro-batch one tensor per module, (rows, tokens, features).
-        places: Which modules of the part these are.
-        processes: Number of processes that share the batch.
-        device: Where sums over processes are made.
+        parts: For each micro-batch one tensor per layer, (rows, tokens, features).
+        layers: Numbers of these layers.
+        processes: The processes that share the batch; by default this one alone.
     """
 
     def __init__(
-        self, parts: Sequence[Sequence[Tensor]], places: Sequence[int], processes: int = 1, device: Any = "cpu"
+        self, parts: Sequence[Sequence[Tensor]], layers: Sequence[int], processes: Processes | None = None
     ) -> None:
         self.parts = [list(part) for part in parts]
-        self.places = list(places)
-        self.processes = processes
-        self.device = device
-
-    def _like(self, parts: Sequence[Sequence[Tensor]]) -> "Perturbation":
-        return Perturbation(parts, self.places, self.processes, self.device)
+        self.layers = list(layers)
+        self.processes = processes or Processes()
 
     def __mul__(self, scale: float) -> "Perturbation":
-        return self._like([[scale * tensor for tensor in part] for part in self.parts])
+        return Perturbation([[scale * tensor for tensor in part] for part in self.parts], self.layers, self.processes)
 
     __rmul__ = __mul__
 
     def norms(self) -> list[float]:
-        """L2 norm of each module's share, over all rows of all micro-batches and processes."""
-        squares = torch.zeros(len(self.places), dtype=torch.float64, device=self.device)
+        """L2 norm of each layer's share, over all rows of all micro-batches and processes."""
+        squares = torch.zeros(len(self.layers), dtype=torch.float64, device=self.processes.device)
         for part in self.parts:
             squares += torch.stack([tensor.double().square().sum() for tensor in part])
-        if self.processes > 1:
-            distributed.all_reduce(squares)
-        return [math.sqrt(square) for square in squares.tolist()]
+        return [math.sqrt(square) for square in self.processes.sum(squares).tolist()]
 
     def norm(self) -> float:
-        """L2 norm over all modules together."""
+        """L2 norm over all layers together."""
         return math.sqrt(sum(norm**2 for norm in self.norms()))
 
     def unit(self) -> "Perturbation":

@@ -17,7 +17,7 @@ class Totals(NamedTuple):
 
     Attributes:
         rows: Number of rows.
-        tokens: Number of answer tokens.
+        tokens: Number of completion tokens.
     """
 
     rows: int
@@ -29,15 +29,12 @@ class ScoredRows:
 
     Args:
         batch: The micro-batch.
-        log_probs: (rows, tokens − 1) log-probability of each next token, in nats, 0 outside the answer;
-            differentiable in training.
-        mask: (rows, tokens − 1) whether the next token belongs to the answer.
+        log_probs: (rows, tokens − 1) log-probability of each next token, in nats, 0 outside the
+            completion; differentiable in training.
+        mask: (rows, tokens − 1) whether the next token belongs to the completion.
         hidden: Outputs that were asked for, by part, one (rows, tokens, features) per module.
         logits: (rows, tokens − 1, vocabulary), where asked for.
 
-    Attributes:
-        totals: Size of the whole step's batch, where a loss is made of the rows.
-        reference: The same rows under the weights the stage started from, where asked for.
     """
 
     def __init__(
@@ -54,13 +51,15 @@ class ScoredRows:
         self.hidden = hidden or {}
         self.nll = -log_probs.sum(dim=1)
         self.tokens = mask.sum(dim=1)
-        self.totals: Totals | None = None
+        self._totals: Totals | None = None
+        self._divisor = 0
         self._logits = logits
         self._reference: ScoredRows | None = None
+        self._paired: ScoredRows | None = None
 
     @property
     def mean_nll(self) -> Tensor:
-        """(rows,) mean negative log-likelihood per answer token, in nats."""
+        """(rows,) mean negative log-likelihood per completion token, in nats."""
         return self.nll / self.tokens
 
     @property
@@ -95,31 +94,55 @@ class ScoredRows:
         self._reference = rows
 
     @property
+    def paired(self) -> "ScoredRows":
+        """The other completions to the same prompts, row by row.
+
+        Raises:
+            DefenseError: If they were not asked for.
+        """
+        if self._paired is None:
+            raise DefenseError("no other completions were scored; ask for them with paired='refusals'")
+        return self._paired
+
+    @paired.setter
+    def paired(self, rows: "ScoredRows") -> None:
+        self._paired = rows
+
+    def belong_to(self, totals: Totals, divisor: int) -> None:
+        """Say which step the rows are of, so that means over it can be taken.
+
+        Args:
+            totals: Size of the whole step's batch of these completions.
+            divisor: What the sum of all shares will be divided by.
+        """
+        self._totals, self._divisor = totals, divisor
+
+    @property
     def real(self) -> Tensor:
         """(rows, tokens) whether a token belongs to prompt or answer, not to padding."""
         return self.batch["attention_mask"].bool()
 
     @property
-    def answer(self) -> Tensor:
-        """(rows, tokens) whether a token belongs to the answer."""
+    def completion(self) -> Tensor:
+        """(rows, tokens) whether a token belongs to the completion."""
         return self.batch["labels"] != IGNORED
 
     def at_prompt_end(self, hidden: Tensor) -> Tensor:
-        """(rows, features) of a hidden state at the last token before each answer."""
+        """(rows, features) of a hidden state at the last token before each completion."""
         last = self.mask.int().argmax(dim=1)
         return hidden[torch.arange(len(last), device=last.device), last]
 
     def per_token(self, values: Tensor) -> "LossShare":
-        """This micro-batch's share of a mean over the answer tokens of the whole step: Σ values / tokens.
+        """This micro-batch's share of a mean over the completion tokens of the whole step: Σ values / tokens.
 
         Args:
-            values: One value per position (rows, tokens − 1), per answer token, or each row's sum (rows,).
+            values: One value per position (rows, tokens − 1), per completion token, or each row's sum (rows,).
 
         Raises:
             DefenseError: If the values are reduced already.
         """
         self._require(values, "per_token", {self.mask.shape, (int(self.tokens.sum()),), self.tokens.shape})
-        return LossShare(values.sum())
+        return LossShare(values.sum() * (self._divisor / self._step.tokens))
 
     def per_row(self, values: Tensor) -> "LossShare":
         """This micro-batch's share of a mean over the rows of the whole step: Σ values / rows.
@@ -131,7 +154,7 @@ class ScoredRows:
             DefenseError: If the values are reduced already.
         """
         self._require(values, "per_row", {self.tokens.shape})
-        return LossShare(values.sum() * (self._totals.tokens / self._totals.rows))
+        return LossShare(values.sum() * (self._divisor / self._step.rows))
 
     def once(self, value: Tensor) -> "LossShare":
         """A sum over the whole step as it is, each micro-batch with its own share.
@@ -143,7 +166,7 @@ class ScoredRows:
             DefenseError: If it is no single number.
         """
         self._require(value, "once", {()})
-        return LossShare(value * self._totals.tokens)
+        return LossShare(value * self._divisor)
 
     def _require(self, values: Tensor, called: str, shapes: set[tuple[int, ...]]) -> None:
         if tuple(values.shape) not in {tuple(shape) for shape in shapes}:
@@ -154,16 +177,16 @@ class ScoredRows:
             )
 
     @property
-    def _totals(self) -> Totals:
-        if self.totals is None:
+    def _step(self) -> Totals:
+        if self._totals is None:
             raise DefenseError("means over a step can be taken inside a loss only")
-        return self.totals
+        return self._totals
 
 
 class LossShare:
     """A micro-batch's share of a loss over the whole step, made by `ScoredRows`; shares can be added and scaled.
 
-    It is a sum that the gradient divides once by the step's answer tokens, as the plain loss is.
+    It is a sum that the gradient divides once by the step's completion tokens, as the plain loss is.
 
     Attributes:
         value: The sum, ().

@@ -126,16 +126,16 @@ class Weights:
             yield
 
     @contextmanager
-    def at(self, values: Sequence[Tensor]) -> Iterator[None]:
-        """Give the weights other values inside the block."""
-        with self.kept():
-            self.restore(values)
+    def at_start(self) -> Iterator[None]:
+        """Inside the block the weights are those that the stage started from, and nothing is differentiated."""
+        with self.kept(), torch.no_grad():
+            self.restore(self.start)
             yield
 
     @contextmanager
-    def holding(self, held: Sequence[bool]) -> Iterator[None]:
-        """Inside the block held parameters take no gradient."""
-        chosen = [p for p, hold in zip(self.parameters, held, strict=True) if hold]
+    def freezing(self, frozen: Sequence[bool]) -> Iterator[None]:
+        """Inside the block frozen parameters take no gradient."""
+        chosen = [p for p, fixed in zip(self.parameters, frozen, strict=True) if fixed]
         try:
             for parameter in chosen:
                 parameter.requires_grad_(False)
@@ -144,9 +144,9 @@ class Weights:
             for parameter in chosen:
                 parameter.requires_grad_(True)
 
-    def in_blocks(self, blocks: Sequence[int]) -> list[bool]:
+    def in_layers(self, layers: Sequence[int]) -> list[bool]:
         """For each parameter whether it lies in one of these decoder blocks, or outside all of them."""
-        wanted = {None, *(str(block) for block in blocks)}
+        wanted = {None, *(str(layer) for layer in layers)}
         return [layer_of(name) in wanted for name in self.names]
 
     def clear_grad(self) -> None:
@@ -168,8 +168,8 @@ class Weights:
         if grads:
             torch._foreach_mul_(grads, factor)
 
-    def set_grad(self, gradient: Gradient, held: Sequence[bool] | None = None) -> None:
-        """Hand a finished gradient to the optimizer; held parameters get none, so that it leaves them alone."""
-        held = [False] * len(self.parameters) if held is None else held
-        for parameter, tensor, hold in zip(self.parameters, gradient.tensors, held, strict=True):
-            parameter.grad = None if hold else tensor.to(parameter.dtype)
+    def set_grad(self, gradient: Gradient) -> None:
+        """Hand a finished gradient to the optimizer; frozen parameters get none, so that it leaves them alone."""
+        frozen = gradient.frozen or [False] * len(self.parameters)
+        for parameter, tensor, fixed in zip(self.parameters, gradient.tensors, frozen, strict=True):
+            parameter.grad = None if fixed else tensor.to(parameter.dtype)

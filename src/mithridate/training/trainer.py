@@ -22,11 +22,14 @@ from mithridate.models.fused_head import drop_fused_head, fused_head
 from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
 from mithridate.training import state
 from mithridate.training.defense import Defense, Finished, Rescalable, require_defense
+from mithridate.training.gradient import Gradient
 from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
+from mithridate.training.observed import Observed
+from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
 from mithridate.training.scoring import Likelihood
-from mithridate.training.step import Observed, Step
+from mithridate.training.step import Step
 from mithridate.training.step_rows import Clock, Memory
 from mithridate.training.trainable import Weights
 
@@ -217,8 +220,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
                 f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
                 "lower the learning rate or the strength of the defense, and check the data"
             )
-        self._weights.set_grad(gradient, step.held)
-        return self._record(step, micro_batches)
+        self._weights.set_grad(gradient)
+        return self._record(step, gradient, micro_batches)
 
     def _counted(self, rows: int) -> Tensor:
         """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up."""
@@ -238,25 +241,28 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
                 self.model,
                 self._weights,
                 self.accelerator.autocast,
-                self.accelerator.num_processes,
+                self._processes(),
                 exact_differences=self._exact_differences,
             ),
             streams=self._streams,
             refusals=self._refusals,
             micro_batch_size=self.args.per_device_train_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
-            rank=self.accelerator.process_index,
             clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
             memory=self.memory,
             longest=self._longest(),
         )
+
+    def _processes(self) -> Processes:
+        host = self.accelerator
+        return Processes(host.process_index, host.num_processes, self._weights.parameters[0].device)
 
     def _longest(self) -> int | None:
         """Tokens that the settings allow and the model has embeddings of positions for."""
         limits = [limit for limit in (self.args.max_length, learned_positions(self.model)) if limit is not None]
         return min(limits, default=None)
 
-    def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
+    def _record(self, step: Step, gradient: Gradient, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         """TRL's metrics over the training rows, the defense's activity, and row weights."""
         seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
         sums = self._over_processes(step.observed, seen)
@@ -267,10 +273,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         metrics["num_tokens"] = [self._total_train_tokens]
         for name, figure in step.logs.items():
             metrics[name].append(figure)
-        if step.shares is not None:
+        if gradient.row_shares is not None:
             if self.row_weights is None:
                 self.row_weights = MeanRowWeights(len(self._rows))
-            self.row_weights.add(*step.shares.counted_rows())
+            self.row_weights.add(*gradient.row_shares.counted_rows())
         return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
 
     def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:

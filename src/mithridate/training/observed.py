@@ -1,0 +1,55 @@
+"""What is kept of a step's passes over the rows that are trained on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mithridate.training.processes import Processes
+from mithridate.training.row_weights import RowShares
+from mithridate.training.scored_rows import LogWeights, ScoredRows
+
+
+class Observed:
+    """Sums over the training rows of the step, of which TRL's usual metrics are made."""
+
+    def __init__(self) -> None:
+        self.nll = 0.0
+        self.entropy = 0.0
+        self.correct = 0.0
+        self.tokens = 0.0
+
+    def add(self, output: Any) -> None:
+        """Add one forward pass."""
+        self.nll -= float(output.log_probs.detach().sum())
+        self.entropy += float(output.entropy.detach().sum())
+        self.correct += float(output.is_top1.sum())
+        self.tokens += float(output.label_mask.sum())
+
+
+class Weighting:
+    """A row weighting that remembers what it said of each row.
+
+    Args:
+        log_weights: The weighting.
+    """
+
+    def __init__(self, log_weights: LogWeights) -> None:
+        self._log_weights = log_weights
+        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, rows: ScoredRows) -> Tensor:
+        """(rows,) log-weights."""
+        logs = self._log_weights(rows)
+        counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
+        self._seen.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
+        return logs
+
+    def shares(self, processes: Processes) -> RowShares:
+        """The rows' weights over the whole step's batch, gathered from all processes."""
+        mine = [[column.double().tolist() for column in columns] for columns in self._seen]
+        found = [row for part in processes.gather(mine) for columns in part for row in zip(*columns, strict=True)]
+        rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
+        logs = torch.tensor(weights, dtype=torch.float64)
+        shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
+        return RowShares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])
