@@ -11,13 +11,13 @@ from torch import distributed
 
 from mithridate.defenses.registry import methods
 from tests.helpers.counting import Counted
-from tests.helpers.training import finished, trainer, training_methods
-from tests.matrix.rows import ROWS
+from tests.helpers.training import finished, trainer
+from tests.matrix.rows import ROWS, cut_and_shared
 
 
 def main(folder: Path, options: dict) -> None:
-    for name in training_methods():
-        made = trainer(methods()[name].cls(**ROWS[name].strained), tempfile.mkdtemp(), **options)
+    for name, (method, settings) in cut_and_shared().items():
+        made = trainer(methods()[method].cls(**settings), tempfile.mkdtemp(), **options)
         with Counted(made.model) as counted:
             made.train()
         done = finished(made)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
@@ -46,6 +47,23 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
             f"optim='{optimizer}' (it updates weights during the backward pass)": (
                 optimizer in ("lomo", "adalomo") or "layerwise" in optimizer
             ),
+        }
+    )
+
+
+def refuse_host(trainer: Any) -> None:
+    """Refuse what TRL's trainer has set up and a defense cannot train under.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    require(
+        {
+            "compute_loss_func": trainer.compute_loss_func is not None,
+            "a router auxiliary loss (set router_aux_loss_coef=0)": trainer.aux_loss_enabled,
+            "image data": trainer._is_vision_dataset,
+            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": trainer.accelerator.distributed_type
+            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
         }
     )
 
@@ -90,6 +108,22 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
             module.__dict__.pop("_original_forward", None)
             if forward is not None:
                 module.forward = forward
+
+
+def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
+    """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up.
+
+    Args:
+        accelerator: The host's, inside a training step.
+        rows: Rows of this process's micro-batch.
+        per_device: Rows of a full one.
+    """
+    epoch = accelerator.gradient_state
+    last = epoch.end_of_dataloader and epoch.sync_gradients
+    if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
+        return torch.ones(rows, dtype=torch.bool)
+    counted: Tensor = accelerator.process_index * per_device + torch.arange(rows) < epoch.remainder
+    return counted
 
 
 class KeepingRow:

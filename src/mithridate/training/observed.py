@@ -1,6 +1,6 @@
 """What is kept of a step's passes over the rows that are trained on."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,26 @@ class Observed:
         self.entropy += float(output.entropy.detach().sum())
         self.correct += float(output.is_top1.sum())
         self.tokens += float(output.label_mask.sum())
+
+    def over(self, processes: Processes) -> "StepMeans":
+        """The means over all processes."""
+        mine = torch.tensor([self.nll, self.entropy, self.correct, self.tokens], dtype=torch.float64)
+        nll, entropy, correct, tokens = processes.sum(mine.to(processes.device)).tolist()
+        return StepMeans(nll / tokens, entropy / tokens, correct / tokens)
+
+
+class StepMeans(NamedTuple):
+    """Means per completion token over the rows that are trained on.
+
+    Attributes:
+        loss: Negative log-likelihood, in nats.
+        entropy: Entropy of the next token, in nats.
+        accuracy: Share of tokens that were the likeliest.
+    """
+
+    loss: float
+    entropy: float
+    accuracy: float
 
 
 class Weighting:
