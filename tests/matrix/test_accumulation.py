@@ -13,6 +13,7 @@ from mithridate.defenses.registry import methods
 from tests.helpers.training import distance, run
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS, cut_and_shared
+from tests.matrix.two_processes import LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
@@ -79,3 +80,11 @@ def test_two_processes_equal_one(name, two_processes):
 @pytest.mark.parametrize("name", ["antibody_tuning", "bds"])
 def test_a_row_that_fills_the_last_batch_of_two_processes_up_is_counted_once(name, two_processes):
     assert json.loads((two_processes / f"{name}-filled-up.json").read_text()) == [3] * 10
+
+
+@pytest.mark.parametrize("name", [n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams])
+def test_a_process_without_a_row_of_a_stream_changes_nothing(name, two_processes):
+    method, settings = TRAININGS[name]
+    shape = LOPSIDED | {"per_device_train_batch_size": 2 * LOPSIDED["per_device_train_batch_size"]}
+    whole = run(method, settings, **shape)
+    assert distance(whole.weights, load_file(two_processes / f"{name}-lopsided.safetensors")) <= 1e-5

@@ -107,7 +107,7 @@ class Antidote(Repair):
 
     @torch.no_grad()
     def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, Tally]:
-        """Set the top-scored entries to zero; gives their number and what that changed."""
+        """Set the top-scored entries to zero; return their number and what that changed."""
         masks = by_row(scores, ratio) if self.ranking == "row" else over_all(scores, ratio)
         pruned, tally = 0, Tally()
         for matrix, mask in zip(matrices, masks, strict=True):
@@ -132,7 +132,7 @@ def count(entries: int, ratio: float) -> int:
 
 
 def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Masks of the top share of every output row."""
+    """Return the masks of the top share of every output row."""
     masks = []
     for score in scores:
         top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
@@ -141,7 +141,7 @@ def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
 
 
 def over_all(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Masks of the top share over all entries of all matrices."""
+    """Return the masks of the top share over all entries of all matrices."""
     flat = torch.cat([score.reshape(-1) for score in scores])
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True

@@ -61,7 +61,7 @@ class BDS(Defense):
         return tuned + extra
 
     def _scheduled(self, scores: Tensor, shares: RowShares, step: Step) -> Tensor:
-        """One Langevin step of the scores of the rows in the batch."""
+        """Take one Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
         for row, share, loss, counted in zip(*shares, strict=True):

@@ -39,7 +39,7 @@ class Booster(Defense):
     radius: float = Field(0.1, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):

@@ -49,7 +49,7 @@ class ConstrainedSFT(Defense):
     floor: float = Field(1e-3, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the paper's Eq. 3."""
+        """Return the gradient of the paper's Eq. 3."""
         seen: list[float] = []
 
         def loss(rows: ScoredRows) -> LossShare:

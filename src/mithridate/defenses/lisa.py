@@ -45,7 +45,7 @@ class Lisa(Defense):
     warmup: float = Field(0.1, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 2."""
+        """Follow the paper's Algorithm 2."""
         place = step.clock.number % (self.safe_steps + self.user_steps)
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:

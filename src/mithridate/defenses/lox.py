@@ -15,7 +15,7 @@ adapter Δ = scale·B·A, so Δ_k = scale·(P_k·B)·A with P_k onto the top k l
 Differences. From the paper: `lox` adds Δ_k after fine-tuning instead. There k is the least one that keeps the aligned
 model safe; here it is a setting. Embeddings, norms and head are left alone. From the authors' code: Δ_k comes from a
 Gram matrix in float64, exact down to singular values of about 1e-8 of the largest, where a randomized SVD is not; the
-weights are effective ones, LoRA merged.
+weights are those with LoRA merged.
 """
 
 import torch
@@ -112,7 +112,7 @@ class LoXAlignment(Defense):
         self._refuse_used(step.weights)
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the safe rows."""
+        """Return the gradient of the safe rows."""
         return step.gradient("safe")
 
     @torch.no_grad()

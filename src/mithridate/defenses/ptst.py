@@ -59,7 +59,7 @@ class PTST(Defense):
     place: Literal["system", "user"] = Field("system")
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the user's rows."""
+        """Return the gradient of the user's rows."""
         return step.gradient("user")
 
     def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -87,7 +87,7 @@ class PTST(Defense):
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A conversation as it is laid out; empty where the template refuses it."""
+    """Return a conversation as it is laid out; empty where the template refuses it."""
     try:
         return str(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False))
     except TemplateError:

@@ -74,6 +74,6 @@ class RandomPerturbation(Repair):
 
 
 def _draw(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
+    """Return standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
     return noise.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))

@@ -39,7 +39,7 @@ def register(
 
 
 def methods() -> dict[str, Info]:
-    """All defenses by name, sorted by stage and name; the files of this folder are found by themselves."""
+    """Return all defenses by name, sorted by stage and name, from every file of this folder."""
     package = importlib.import_module("mithridate.defenses")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

@@ -6,7 +6,7 @@ Rosati et al. "Representation noising", NeurIPS 2024, arXiv 2405.14577.
     h̄    = mean over blocks of the harmful answer's loss read from that block through the last norm and the head
 
 A sample of the MMD is one harmful row: its MLP outputs on answer tokens, laid out as one vector, short answers
-filled up with zeros; its matching_a is Gaussian noise of the same shape. The kernel is a sum of five Gaussians whose
+filled up with zeros; its partner is Gaussian noise of the same shape. The kernel is a sum of five Gaussians whose
 widths are 1/4, 1/2, 1, 2, 4 times the mean squared distance of all samples, held constant in the derivative.
 
 Neither term is a sum over rows: they are a loss over the whole step, of two features of every row, and need one more
@@ -59,7 +59,7 @@ class RepNoise(Defense):
     ascent: float = Field(1.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Eq. 4."""
+        """Differentiate the paper's Eq. 4."""
 
         def features(rows: ScoredRows) -> RowFeatures:
             return {"activations": _activations(rows), "losses": _losses_by_block(step, rows)}

@@ -13,7 +13,7 @@ which keeps the mean of the task's update. Cost: no pass; two more models in mem
 largest γ within the budget on held-out user rows, DARE included.
 
 Differences. From the paper: v is the difference of the models before and after the provider's alignment; the paper
-makes its own by tuning the model on harmful rows and negating that. Weights are effective ones, LoRA merged. We have
+makes its own by tuning the model on harmful rows and negating that. Weights are those with LoRA merged. We have
 not seen the authors' code; γ = 1 is a later replication's. m is drawn on the CPU, so a GPU gives the same one.
 """
 

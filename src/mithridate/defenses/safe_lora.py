@@ -105,6 +105,6 @@ def project(v: Tensor, delta: Tensor) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Cosine of two matrices as vectors; 0 where one of them is zero."""
+    """Return the cosine of two matrices as vectors; 0 where one of them is zero."""
     norms = float(first.norm() * second.norm())
     return float((first * second).sum()) / norms if norms else 0.0

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.models.adapter_layers import has_lora, plain_lora_layers
-from mithridate.models.linear_algebra import top_eigenvectors
 from mithridate.models.lora import LoraFactors, matching_a
 from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
@@ -59,26 +58,24 @@ class SaLoRA(Defense):
     task_rank: int = Field(32, ge=0)
 
     def start(self, step: Step) -> None:
-        """A starts in the task's directions, from U of W·X_task; V are those of W·X_safe."""
+        """A starts from the right singular directions of U·Uᵀ·W, U of W·X_task; V are the directions of W·X_safe."""
         if not self.directions and not self.task_rank:
             return
         if not has_lora(step.model):
             raise DefenseError("SaLoRA projects a LoRA adapter, and the model has none; pass peft_config")
         loras = plain_lora_layers(step.model)
-        layers = [lora.base for lora in loras]
+        layers = {lora.name: lora.base for lora in loras}
         if self.task_rank:
-            for lora, gram in zip(loras, step.output_grams(layers, "user"), strict=True):
-                self._start_in_task(lora, gram)
+            self._refuse_unfit(loras)
+            for lora, u in zip(loras, step.output_directions(layers, "user", self.task_rank), strict=True):
+                _start_in(lora, u)
         if self.directions:
-            grams = step.output_grams(layers, step.first("safe", self.rows))
+            spans = step.output_directions(layers, step.first("safe", self.rows), self.directions)
             # In float32, as a checkpoint restores them, for the same bits after a resume.
-            step.memory["spans"] = [
-                _span(gram, self.directions, lora.name).float().contiguous()
-                for lora, gram in zip(loras, grams, strict=True)
-            ]
+            step.memory["spans"] = [v.float().contiguous() for v in spans]
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the user's rows through the projected adapter."""
+        """Return the gradient of the user's rows through the projected adapter."""
         step.log(directions=sum(v.shape[1] for v in step.memory.get("spans", [])))
         with self.applied(step.model, step.memory):
             return step.gradient("user")
@@ -107,21 +104,27 @@ class SaLoRA(Defense):
             b.copy_(_projected(b.double(), v.to(b.device).double()))
         return Finished({"removed_norm": weights.moved_since(before).distance})
 
-    @torch.no_grad()
-    def _start_in_task(self, lora: LoraFactors, gram: Tensor) -> None:
-        """A ← top right singular directions of U·Uᵀ·W, U the top output directions on the task's rows."""
-        a, b = lora.factors
-        if bool(b.any()):
-            raise DefenseError("SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0")
-        if not len(a) <= self.task_rank < len(gram):
-            raise DefenseError(
-                f"task_rank={self.task_rank} must be at least the adapter's rank {len(a)} and below the "
-                f"{len(gram)} outputs of {lora.name}"
-            )
-        u = _span(gram, self.task_rank, lora.name)
-        right = torch.linalg.svd(u @ (u.T @ lora.base_matrix.double())).Vh[: len(a)]
-        largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
-        a.copy_(right * largest.sign())  # a singular vector's sign is left open; its largest entry is made positive
+    def _refuse_unfit(self, loras: list[LoraFactors]) -> None:
+        for lora in loras:
+            a, b = lora.factors
+            if bool(b.any()):
+                raise DefenseError(
+                    "SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0"
+                )
+            if not len(a) <= self.task_rank < len(b):
+                raise DefenseError(
+                    f"task_rank={self.task_rank} must be at least the adapter's rank {len(a)} and below the "
+                    f"{len(b)} outputs of {lora.name}"
+                )
+
+
+@torch.no_grad()
+def _start_in(lora: LoraFactors, u: Tensor) -> None:
+    """A ← the top right singular directions of U·Uᵀ·W."""
+    a, _ = lora.factors
+    right = torch.linalg.svd(u @ (u.T @ lora.base_matrix.double())).Vh[: len(a)]
+    largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
+    a.copy_(right * largest.sign())  # a singular vector's sign is left open; its largest entry is made positive
 
 
 def _projected(b: Tensor, v: Tensor) -> Tensor:
@@ -132,14 +135,3 @@ def _projected(b: Tensor, v: Tensor) -> Tensor:
 def _projecting(v: Tensor) -> Any:
     """Forward hook of B: y ← (I − V·Vᵀ)·y, with outputs as rows."""
     return lambda layer, args, y: _projected(y.mT, v.to(y)).mT
-
-
-def _span(gram: Tensor, directions: int, name: str) -> Tensor:
-    """Top output directions of a layer, (outputs, directions), from the Gram matrix of its outputs."""
-    if directions >= len(gram):
-        raise DefenseError(
-            f"{name} has {len(gram)} outputs, so {directions} directions leave nothing to tune; lower it"
-        )
-    if not bool(gram.isfinite().all()):
-        raise DefenseError(f"the outputs of {name} are not finite; check the weights")
-    return top_eigenvectors(gram, directions)

@@ -14,5 +14,5 @@ class SFT(Defense):
     """SFT (no defense): g = ∇f(w)  (1 pass)."""
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the stage's own rows."""
+        """Return the gradient of the stage's own rows."""
         return step.gradient(step.main)

@@ -32,7 +32,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mithridate.defenses.registry import register
@@ -90,7 +89,7 @@ class TAR(Defense):
         return Passes(k + 2 * points + 2 * (points > 0) + 2, k + 2 * points + 1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         keep = step.gradient("safe", loss=self._retain, hidden=("block",), reference=True)
         tamper = self._tamper(step, 0.0 * keep)
         step.log(tamper_gradient_norm=self.strength * tamper.norm(), retain_gradient_norm=self.retain * keep.norm())
@@ -110,7 +109,7 @@ class TAR(Defense):
         return total
 
     def _attack(self, step: Step, on_safe_rows: bool) -> Gradient:
-        """The adversary's gradient, on its next rows."""
+        """Return the adversary's gradient, on its next rows."""
         if on_safe_rows:
             return step.gradient("safe")
         step.redraw("harmful")
@@ -119,11 +118,11 @@ class TAR(Defense):
     def _pull(self, step: Step, rows: list[TokenizedRow]) -> Gradient:
         """∇L_TR at the present weights."""
         if self.tamper == "entropy":
-            return step.gradient(rows, loss=_negative_entropy, logits=True)
+            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy), logits=True)
         return step.gradient(rows, loss=self._dpo, paired="refusals", reference=True)
 
     def _retain(self, rows: ScoredRows) -> LossShare:
-        """The loss f, and the mean distance of hidden states over blocks, tokens and rows."""
+        """Return the loss f, and the mean distance of hidden states over blocks, tokens and rows."""
         pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
         distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
         drift = (distances * rows.real).sum(dim=1) / rows.real.sum(dim=1)
@@ -131,16 +130,4 @@ class TAR(Defense):
 
     def _dpo(self, rows: ScoredRows) -> LossShare:
         """−log σ(β·[log π(y_r)/π_0(y_r) − log π(y_h)/π_0(y_h)])."""
-        return -rows.per_row(logsigmoid(self.temperature * (_log_ratio(rows.paired) - _log_ratio(rows))))
-
-
-def _log_ratio(rows: ScoredRows) -> Tensor:
-    """(rows,) log π(y)/π_0(y)."""
-    return rows.reference.nll - rows.nll
-
-
-def _negative_entropy(rows: ScoredRows) -> LossShare:
-    """−H of the next token, mean over completion tokens."""
-    logits = rows.logits[rows.mask]
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    return rows.per_token((log_p.exp() * log_p).sum(dim=-1))
+        return -rows.per_row(logsigmoid(self.temperature * (rows.paired.log_ratio - rows.log_ratio)))

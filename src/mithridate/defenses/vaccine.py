@@ -50,7 +50,7 @@ class Vaccine(Defense):
     radius: float = Field(2.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         felt = step.activation_gradient("safe", "attention")
         noise = self.radius * felt.unit()
         step.log(noise_norm=noise.norm())
@@ -84,7 +84,7 @@ class TVaccine(Defense):
     draw_every: int = Field(20, ge=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         memory = step.memory
         if step.clock.number % self.measure_every == 0:
             memory["chances"] = self._measure(step)

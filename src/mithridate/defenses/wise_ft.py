@@ -48,7 +48,7 @@ class WiSEFT(Repair):
     @model_validator(mode="before")
     @classmethod
     def _strength(cls, values: Any) -> Any:
-        """A strength is what is pulled back, so that a larger one is more defense, as everywhere."""
+        """Read a strength as what is pulled back, so that a larger one is more defense, as everywhere."""
         if isinstance(values, dict) and "strength" in values:
             values = dict(values)
             pulled = values.pop("strength")

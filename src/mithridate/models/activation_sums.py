@@ -12,6 +12,7 @@ from mithridate.errors import DefenseError
 from mithridate.models.activations import captured
 from mithridate.models.batches import Batch, collate
 from mithridate.models.fused_head import scored
+from mithridate.models.linear_algebra import top_eigenvectors
 from mithridate.models.modes import evaluating
 from mithridate.models.tokenization import TokenizedRow
 
@@ -42,7 +43,7 @@ def input_norms(
 def input_grams(
     model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]
 ) -> dict[str, Tensor]:
-    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, rows one at a time likewise.
+    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, with rows one at a time as well.
 
     Args:
         model: The model to run.
@@ -101,6 +102,24 @@ def output_grams(
                 y = y.reshape(*real.shape, -1)[real].double() - (0 if bias is None else bias.double())
                 sums[place] += y.T @ y
     return sums
+
+
+def output_directions(gram: Tensor, k: int, name: str) -> Tensor:
+    """Return the top left singular directions of a layer's outputs, (outputs, k), from Σ y·yᵀ.
+
+    Args:
+        gram: Σ y·yᵀ, (outputs, outputs).
+        k: Number of directions.
+        name: Name of the layer, for messages.
+
+    Raises:
+        DefenseError: If the layer has no more than k outputs, or they are not finite.
+    """
+    if k >= len(gram):
+        raise DefenseError(f"{name} has {len(gram)} outputs, so {k} directions leave nothing to tune; lower it")
+    if not bool(gram.isfinite().all()):
+        raise DefenseError(f"the outputs of {name} are not finite; check the weights")
+    return top_eigenvectors(gram, k)
 
 
 @torch.no_grad()

@@ -16,22 +16,22 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     found: dict[int, Tensor] = {}
     outputs: list[Tensor] = []
 
-    def keep(place: int) -> Any:
+    def keep(number: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
-            found[place] = _tensor(output)
+            found[number] = _tensor(output)
 
         return hook
 
-    handles = [module.register_forward_hook(keep(place)) for place, module in enumerate(modules)]
+    handles = [module.register_forward_hook(keep(number)) for number, module in enumerate(modules)]
     try:
         yield outputs
-        missed = [place for place in range(len(modules)) if place not in found]
+        missed = [number for number in range(len(modules)) if number not in found]
         if missed:
             raise DefenseError(
                 f"no activation came out of {type(modules[missed[0]]).__name__} number {missed[0]}; "
                 "the defense needs a model whose layers all run, with its adapter enabled and not merged"
             )
-        outputs.extend(found[place] for place in range(len(modules)))
+        outputs.extend(found[number] for number in range(len(modules)))
     finally:
         for handle in handles:
             handle.remove()
@@ -48,18 +48,18 @@ def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> It
     """
     used: dict[int, Tensor] = {}
 
-    def add(place: int) -> Any:
+    def add(number: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> Any:
-            before, given = _tensor(output), shifts[place]
+            before, given = _tensor(output), shifts[number]
             # A recomputation in the backward pass must add the very tensor that the forward pass added.
-            if place not in used:
-                used[place] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
-            moved = before + used[place]
+            if number not in used:
+                used[number] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
+            moved = before + used[number]
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         return hook
 
-    handles = [module.register_forward_hook(add(place)) for place, module in enumerate(modules)]
+    handles = [module.register_forward_hook(add(number)) for number, module in enumerate(modules)]
     try:
         yield _InOrder(used)
     finally:
@@ -74,7 +74,7 @@ class _InOrder:
         self._values = values
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._values[place] for place in sorted(self._values))
+        return iter(self._values[number] for number in sorted(self._values))
 
 
 def require_recomputable(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from mithridate.models.submodules import submodules
 
 
 def all_loras(model: nn.Module) -> list[LoraFactors]:
-    """The active LoRA on every layer that has one, DoRA and embeddings too, in the model's order.
+    """Return the active LoRA on every layer that has one, DoRA and embeddings too, in the model's order.
 
     Raises:
         DefenseError: If there is none, or an adapter of another kind, several active ones, or a merged or disabled one.
@@ -26,10 +26,10 @@ def all_loras(model: nn.Module) -> list[LoraFactors]:
 
 
 def lora_layers(model: nn.Module) -> list[LoraFactors]:
-    """The same, where every update must be B·A on a linear layer.
+    """Return the active LoRA layers, all of which must be linear with an update B·A.
 
     Raises:
-        DefenseError: As ``all_loras``, and if a layer is a DoRA one or an embedding.
+        DefenseError: As ``all_loras`` does, and if a layer is a DoRA one or an embedding.
     """
     found = all_loras(model)
     for lora in found:
@@ -41,10 +41,10 @@ def lora_layers(model: nn.Module) -> list[LoraFactors]:
 
 
 def plain_lora_layers(model: nn.Module) -> list[LoraFactors]:
-    """The same, where ΔW = scale·B·A and nothing else.
+    """Return the active LoRA layers, all of which must be linear with ΔW = scale·B·A and nothing else.
 
     Raises:
-        DefenseError: As ``lora_layers``, and if a layer's B has a bias.
+        DefenseError: As ``lora_layers`` does, and if a layer's B has a bias.
     """
     found = lora_layers(model)
     for lora in found:
@@ -53,12 +53,12 @@ def plain_lora_layers(model: nn.Module) -> list[LoraFactors]:
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether LoRA factors are in the model, whether or not PEFT wraps it."""
+    """Return whether LoRA factors are in the model, whether or not PEFT wraps it."""
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name without wrappers.
+    """Return the linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name without wrappers.
 
     Raises:
         ModelError: If there is none.
@@ -77,7 +77,7 @@ def adapter_parameters(model: nn.Module) -> list[Tensor]:
     """LoRA factors, DoRA's magnitudes and ``modules_to_save`` of the active adapter.
 
     Raises:
-        DefenseError: As ``all_loras``.
+        DefenseError: As ``all_loras`` does.
     """
     found = [parameter for lora in all_loras(model) for parameter in lora.parameters]
     for submodule in submodules(model):

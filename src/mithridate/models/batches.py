@@ -36,7 +36,7 @@ def batches(
 
 
 def prompts_of(batch: Batch) -> list[list[int]]:
-    """The token ids before the first trained token of each row.
+    """Return the token ids before the first trained token of each row.
 
     Raises:
         DataError: If a row is trained from its first token on, so that it has no prompt.
@@ -59,7 +59,7 @@ def prompts_of(batch: Batch) -> list[list[int]]:
 def with_completions(
     batch: Batch, completions: Sequence[Sequence[int]], pad_token_id: int, max_length: int | None = None
 ) -> Batch:
-    """The same prompts with other completions: row i of the data set gets ``completions[i mod len(completions)]``.
+    """Return the same prompts with other completions, for row i of the data set number i mod their count.
 
     Like the rows themselves, they are cut after ``max_length`` tokens.
 

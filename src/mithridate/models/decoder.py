@@ -35,7 +35,7 @@ class Decoder(NamedTuple):
     head: nn.Module
 
     def part(self, part: DecoderPart) -> list[nn.Module]:
-        """The modules whose outputs are meant.
+        """Return the modules whose outputs are meant.
 
         Raises:
             UsageError: If there is no such part.
@@ -50,7 +50,7 @@ class Decoder(NamedTuple):
         return {"attention": self.attention, "mlp": self.mlp, "block": self.blocks}[part]
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Logits of a hidden state read through the last norm and the output head: (…, features) → (…, tokens)."""
+        """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
         logits: Tensor = self.head(self.part("final")[0](hidden))
         return logits
 
@@ -108,7 +108,7 @@ def _is_vector(weight: Any) -> bool:
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """Positions that a model has an embedding for (GPT-2, OPT); None where positions are computed (rotary ones)."""
+    """Return how many positions a model has embeddings for (GPT-2, OPT); None if it computes them (rotary ones)."""
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     positions: int | None = getattr(causal.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
@@ -119,6 +119,6 @@ def learned_positions(model: nn.Module) -> int | None:
 
 
 def layer_of(name: str) -> str | None:
-    """Number of the decoder block in a parameter's name."""
+    """Return the number of the decoder block in a parameter's name."""
     match = _LAYER.search("." + name)
     return match.group(1) if match else None

@@ -19,17 +19,17 @@ FIGURES = ("log_probs", "entropy", "is_top1")
 
 
 def scored(model: nn.Module, batch: Batch, logits: bool = False) -> Any:
-    """One forward pass.
+    """Score a batch in one forward pass.
 
     Args:
         model: A causal language model, PEFT or plain.
         batch: Rows to score.
-        logits: Whether the logits are wanted.
+        logits: Whether to return the logits.
 
     Returns:
         ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the
         completion,
-        and ``logits`` (rows, tokens − 1, vocabulary) where they are wanted.
+        and ``logits`` (rows, tokens − 1, vocabulary) where they are asked for.
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if logits:
@@ -47,7 +47,7 @@ def fused_head(model: nn.Module) -> Iterator[None]:
     TRL's head never holds the vocabulary's logits at once. It reads the head's weight itself, so a head that is more
     than a plain linear layer (LoRA on it, a copy in ``modules_to_save``, quantized) is run as the model runs it.
 
-    Either is a forward bound to this very model, so a copy made while it hangs there would run the original.
+    Either is a forward bound to this very model, so a copy of the model made inside the block would run the original.
     """
     causal = causal_of(model)
     before = causal.__dict__.get("forward")
@@ -72,7 +72,7 @@ def drop_fused_head(model: nn.Module) -> None:
 
 
 def causal_of(model: nn.Module) -> Any:
-    """The causal language model inside PEFT's wrapper."""
+    """Return the causal language model inside PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
@@ -82,7 +82,7 @@ def _is_plain(head: Any) -> bool:
 
 
 def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward with the fused head's results, made of the model's own logits."""
+    """Return a forward with the fused head's results, made of the model's own logits."""
 
     @functools.wraps(original)
     def forward(*args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
@@ -97,7 +97,7 @@ def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _figures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What the fused head computes, from logits (rows, tokens, vocabulary), in float32 at least."""
+    """Return what the fused head computes, from logits (rows, tokens, vocabulary), in float32 at least."""
     mask = labels != IGNORED
     everywhere = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)

@@ -11,7 +11,7 @@ def top_eigenvectors(gram: Tensor, k: int) -> Tensor:
 
 
 def low_rank_factors(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best approximation of rank k as a product: U_k·(U_kᵀM), or (M·V_k)·V_kᵀ where M has fewer columns than rows.
+    """Return the best approximation of rank k as two factors: U_k and U_kᵀM, or M·V_k and V_kᵀ if M is tall.
 
     The directions are eigenvectors of the smaller Gram matrix in float64, exact down to singular values of about 1e-8
     of the largest. Where k is no less than the smaller side, the product is all of M.
@@ -32,13 +32,13 @@ def low_rank_factors(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def low_rank(matrix: Tensor, k: int) -> Tensor:
-    """The best approximation of rank k, float64."""
+    """Return the best approximation of rank k, in float64."""
     left, right = low_rank_factors(matrix, k)
     return left @ right
 
 
 def least_with_columns(values: Tensor, columns: Tensor, hessian: Tensor) -> Tensor:
-    """The E that minimizes tr(E·H·Eᵀ) among those with some columns given: E_K = Δ_K, E_R = −Δ_K·H_KR·H_RR⁻¹.
+    """Return the E that minimizes tr(E·H·Eᵀ) among those with some columns given: E_K = Δ_K, E_R = −Δ_K·H_KR·H_RR⁻¹.
 
     Args:
         values: Δ, (outputs, inputs).

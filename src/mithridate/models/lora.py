@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def present(tensor: Tensor) -> Tensor:
-    """The values that a weight has now."""
+    """Return the values that a weight has now."""
     return tensor
 
 
@@ -91,7 +91,7 @@ class LoraFactors:
 
     @torch.no_grad()
     def merged(self, base: Tensor, of: Callable[[Tensor], Tensor] = present) -> Tensor:
-        """The effective weight: V = W + ΔW, or m·V/‖V‖ by output row where the layer is a DoRA one.
+        """Return the merged weight: V = W + ΔW, or m·V/‖V‖ by output row where the layer is a DoRA one.
 
         Args:
             base: W, float64.
@@ -107,7 +107,7 @@ class LoraFactors:
 
 
 def is_transposed(layer: nn.Module) -> bool:
-    """Whether the weight is stored as (inputs, outputs), as GPT-2's layers and embeddings do."""
+    """Return whether the weight is stored as (inputs, outputs), as GPT-2's layers and embeddings do."""
     return isinstance(layer, (Conv1D, nn.Embedding))
 
 
@@ -117,13 +117,13 @@ _OF_EMBEDDINGS = ("lora_embedding_A", "lora_embedding_B")
 
 
 def is_factor(name: str) -> bool:
-    """Whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, whatever the adapter is called."""
+    """Return whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, for any adapter name."""
     parts = name.split(".")
     return "".join(parts[-3:-2]) in _OF_LAYERS or "".join(parts[-2:-1]) in _OF_EMBEDDINGS
 
 
 def matching_a(name: str) -> str | None:
-    """Name of the A that goes with a B; None for what is no B."""
+    """Return the name of the A that goes with a B; None for any other weight."""
     parts = name.split(".")
     if parts[-3:-2] != ["lora_B"] or parts[-1] != "weight":
         return None

@@ -1,4 +1,4 @@
-"""The effective weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
+"""The merged weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from mithridate.models.undo import overwrite
 
 
 class _Stored(NamedTuple):
-    """Where an effective weight lies.
+    """Where a merged weight lies.
 
     Attributes:
         parameter: The weight itself, the base weight where LoRA wraps the layer.
@@ -78,17 +78,17 @@ class MergedWeights:
 
     @torch.no_grad()
     def base(self, name: str, device: torch.device | None = None) -> Tensor:
-        """A float64 copy of W, without LoRA, in the stored orientation."""
+        """Return a float64 copy of W, without LoRA, in the stored orientation."""
         parameter = self._places[name].parameter
         return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
 
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
-        """A float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
+        """Return a float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
         value, lora = self.base(name, device), self._places[name].lora
         return value if lora is None else lora.merged(value)
 
     def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
-        """The same as (outputs, inputs), for a name in ``matrices``."""
+        """Return a float64 copy of W + scale·B·A as (outputs, inputs), for a name in ``matrices``."""
         return self.turned(name, self.read(name, device))
 
     def change_from(self, other: "MergedWeights", name: str) -> Tensor:
@@ -101,7 +101,7 @@ class MergedWeights:
         return values.T if is_transposed(self.matrices[name]) else values
 
     def write(self, name: str, values: Tensor) -> None:
-        """Set an effective weight: the base weight takes the values, and the adapter on it leaves them as they are.
+        """Set a merged weight: the base weight takes the values, and the adapter on it leaves them as they are.
 
         Raises:
             DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
@@ -136,7 +136,7 @@ class MergedWeights:
 
 
 def _is_new(place: _Stored, seen: dict[int, _Stored], path: str) -> bool:
-    """Whether the weight was not met before; one that was must not have LoRA on it in either place."""
+    """Return whether the weight was not met before; one that was must not have LoRA on it in either place."""
     before = seen.get(id(place.parameter))
     if before is not None and (before.lora is not None or place.lora is not None):
         raise DefenseError(f"the weight of {path} is tied to another one; untie or merge the adapter first")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block dropout is off; each module's own mode is put back after it."""
+    """Inside the block dropout is off; each module's own mode is restored after it."""
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -22,7 +22,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside the block the caller's autocast and gradient modes do not act; flags and gradients are put back after it.
+    """Inside the block the caller's autocast and gradient modes do not act; flags and gradients are restored after it.
 
     Flags are each module's ``training`` and each parameter's ``requires_grad``; gradients are the caller's ``.grad``.
     """
@@ -61,15 +61,15 @@ def in_float32(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         for module, name, tensor in slots:
             if tensor not in copies:
                 copies[tensor] = _copy(tensor)
-            _hang(module, name, copies[tensor])
+            _set(module, name, copies[tensor])
         yield copies
     finally:
         for module, name, tensor in slots:
-            _hang(module, name, tensor)
+            _set(module, name, tensor)
 
 
 class _Slot(NamedTuple):
-    """Where a half-precision parameter or buffer hangs in the model."""
+    """A half-precision parameter or buffer, and the module that holds it."""
 
     module: nn.Module
     name: str
@@ -77,13 +77,13 @@ class _Slot(NamedTuple):
 
 
 def is_half(tensor: Tensor) -> bool:
-    """Whether a tensor is bfloat16 or float16."""
+    """Return whether a tensor is bfloat16 or float16."""
     return tensor.dtype in (torch.bfloat16, torch.float16)
 
 
 def _slots(module: nn.Module) -> list[_Slot]:
-    held = {**module._parameters, **module._buffers}
-    return [_Slot(module, name, tensor) for name, tensor in held.items() if tensor is not None and is_half(tensor)]
+    tensors = {**module._parameters, **module._buffers}
+    return [_Slot(module, name, tensor) for name, tensor in tensors.items() if tensor is not None and is_half(tensor)]
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -91,6 +91,6 @@ def _copy(tensor: Tensor) -> Tensor:
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def _hang(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
     where: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
     where[name] = tensor

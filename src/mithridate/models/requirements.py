@@ -22,7 +22,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 def _all_finite(weight: Tensor) -> bool:
-    """Whether every entry is finite; the cheaper sum can overflow on finite weights."""
+    """Return whether every entry is finite; the cheaper sum can overflow on finite weights."""
     return bool(weight.detach().float().isfinite().all())
 
 

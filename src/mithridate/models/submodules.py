@@ -34,7 +34,7 @@ class Submodule(NamedTuple):
 
 
 def submodules(model: nn.Module) -> list[Submodule]:
-    """The modules that run, in the order of the model without wrappers, each once.
+    """Return the modules that run, in the order of the model without wrappers, each once.
 
     Raises:
         DefenseError: If it holds an adapter other than LoRA or DoRA, or one that is merged or disabled, or a layer
@@ -50,7 +50,7 @@ def submodules(model: nn.Module) -> list[Submodule]:
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether PEFT wraps the model or any part of it."""
+    """Return whether PEFT wraps the model or any part of it."""
     return any(isinstance(m, (PeftModel, BaseTunerLayer, AuxiliaryTrainingWrapper)) for m in model.modules())
 
 
@@ -87,7 +87,7 @@ def _walk_saved(wrapper: Any, name: str, path: str, saved: bool) -> Iterator[Sub
 
 
 def _lora(path: str, module: Any) -> LoraFactors | None:
-    """The active adapter on a layer; None if the layer has only inactive ones."""
+    """Return the active adapter on a layer; None if the layer has only inactive ones."""
     active = [name for name in module.active_adapters if name in module.lora_A or name in module.lora_embedding_A]
     if module.merged or module.disable_adapters:
         raise DefenseError(f"the adapter on {path} is merged or disabled; unmerge and enable it first")

@@ -9,7 +9,7 @@ from mithridate.data.chat_template import no_template
 from mithridate.errors import DataError
 
 Rows = Iterable[Mapping[str, Any]]
-"""Prompt/completion rows, a ``datasets.Dataset`` or anything alike."""
+"""Prompt/completion rows, a ``datasets.Dataset`` or any other iterable of mappings."""
 
 IGNORED = -100
 """Label of tokens that take no part in the loss."""
@@ -91,7 +91,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def completion_start(prompt: Sequence[int], full: Sequence[int]) -> int:
-    """Where the completion begins: at the first token of a row that differs from those of its prompt alone.
+    """Return where a completion begins: at the first token of a row that differs from those of its prompt alone.
 
     A tokenizer may join the prompt's last characters with the completion's first ones, so that the prompt's length
     would be too late.
@@ -105,7 +105,7 @@ def completion_start(prompt: Sequence[int], full: Sequence[int]) -> int:
 def completion_ids(
     completions: Sequence[str], tokenizer: PreTrainedTokenizerBase, conversational: bool
 ) -> list[list[int]]:
-    """Token ids of completions as they stand after a prompt, end-of-turn token included.
+    """Return the token ids of completions as they stand after a prompt, end-of-turn token included.
 
     Args:
         completions: Their texts.

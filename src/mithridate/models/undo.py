@@ -48,7 +48,7 @@ def overwrite(tensor: Tensor, values: Tensor) -> None:
 
 @contextmanager
 def undone_on_failure() -> Iterator[None]:
-    """Whatever is raised inside the block, the weights are put back bit for bit before it goes on."""
+    """If the block raises, every bit of the weights is restored before the exception leaves it."""
     with _logged() as log:
         try:
             yield
@@ -59,7 +59,7 @@ def undone_on_failure() -> Iterator[None]:
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """Whatever happens inside the block, the weights are put back bit for bit after it."""
+    """Whatever happens inside the block, every bit of the weights is restored after it."""
     with _logged() as log:
         try:
             yield

@@ -34,7 +34,7 @@ class Displacement:
         self.scale = scale
 
     def apply(self, model: nn.Module, scale: float) -> Tally:
-        """Set the model's weights to base + scale·ε, rounded once; scale 0 gives the base back bit for bit.
+        """Set the model's weights to base + scale·ε, rounded once; scale 0 restores the base bit for bit.
 
         Args:
             model: The model it was made for.
@@ -53,7 +53,7 @@ class Displacement:
 
     @contextmanager
     def dosed(self, model: nn.Module, scale: float) -> Iterator[None]:
-        """The same inside the block, with the very bits that ``apply`` would give."""
+        """Set the scale inside the block only, to the very bits that ``apply`` would write."""
         with undone():
             self._write(model, scale)
             yield
@@ -138,5 +138,5 @@ def displace(
 
 
 def wide(vector: Gradient) -> Gradient:
-    """The same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
+    """Return the same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
     return Gradient([t.to(torch.promote_types(t.dtype, torch.float32)) for t in vector.tensors])

@@ -106,7 +106,7 @@ def largest_dose(
 
 
 def _halved(high: float, within: Callable[[float], bool]) -> tuple[float | None, float]:
-    """The first half of a half within the budget, None if there is none, and the last one beyond it."""
+    """Halve a dose until it is within the budget (None if it never is); return it and the last one beyond."""
     for _ in range(HALVINGS):
         if within(high / 2):
             return high / 2, high

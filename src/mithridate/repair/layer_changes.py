@@ -15,10 +15,10 @@ from mithridate.repair.tally import Tally
 
 @torch.no_grad()
 def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerChanges:
-    """Norm of the change in the model per decoder block, over the displaced parameters and over effective weights.
+    """Norm of the change in the model per decoder block, over the displaced parameters and over merged weights.
 
     ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
-    of the effective weights, which does not depend on how ΔW is split into factors. The model holds the displaced
+    of the merged weights, which does not depend on how ΔW is split into factors. The model holds the displaced
     weights; those before are read from the displacement.
     """
     found = dict(model.named_parameters())
@@ -44,7 +44,7 @@ def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerChange
 
 
 def _base(lora: LoraFactors) -> Tensor:
-    """W, float64, where the change of an effective weight depends on it, as under DoRA; else zero."""
+    """W, float64, where the change of a merged weight depends on it, as under DoRA; else zero."""
     if lora.magnitude is None:
         return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
     weight: Tensor = dequantize_module_weight(lora.base)

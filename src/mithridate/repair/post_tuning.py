@@ -87,7 +87,7 @@ class Repair(Settings):
             return self.change(inputs)
 
     def change(self, inputs: RepairInputs) -> Repaired:
-        """The formula: change ``inputs.model`` in place, through ``mithridate.models.undo.overwrite`` alone.
+        """Change ``inputs.model`` in place by the formula, through ``mithridate.models.undo.overwrite`` alone.
 
         Args:
             inputs: The model, and whatever rows and other models were given.
@@ -101,7 +101,7 @@ class Repair(Settings):
         doses: Iterable[float],
         dosed: Callable[[float], AbstractContextManager[None]],
     ) -> DoseSearch:
-        """The largest dose within the budget; the model is left as it was.
+        """Return the largest dose within the budget; the model is left as it was.
 
         Args:
             inputs: The model with held-out user rows, and harmful rows where they are given.

@@ -20,7 +20,7 @@ class Prunable(NamedTuple):
     Attributes:
         name: Name of the layer.
         layer: Layer whose input is the activation x.
-        read: Gives a copy of the present values, (outputs, inputs) float64.
+        read: Returns a copy of the present values, (outputs, inputs) float64.
         put: Puts pruned values, (outputs, inputs) float64, in place and counts what changes.
     """
 
@@ -31,7 +31,7 @@ class Prunable(NamedTuple):
 
 
 def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) -> list[Prunable]:
-    """The matrices of a scope.
+    """Return the matrices of a scope.
 
     Raises:
         DefenseError: If the model has no LoRA adapter for the scopes that need one, or a quantized base or idle

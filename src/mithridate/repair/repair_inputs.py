@@ -30,7 +30,7 @@ class RepairInputs:
         tokenizer: Its tokenizer.
         max_length: Longest row in tokens.
         rows: Streams by name; None where one is not given.
-        references: Other models by name, likewise.
+        references: Other models by name; None where one is not given.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class RepairInputs:
         self._examples: dict[str, list[TokenizedRow]] = {}
 
     def has(self, stream: str) -> bool:
-        """Whether rows of a stream are given."""
+        """Return whether rows of a stream are given."""
         return self._rows[stream] is not None
 
     def rows(self, stream: str) -> list[TokenizedRow]:
-        """The tokenized rows of a stream.
+        """Return the tokenized rows of a stream.
 
         Raises:
             DefenseError: If they are not given.

@@ -14,7 +14,7 @@ from mithridate.training.trainable import Weights
 
 
 def repairable(model: nn.Module) -> Weights:
-    """The weights a post-tuning displacement moves: the active adapter's, or all where there is none.
+    """Return the weights a post-tuning displacement moves: the active adapter's, or all where there is none.
 
     Raises:
         DefenseError: If there is no active LoRA, or a weight is quantized or offloaded.
@@ -33,7 +33,7 @@ def repairable(model: nn.Module) -> Weights:
 
 @contextmanager
 def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """Inside the block only these weights take gradients, and dropout is off; flags and gradients are put back."""
+    """Inside the block only these weights take gradients, without dropout; flags and gradients are restored after it."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)

@@ -36,7 +36,7 @@ class LayerChanges(BaseModel):
     Attributes:
         layers: Names of the layers, in the model's order.
         factor_norm: L2 norm over the displaced parameters themselves (LoRA factors, where there are some).
-        delta_norm: Frobenius norm of the change of the effective weight matrices, ΔW.
+        delta_norm: Frobenius norm of the change of the merged weight matrices, ΔW.
     """
 
     layers: list[str]

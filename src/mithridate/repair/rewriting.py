@@ -1,4 +1,4 @@
-"""New effective weights in place of the present ones: counted, undone, and of any dose."""
+"""New merged weights in place of the present ones: counted, undone, and of any dose."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ class Rewrite:
         self.put(name, before, before + self._weights.turned(name, change))
 
     def repaired(self, activity: dict[str, float], curve: DoseSearch | None = None) -> Repaired:
-        """What was changed."""
+        """Return what was changed."""
         return Repaired(
             changed=self.tally.changed,
             distance=self.tally.distance,
@@ -59,7 +59,7 @@ class Rewrite:
         )
 
     def _profile(self) -> LayerChanges:
-        """Norms per decoder block; the displaced weights are the effective ones, so both norms are the same."""
+        """Norms per decoder block; the displaced weights are the merged ones, so both norms are the same."""
         squares = self.tally.by_layer()
         order = sorted(squares, key=int)
         norms = [squares[layer] ** 0.5 for layer in order]
@@ -94,7 +94,7 @@ class WeightPath:
 
     @contextmanager
     def dosed(self, dose: float) -> Iterator[None]:
-        """Set the weights to a dose inside the block, with the very bits that ``apply`` would give."""
+        """Set the weights to a dose inside the block, to the very bits that ``apply`` would write."""
         with undone():
             self._write(dose)
             yield

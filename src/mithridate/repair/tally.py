@@ -33,7 +33,7 @@ class Tally:
         """
         if not bool(stored.isfinite().all()):
             raise DefenseError(
-                f"the repair gives NaN or Inf in '{name}'; lower its strength, and check the models it compares"
+                f"the repair leads to NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
         changed = int((stored != before.to(stored.dtype)).sum())
         if changed:

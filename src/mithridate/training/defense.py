@@ -28,7 +28,7 @@ class Rescalable(Protocol):
     scale: float
 
     def apply(self, model: nn.Module, scale: float) -> object:
-        """Give the model's weights another scale of the change."""
+        """Set the model's weights to another scale of the change."""
 
     def save(self, path: Path) -> None:
         """Write it to a file."""
@@ -55,10 +55,10 @@ class Defense(Settings):
     """
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient handed to the optimizer.
+        """Return the gradient that the optimizer gets.
 
         Args:
-            step: The optimizer step; its verbs give gradients of losses on streams.
+            step: The optimizer step; its verbs return gradients of losses on streams.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class Defense(Settings):
         return type(self).finish is not Defense.finish
 
     def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """The tokenizer to serve the finished model with.
+        """Return the tokenizer to serve the finished model with.
 
         Args:
             tokenizer: A copy of the one that is trained with; may be changed.
@@ -105,7 +105,7 @@ def require_defense(given: Any) -> Defense:
     """Return what was given as ``defense=`` to a trainer, if it is a defense that trains.
 
     Raises:
-        UsageError: If it is a name, a class, a repair, or anything else; says what to write in its place.
+        UsageError: If it is a name, a class, a repair, or anything else; the message says what to write instead.
     """
     if isinstance(given, Defense):
         return given
@@ -124,7 +124,7 @@ def require_defense(given: Any) -> Defense:
 
 
 def _class_like(name: str) -> str:
-    """The public defense whose name is most like a wrong one, in either spelling."""
+    """Return the public defense whose name is most like a wrong one, in either spelling."""
     public = [known for known in dir(mithridate) if known[0].isupper()]
     near = nearest(name.replace("_", ""), public)
     found = getattr(mithridate, near) if near else None

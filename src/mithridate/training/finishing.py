@@ -43,7 +43,7 @@ def save_finished(
 ) -> None:
     """Save beside a checkpoint what is to be served of it.
 
-    A checkpoint holds the weights that training goes on with, which lack the defense's last act.
+    A checkpoint holds the weights that training continues with, which lack the defense's last act.
     """
     if not defense.finishes:
         return

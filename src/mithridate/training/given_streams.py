@@ -14,7 +14,7 @@ TRAINED = {"alignment": "safe", "finetuning": "user"}
 
 
 def stream_trained_at(info: Info, stage: str | None) -> str:
-    """The stream that is trained on at a stage.
+    """Return the stream that is trained on at a stage.
 
     Args:
         info: The defense's registration.
@@ -33,7 +33,7 @@ def stream_trained_at(info: Info, stage: str | None) -> str:
 
 
 def given_streams(info: Info, datasets: Mapping[str, Rows | None], refusals: Sequence[str]) -> dict[str, Dataset]:
-    """The checked rows of the streams that are given.
+    """Return the checked rows of the streams that are given.
 
     Args:
         info: The defense's registration.

@@ -52,16 +52,16 @@ class Gradient:
         return self._with(torch._foreach_neg(self.tensors))
 
     def dot(self, other: "Gradient") -> float:
-        """Inner product over all parameters (each tensor's in float32, their sum in float64)."""
+        """Return the inner product over all parameters (each tensor's in float32, their sum in float64)."""
         parts = [torch.dot(_flat(a), _flat(b)).double() for a, b in zip(self.tensors, other.tensors, strict=True)]
         return float(torch.stack(parts).sum())
 
     def norm(self) -> float:
-        """L2 norm over all parameters together."""
+        """Return the L2 norm over all parameters together."""
         return float(torch.stack([n.double() for n in _norms(self.tensors)]).square().sum().sqrt())
 
     def unit(self) -> "Gradient":
-        """This vector divided by its L2 norm.
+        """Return this vector divided by its L2 norm.
 
         Raises:
             DefenseError: If the norm is zero or not finite, since no direction exists then.

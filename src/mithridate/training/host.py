@@ -80,7 +80,7 @@ def require(absent: dict[str, Any]) -> None:
 
 
 def recompute_soundly(args: SFTConfig) -> None:
-    """Under reentrant checkpointing activations cannot be held or changed; the other kind gives the same bits."""
+    """Under reentrant checkpointing activations cannot be held or changed; the other kind computes the same bits."""
     asked = args.activation_checkpointing_kwargs or {}
     if args.activation_checkpointing and asked.get("use_reentrant"):
         warnings.warn(

@@ -27,7 +27,7 @@ class Observed:
         self.tokens += float(output.label_mask.sum())
 
     def over(self, processes: Processes) -> "StepMeans":
-        """The means over all processes."""
+        """Return the means over all processes."""
         mine = torch.tensor([self.nll, self.entropy, self.correct, self.tokens], dtype=torch.float64)
         nll, entropy, correct, tokens = processes.sum(mine.to(processes.device)).tolist()
         return StepMeans(nll / tokens, entropy / tokens, correct / tokens)
@@ -66,7 +66,7 @@ class Weighting:
         return logs
 
     def shares(self, processes: Processes) -> RowShares:
-        """The rows' weights over the whole step's batch, gathered from all processes."""
+        """Return the rows' weights over the whole step's batch, gathered from all processes."""
         mine = [[column.double().tolist() for column in columns] for columns in self._seen]
         found = [row for part in processes.gather(mine) for columns in part for row in zip(*columns, strict=True)]
         rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))

@@ -34,18 +34,18 @@ class Perturbation:
     __rmul__ = __mul__
 
     def norms(self) -> list[float]:
-        """L2 norm of each layer's share, over all rows of all micro-batches and processes."""
+        """Return the L2 norm of each layer's share, over all rows of all micro-batches and processes."""
         squares = torch.zeros(len(self.layers), dtype=torch.float64, device=self.processes.device)
         for part in self.parts:
             squares += torch.stack([tensor.double().square().sum() for tensor in part])
         return [math.sqrt(square) for square in self.processes.sum(squares).tolist()]
 
     def norm(self) -> float:
-        """L2 norm over all layers together."""
+        """Return the L2 norm over all layers together."""
         return math.sqrt(sum(norm**2 for norm in self.norms()))
 
     def unit(self) -> "Perturbation":
-        """This vector divided by its L2 norm.
+        """Return this vector divided by its L2 norm.
 
         Raises:
             DefenseError: If the norm is zero or not finite, since no direction exists then.

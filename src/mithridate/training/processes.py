@@ -23,7 +23,7 @@ class Processes:
     device: torch.device | str = "cpu"
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process has, in the order of the processes."""
+        """Return what every process has, in the order of the processes."""
         everywhere = [value]
         if self.count > 1:
             everywhere = [None] * self.count
@@ -31,7 +31,7 @@ class Processes:
         return everywhere
 
     def sum(self, mine: Tensor) -> Tensor:
-        """The sum of every process's tensor, in place."""
+        """Add up every process's tensor in place, and return it."""
         if self.count > 1:
             distributed.all_reduce(mine)
         return mine
@@ -46,11 +46,11 @@ class Processes:
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
     def total(self, value: float) -> float:
-        """The sum of every process's number."""
+        """Return the sum of every process's number."""
         return self._reduced(value, distributed.ReduceOp.SUM) if self.count > 1 else value
 
     def largest(self, value: float) -> float:
-        """The largest of every process's number."""
+        """Return the largest of every process's number."""
         return self._reduced(value, distributed.ReduceOp.MAX) if self.count > 1 else value
 
     def _reduced(self, value: float, operation: Any) -> float:

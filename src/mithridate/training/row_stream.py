@@ -29,7 +29,7 @@ class Stream:
         self._order: tuple[int, list[int]] | None = None
 
     def draw(self, size: int | None = None) -> list[TokenizedRow]:
-        """The next examples, by default ``batch_size``."""
+        """Return the next examples, by default ``batch_size``."""
         size = self.batch_size if size is None else size
         rows = [self._row(self.drawn + offset) for offset in range(size)]
         self.drawn += size

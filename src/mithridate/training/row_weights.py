@@ -30,7 +30,7 @@ class RowShares(NamedTuple):
         return [share * len(self.shares) for share in self.shares]
 
     def counted_rows(self) -> tuple[list[int], list[float]]:
-        """Rows of this pass over the data, and their weights, 1 being the weight of a row in plain SFT."""
+        """Return the rows of this pass over the data and their weights, 1 being the weight of a row in plain SFT."""
         pairs = [(r, w) for r, w, own in zip(self.rows, self.relative(), self.counted, strict=True) if own]
         return [row for row, _ in pairs], [weight for _, weight in pairs]
 

@@ -79,6 +79,18 @@ class ScoredRows:
         return self._logits
 
     @property
+    def entropy(self) -> Tensor:
+        """(completion tokens,) entropy of each next token, in nats; needs the logits."""
+        logits = self.logits[self.mask]
+        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+        return -(log_p.exp() * log_p).sum(dim=-1)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """(rows,) log π(y|x)/π_0(y|x), π_0 the weights the stage started from, in nats; needs the reference."""
+        return self.reference.nll - self.nll
+
+    @property
     def reference(self) -> "ScoredRows":
         """The same rows under the weights the stage started from.
 
@@ -133,7 +145,7 @@ class ScoredRows:
         return hidden[torch.arange(len(last), device=last.device), last]
 
     def per_token(self, values: Tensor) -> "LossShare":
-        """This micro-batch's share of a mean over the completion tokens of the whole step: Σ values / tokens.
+        """Return this micro-batch's share of a mean over the completion tokens of the whole step: Σ values / tokens.
 
         Args:
             values: One value per position (rows, tokens − 1), per completion token, or each row's sum (rows,).
@@ -145,7 +157,7 @@ class ScoredRows:
         return LossShare(values.sum() * (self._divisor / self._step.tokens))
 
     def per_row(self, values: Tensor) -> "LossShare":
-        """This micro-batch's share of a mean over the rows of the whole step: Σ values / rows.
+        """Return this micro-batch's share of a mean over the rows of the whole step: Σ values / rows.
 
         Args:
             values: One value per row, (rows,).
@@ -157,7 +169,7 @@ class ScoredRows:
         return LossShare(values.sum() * (self._divisor / self._step.rows))
 
     def once(self, value: Tensor) -> "LossShare":
-        """A sum over the whole step as it is, each micro-batch with its own share.
+        """Return a sum over the whole step as it is, each micro-batch with its own share.
 
         Args:
             value: This micro-batch's share of the sum, ().

@@ -82,7 +82,7 @@ class Likelihood:
         hidden: Sequence[DecoderPart] = (),
         logits: bool = False,
     ) -> ScoredRows:
-        """One forward pass; the vocabulary's logits are never held at once, unless they are asked for.
+        """Score a batch in one forward pass; all logits are never held at once, unless they are asked for.
 
         Args:
             batch: Rows to score.
@@ -112,7 +112,7 @@ class Likelihood:
             yield run
 
     def totals(self, batches: Iterable[Batch]) -> Totals:
-        """Rows and completion tokens of a batch, over all micro-batches and processes."""
+        """Return the rows and completion tokens of a batch, over all micro-batches and processes."""
         batches = list(batches)
         tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         rows = sum(len(batch["labels"]) for batch in batches)

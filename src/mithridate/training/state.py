@@ -60,7 +60,7 @@ def verify(folder: Path) -> None:
 
 
 def newest_finished(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder whose saving finished; None if there is none."""
+    """Return the newest checkpoint in a folder whose saving finished; None if there is none."""
     numbered = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in folder.glob("checkpoint-*")

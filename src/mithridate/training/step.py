@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.models.activation_sums import output_grams
+from mithridate.models.activation_sums import output_directions, output_grams
 from mithridate.models.batches import Batch
 from mithridate.models.decoder import DecoderPart
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.accumulation import activation_gradient, loss_gradient, weighted_gradient
+from mithridate.training.contradictions import refuse_contradictions
 from mithridate.training.gradient import Gradient
 from mithridate.training.observed import Observed, Weighting
 from mithridate.training.perturbation import Perturbation
@@ -123,7 +124,7 @@ class Step:
             DefenseError: If the stream was not given or has no trained token, or arguments contradict each other.
         """
         wanted = Wanted(completions, paired, tuple(hidden), logits, reference)
-        _refuse_contradictions(wanted, log_weights, loss, step_loss, features)
+        refuse_contradictions(wanted, log_weights, loss, step_loss, features)
         observe = self._observer(stream, completions)
         if step_loss is not None and features is not None:
             found = step_loss_gradient(
@@ -258,22 +259,27 @@ class Step:
         return scored
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Logits of a hidden state read through the last norm and the output head: (…, features) → (…, vocabulary)."""
+        """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
         with self._likelihood.autocast():
             return self._likelihood.decoder.read(hidden)
 
-    def output_grams(self, layers: Sequence[nn.Module], stream: StreamOrRows) -> list[Tensor]:
-        """Σ over tokens of y·yᵀ of each linear layer's outputs y = W·x, without dropout and gradient (1 forward pass).
+    def output_directions(self, layers: Mapping[str, nn.Module], stream: StreamOrRows, k: int) -> list[Tensor]:
+        """Return the top left singular directions of each linear layer's outputs W·X, without dropout (1 forward pass).
 
         Args:
-            layers: Linear layers of the model.
-            stream: As for ``gradient``.
+            layers: Linear layers of the model, by name.
+            stream: Rows whose tokens are the columns of X, as for ``gradient``.
+            k: Number of directions.
 
         Returns:
-            (outputs, outputs) float64 for each layer, over all processes.
+            (outputs, k) float64 for each layer, over the rows of all processes.
+
+        Raises:
+            DefenseError: If a layer has no more than k outputs, or outputs are not finite.
         """
-        grams = output_grams(self.model, layers, self._rows.batches(stream), self._likelihood.autocast)
-        return [self._processes.sum(gram) for gram in grams]
+        grams = output_grams(self.model, list(layers.values()), self._rows.batches(stream), self._likelihood.autocast)
+        found = zip(layers, grams, strict=True)
+        return [output_directions(self._processes.sum(gram), k, name) for name, gram in found]
 
     def train_on(self, stream: str) -> None:
         """Train on another stream in this step, so that TRL's metrics are taken over it."""
@@ -284,7 +290,7 @@ class Step:
         self._rows.redraw(stream, size)
 
     def first(self, stream: str, size: int) -> list[TokenizedRow]:
-        """The first rows of a stream, the same in every step.
+        """Return the first rows of a stream, the same in every step.
 
         Raises:
             DefenseError: If it has fewer.
@@ -292,11 +298,11 @@ class Step:
         return self._rows.first(stream, size)
 
     def rows_of(self, stream: str) -> list[TokenizedRow]:
-        """The rows of this step's batch of a stream, over all processes."""
+        """Return the rows of this step's batch of a stream, over all processes."""
         return self._rows.examples(stream)
 
     def totals(self, stream: StreamOrRows, completions: Completions | None = None) -> Totals:
-        """Rows and completion tokens of a stream's batch, over all processes."""
+        """Return the rows and completion tokens of a stream's batch, over all processes."""
         return self._likelihood.totals(self._rows.batches(stream, completions))
 
     # The rest
@@ -311,11 +317,11 @@ class Step:
         return self._rows.generator(purpose)
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process has, in the order of the processes."""
+        """Return what every process has, in the order of the processes."""
         return self._processes.gather(value)
 
     def sum(self, mine: Tensor) -> Tensor:
-        """The sum of every process's tensor."""
+        """Return the sum of every process's tensor."""
         return self._processes.sum(mine)
 
     def log(self, **figures: float) -> None:
@@ -328,35 +334,3 @@ class Step:
         """Decides, when passes are made, whether they are the first ones over the rows that are trained on."""
         meant = stream == self._observing and completions is None
         return lambda: self.observed.add if meant and self.observed.tokens == 0 else None
-
-
-def _refuse_contradictions(
-    wanted: Wanted,
-    log_weights: LogWeights | None,
-    loss: Loss | None,
-    step_loss: StepLoss | None,
-    features: Features | None,
-) -> None:
-    """Refuse arguments of ``gradient`` that contradict each other, or that nothing would use.
-
-    Raises:
-        DefenseError: In one sentence.
-    """
-    if log_weights is not None and (loss is not None or step_loss is not None):
-        raise DefenseError("rows are weighted by log_weights or inside a loss, not both; multiply within the loss")
-    if loss is not None and step_loss is not None:
-        raise DefenseError("loss= and step_loss= are two losses; take a gradient of each and add them")
-    if (step_loss is None) != (features is None):
-        raise DefenseError("step_loss= is a loss of features=; give both or neither")
-    if wanted.completions and wanted.paired:
-        raise DefenseError(
-            "completions= takes the place of the rows' own completions and paired= stands beside them; give one"
-        )
-    kept = {"paired": wanted.paired, "hidden": wanted.hidden, "logits": wanted.logits, "reference": wanted.reference}
-    unread = [name for name, value in kept.items() if value]
-    if unread and log_weights is None and loss is None and step_loss is None:
-        raise DefenseError(
-            f"{unread[0]}= is for a loss or a row weighting to read; give loss=, step_loss= or log_weights="
-        )
-    if not torch.is_grad_enabled():
-        raise DefenseError("gradients are off here, inside at_start or torch.no_grad; use step.score instead")

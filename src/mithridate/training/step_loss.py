@@ -63,7 +63,7 @@ def step_loss_gradient(
         likelihood: Whose weights are differentiated.
         passes: Over this process's share of the rows; asked for twice.
         features: Features of a micro-batch's rows.
-        loss: The loss, computed alike on every process.
+        loss: The loss, computed in the same way on every process.
 
     Raises:
         DefenseError: If features do not fit the rows or carry no gradient, or the loss is no finite number.
@@ -112,7 +112,7 @@ def _slopes(
 
 
 def _by_row(features: RowFeatures) -> list[tuple[Tensor, ...]]:
-    """The features of each row, in the order of their names."""
+    """Return the features of each row, in the order of their names."""
     return list(zip(*features.values(), strict=True))
 
 

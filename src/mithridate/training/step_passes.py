@@ -68,7 +68,7 @@ class StepPasses:
         *,
         differentiable: bool = True,
     ) -> list[Pass]:
-        """One pass for each of this process's micro-batches.
+        """Return one pass for each of this process's micro-batches.
 
         Args:
             stream: Name of the stream, or rows of one.
@@ -120,10 +120,10 @@ class StepPasses:
         return rows
 
     def _reference(self, batch: Batch, key: Hashable, wanted: Wanted) -> ScoredRows | None:
-        """The rows under the weights the stage started from; scored once a step where it is only their likelihood."""
+        """Return the rows under the weights the stage started from; a mere likelihood is scored once a step."""
         if not wanted.reference:
             return None
-        if wanted.hidden or wanted.logits:  # too large to be kept
+        if wanted.hidden or wanted.logits:  # too large to keep
             return self._score_at_start(batch, wanted)
         tokens = tuple(batch[name].cpu().numpy().tobytes() for name in ("input_ids", "labels"))
         key = (key, tokens, self._likelihood.is_precise)

@@ -86,7 +86,7 @@ class StepRows:
         self._drawn: dict[str, list[TokenizedRow]] = {}
 
     def batches(self, stream: StreamOrRows, completions: Completions | None = None) -> Iterator[Batch]:
-        """This process's share of a stream's batch, in micro-batches.
+        """Return this process's share of a stream's batch, in micro-batches.
 
         Args:
             stream: Name of the stream, or rows of one.
@@ -97,7 +97,7 @@ class StepRows:
             yield batch if completions is None else self.paired(batch, completions)
 
     def paired(self, batch: Batch, completions: Completions) -> Batch:
-        """The same prompts with other completions.
+        """Return the same prompts with other completions.
 
         Raises:
             DefenseError: If there are no such completions.
@@ -110,7 +110,7 @@ class StepRows:
         return with_completions(batch, self._refusals, self._pad, self._longest)
 
     def pass_key(self, stream: StreamOrRows, number: int) -> Hashable:
-        """What tells the random state of a micro-batch from those of others.
+        """Return what tells the random state of a micro-batch from those of others.
 
         Args:
             stream: As for ``batches``.
@@ -119,7 +119,7 @@ class StepRows:
         return (stream if stream == self.main else self._identity(stream), number)
 
     def randomness(self, stream: StreamOrRows, number: int) -> AbstractContextManager[None]:
-        """The random state that all passes over a micro-batch of a stream share (see ``pass_key``)."""
+        """Return the random state that all passes over a micro-batch of a stream share (see ``pass_key``)."""
         key = self.pass_key(stream, number)
         if stream == self.main:
             return self.random.shared(key)
@@ -131,7 +131,7 @@ class StepRows:
         self._drawn[stream] = self._stream(stream).draw(size)
 
     def first(self, stream: str, size: int) -> list[TokenizedRow]:
-        """The first rows of a stream, the same in every step.
+        """Return the first rows of a stream, the same in every step.
 
         Raises:
             DefenseError: If it has fewer.
@@ -142,7 +142,7 @@ class StepRows:
         return examples[:size]
 
     def examples(self, stream: StreamOrRows) -> list[TokenizedRow]:
-        """The rows of this step's batch of a stream, over all processes."""
+        """Return the rows of this step's batch of a stream, over all processes."""
         if not isinstance(stream, str):
             return list(stream)
         if stream not in self._drawn:
@@ -155,7 +155,7 @@ class StepRows:
         return torch.Generator().manual_seed(mixed)
 
     def _identity(self, stream: StreamOrRows) -> Hashable:
-        """What tells the present batch of a stream, or given rows, from others."""
+        """Return what tells the present batch of a stream, or given rows, from others."""
         if isinstance(stream, str):
             self.examples(stream)
             return (stream, self._streams[stream].drawn)

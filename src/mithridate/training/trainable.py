@@ -69,7 +69,7 @@ class Weights:
 
     @torch.no_grad()
     def snapshot(self) -> list[Tensor]:
-        """Copies of the present values."""
+        """Return copies of the present values."""
         return [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
@@ -84,14 +84,14 @@ class Weights:
 
     @torch.no_grad()
     def moved_since(self, before: Sequence[Tensor]) -> Moved:
-        """How many weights differ from earlier values, and by which L2 norm together."""
+        """Return how many weights differ from earlier values, and by which L2 norm together."""
         pairs = list(zip(self.parameters, before, strict=True))
         square = sum(float((now.double() - then.double()).square().sum()) for now, then in pairs)
         return Moved(sum(int((now != then).sum()) for now, then in pairs), square**0.5)
 
     @contextmanager
     def replaced(self, copies: Mapping[Tensor, Tensor]) -> Iterator[None]:
-        """Inside the block some parameters are others that hang in their place in the model."""
+        """Inside the block some parameters are copies that the model holds in their stead."""
         before = self.parameters
         self.parameters = [copies.get(parameter, parameter) for parameter in before]
         try:
@@ -101,7 +101,7 @@ class Weights:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever happens to the weights inside the block, a saved copy is put back after it, bit for bit."""
+        """Whatever happens to the weights inside the block, they are restored after it, bit for bit."""
         saved = self.snapshot()
         try:
             yield

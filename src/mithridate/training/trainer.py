@@ -196,7 +196,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if not isinstance(gradient, Gradient):
             raise DefenseError(
                 f"{type(self.defense).__name__}.gradient returned {type(gradient).__name__}, not a Gradient; "
-                "return what step.gradient and its arithmetic give"
+                "return a Gradient made of step.gradient(…)"
             )
         norm = gradient.norm()
         if not math.isfinite(norm):
