@@ -1,7 +1,7 @@
 """What all defenses have in common: settings that cannot change, and a registration."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -68,16 +68,18 @@ class Settings(BaseModel):
     dose: ClassVar[str | None] = None
     info: ClassVar[Info]
 
-    def __init__(self, **values: Any) -> None:
-        """Check the settings.
+    if not TYPE_CHECKING:  # type checkers make the signature from the fields, so that they refuse a wrong setting
 
-        Raises:
-            SettingError: Naming the one at fault, with its nearest valid name or its range.
-        """
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingError(type(self).__name__, sentence(error, type(self))) from error
+        def __init__(self, **values: Any) -> None:
+            """Check the settings.
+
+            Raises:
+                SettingError: Naming the one at fault, with its nearest valid name or its range.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SettingError(type(self).__name__, sentence(error, type(self))) from error
 
     @property
     def passes(self) -> Passes:

@@ -58,7 +58,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the linear layers inside the decoder blocks (the base layer, where LoRA wraps it), by name without wrappers.
+    """Return the linear layers inside the decoder blocks (under LoRA the base layers), by name without wrappers.
 
     Raises:
         ModelError: If there is none.

@@ -34,10 +34,10 @@ class Repair(Settings):
         max_length: Longest row in tokens.
     """
 
-    budget: float = Field(0.05, gt=0)
-    trim: float = Field(0.25, ge=0, lt=1)
-    batch_size: int = Field(16, ge=1)
-    max_length: int | None = Field(512, ge=1)
+    budget: float = Field(default=0.05, gt=0)
+    trim: float = Field(default=0.25, ge=0, lt=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_length: int | None = Field(default=512, ge=1)
 
     @property
     def needs_adapter(self) -> bool:

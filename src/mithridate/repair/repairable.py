@@ -33,7 +33,7 @@ def repairable(model: nn.Module) -> Weights:
 
 @contextmanager
 def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """Inside the block only these weights take gradients, without dropout; flags and gradients are restored after it."""
+    """Inside the block only these weights take gradients, without dropout; flags and gradients are restored after."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
