@@ -70,6 +70,7 @@ class AntibodyAlignment(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
+        # s is a difference of nearby gradients, which half precision would reduce to noise.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):
@@ -88,9 +89,11 @@ class AntibodyAlignment(Defense):
             return self.sharpness
         inner, length = safe.dot(sharp), sharp.norm()
         if self.form == "kkt":
+            # λ = ξ − ⟨a, s⟩/‖s‖²: the least λ with ⟨a + λ·s, s⟩ ≥ ξ·‖s‖².
             return min(self.cap, max(0.0, self.sharpness - inner / (length**2 + 1e-12)))
         present = max(0.0, self.sharpness - inner / (safe.norm() * length + 1e-8))
         past: float = memory.get("lambda_t", present)
+        # The first step has no past, so its own value starts the average.
         memory["lambda_t"] = self.momentum * past + (1 - self.momentum) * present
         return float(memory["lambda_t"])
 
@@ -133,6 +136,7 @@ class AntibodyTuning(Defense):
     def _log_weights(self, rows: ScoredRows) -> Tensor:
         """d_i/τ (Eq. 7), −∞ below the floor."""
         refused = rows.paired
+        # log π(y|x) − log π(y_r|x), as negative log-likelihoods the other way round.
         ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
         weights = ratio / self.temperature
         return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))

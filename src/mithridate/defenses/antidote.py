@@ -83,6 +83,7 @@ class Antidote(Repair):
         curve = self._search(inputs, matrices, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
         pruned, tally = self._prune(matrices, scores, ratio)
+        # It would report entries pruned and leave the model as it was.
         if pruned and not tally.changed:
             raise DefenseError("all entries with the highest scores are zero already, so nothing is left to prune")
         return Repaired(
@@ -135,6 +136,7 @@ def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
     """Return the masks of the top share of every output row."""
     masks = []
     for score in scores:
+        # Stable, so that ties, such as rows of zeros, fall alike on every device.
         top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
         masks.append(torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True))
     return masks

@@ -53,6 +53,7 @@ class BDS(Defense):
         if "scores" not in step.memory:
             step.memory["scores"] = torch.zeros(step.clock.rows, dtype=torch.float64)
         scores: Tensor = step.memory["scores"]
+        # Scores live in main memory in float64, where a checkpoint finds them.
         tuned = step.gradient("user", log_weights=lambda rows: scores[rows.row.cpu()].to(rows.nll.device))
         assert tuned.row_shares is not None
         step.memory["scores"] = self._scheduled(scores, tuned.row_shares, step)
@@ -65,9 +66,12 @@ class BDS(Defense):
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
         for row, share, loss, counted in zip(*shares, strict=True):
+            # A row that fills up the last batch would be moved twice in one pass over the data.
             if not counted:
                 continue
+            # Per row, so that the noise does not depend on how the step is cut.
             kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
             scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick
+            # ∂/∂w_i of Σ_j s_j·ℓ_j is s_i·(ℓ_i − Σ_j s_j·ℓ_j).
             scores[row] -= self.rate * len(shares.rows) * share * (loss - mean)
         return scores

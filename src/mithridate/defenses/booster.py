@@ -40,6 +40,7 @@ class Booster(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""
+        # The difference below is of gradients a short step apart.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):

@@ -64,8 +64,10 @@ class ConstrainedSFT(Defense):
     @torch.no_grad()
     def _weights(self, rows: ScoredRows) -> Tensor:
         """(rows, tokens − 1) v_t."""
+        # 1 at the completion's first token, 2 at its second, and so on.
         place = rows.mask.cumsum(dim=1)
         beta = torch.full_like(rows.log_probs, self.rest)
+        # The first token is early as well, so it is set last.
         beta = beta.masked_fill(place <= EARLY, self.early).masked_fill(place <= 1, self.first)
         ratio = rows.log_probs - rows.reference.log_probs
         return (2 * torch.sigmoid(-beta * ratio)).clamp(min=self.floor)

@@ -58,5 +58,6 @@ class LDIFS(Defense):
 def _drift(rows: ScoredRows) -> Tensor:
     """(rows,) Σ over blocks, tokens and features of the squared change of MLP outputs."""
     pairs = zip(rows.hidden["mlp"], rows.reference.hidden["mlp"], strict=True)
+    # The norm is over features and tokens, so squares are added before any mean.
     squares = torch.stack([(now - then).square().sum(dim=-1) for now, then in pairs]).sum(dim=0)
     return (squares * rows.real).sum(dim=1)

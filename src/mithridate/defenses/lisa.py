@@ -46,10 +46,12 @@ class Lisa(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 2."""
+        # Counted from the run's steps, so that a resumed run is in the same phase.
         place = step.clock.number % (self.safe_steps + self.user_steps)
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
             step.memory[f"left_{other}"] = step.position.tensors
+        # Else TRL would report the loss of rows that this step does not train on.
         step.train_on(phase)
         pull = self._pull(step, other)
         step.log(on_safe_rows=phase == "safe", extra_gradient_norm=pull.norm() if pull else 0.0)

@@ -68,6 +68,7 @@ class LoX(Repair):
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
+        # As two thin factors: whole matrices of every layer would be another model in memory.
         factors = {name: low_rank_factors(aligned.change_from(base, name), self.rank) for name in tuned.matrices}
 
         def moved(name: str, theta: Tensor, c: float) -> Tensor:
@@ -127,7 +128,9 @@ class LoXAlignment(Defense):
         for name, weight in now.items():
             first = matching_a(name)
             if first is not None:
+                # The scale of B·A does not matter to its singular vectors.
                 product = weight.double() @ now[first].double()
+                # P_k·(B·A) = (P_k·B)·A, so that only B moves and the rank stays.
                 left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
             elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
@@ -136,6 +139,7 @@ class LoXAlignment(Defense):
 
     def _refuse_used(self, weights: Weights) -> None:
         named = zip(weights.names, weights.start, strict=True)
+        # B = 0 at the start means that all of B·A is what alignment did.
         used = any(matching_a(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")

@@ -64,6 +64,7 @@ class PanaceaTuning(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
+        # Both the difference and a short ε would be lost in half precision.
         with step.precise():
             harm = step.gradient("harmful")
             epsilon = self.radius * harm.unit()
@@ -82,6 +83,7 @@ class PanaceaTuning(Defense):
         before = weights.snapshot()
         weights.add(epsilon)
         moved = weights.moved_since(before)
+        # The paper's last act did nothing, and the model would pass as defended.
         if self.radius and not moved.weights:
             raise DefenseError("ε is lost in the rounding of the weights; train them in float32, or raise the radius")
         return Finished({"displacement_norm": moved.distance}, Displacement(weights.names, before, epsilon))
@@ -145,6 +147,7 @@ class Panacea(Repair):
         return Aim(displacement, curve, len(rows))
 
     def _search(self, inputs: RepairInputs, displacement: Displacement) -> DoseSearch:
+        # Doses relative to the weights' own norm, so that one grid fits every model.
         size = wide(Gradient(displacement.base)).norm()
         doses = [SMALLEST * size * 2.0**k for k in range(DOUBLINGS)]
         return self.search(inputs, "radius", doses, lambda radius: displacement.dosed(inputs.model, radius))

@@ -72,6 +72,7 @@ class PTST(Defense):
         if not self.prompt:
             return tokenizer
         require_chat_template(tokenizer)
+        # Trained with the prompt, the model would have loosened exactly what serving relies on.
         if self.prompt.strip() in _shown(tokenizer):
             raise DefenseError(
                 "the chat template shows the safety prompt already, so the rows would be trained with it; give the "

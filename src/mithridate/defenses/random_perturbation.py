@@ -61,6 +61,7 @@ class RandomPerturbation(Repair):
         weights = repairable(inputs.model)
         generator = torch.Generator().manual_seed(self.seed)
         noise = Gradient([_draw(parameter, generator) for parameter in weights.parameters])
+        # Per entry as in the paper's figure, or with Panacea's own length.
         epsilon = self.std * noise if self.std is not None else noise.unit()
         norm = epsilon.norm() if radius is None else radius
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)

@@ -66,6 +66,7 @@ class RepNoise(Defense):
 
         def loss(rows: StepFeatures) -> Tensor:
             harmful = rows["activations"]
+            # Drawn by the row's position, so that it does not depend on how the step is cut.
             noise = [_noise_like(z, step, row) for z, row in zip(harmful, rows.rows, strict=True)]
             mmd = mean_mmd(harmful, noise)
             h = torch.cat(rows["losses"]).mean()
@@ -86,7 +87,9 @@ def mmd_squared(x: Tensor, y: Tensor) -> Tensor:
     """Biased estimate of MMD² between samples x and y, (samples, size) each, with a sum of Gaussian kernels."""
     both = torch.cat([x, y])
     lengths = both.square().sum(dim=1)
+    # ‖a − b‖² = ‖a‖² + ‖b‖² − 2⟨a, b⟩; rounding can make it negative where a = b.
     squares = (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * both @ both.T).clamp(min=0)
+    # Over pairs of different samples; the width is no function to be differentiated.
     mean = squares.detach().sum() / (len(both) * (len(both) - 1))
     kernel = torch.stack([torch.exp(-squares / (width * mean)) for width in WIDTHS]).sum(dim=0)
     n = len(x)

@@ -62,6 +62,7 @@ class RESTA(Repair):
 
         def moved(name: str, theta: Tensor, gamma: float) -> Tensor:
             safe = aligned.read(name, theta.device)
+            # DARE thins the task's update alone, before the alignment is added.
             kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
             return kept + gamma * (safe - base.read(name, theta.device))
 
@@ -77,6 +78,7 @@ def dare(delta: Tensor, drop: float, seed: int, name: str) -> Tensor:
     Each weight has a generator of its own, seeded by the CRC-32 of ``"{seed} {name}"``, so that the mask depends on
     nothing else.
     """
+    # Per weight, so that the mask does not depend on the order of the weights.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     kept = torch.rand(delta.shape, generator=generator) >= drop
     return delta * kept.to(delta.device) / (1 - drop)

@@ -74,10 +74,12 @@ class SafeDelta(Repair):
         layers = {name: aligned.matrices[name] for name in tuned.matrices if tuned.change_from(aligned, name).any()}
         if not layers:
             raise DefenseError("fine-tuning changed no linear layer, so there is nothing to thin out; check aligned=")
+        # Of the aligned model, whose behavior on safe rows is to be kept.
         grams = input_grams(inputs.reference("aligned"), layers, examples)
         rewrite, kept, columns = Rewrite(tuned), 0, 0
         for name in layers:
             delta = tuned.change_from(aligned, name)
+            # Popped, so that each layer's matrix of inputs² is freed once it has been used.
             hessian = self._hessian(grams.pop(name).to(delta), name)
             keep = self._kept(delta, hessian)
             rewrite.add(name, least_with_columns(delta, keep, hessian) - delta)
@@ -94,6 +96,7 @@ class SafeDelta(Repair):
 
     def _kept(self, delta: Tensor, hessian: Tensor) -> Tensor:
         """K, (inputs,): columns by rising 1/[H⁻¹]_jj while Σ_kept Δ_ij²/[H⁻¹]_jj ≤ s·Σ_all Δ_ij²/[H⁻¹]_jj."""
+        # [H⁻¹]_jj is the variance of input j that the others do not explain, the larger the cheaper to keep.
         inverse = torch.linalg.inv(hessian).diagonal()
         costs = delta.square().sum(dim=0) / inverse
         order = inverse.argsort(descending=True, stable=True)

@@ -64,12 +64,14 @@ class SafeLoRA(Repair):
 
     def change(self, inputs: RepairInputs) -> Repaired:
         """Project the chosen layers in place; LoRA on them is merged."""
+        # ⟨C·Δ, Δ⟩ = ‖Vᵀ·Δ‖²/‖V‖ ≥ 0, so that no layer lies below.
         if self.threshold is not None and self.threshold < 0:  # cos(C·Δ, Δ) = ‖VᵀΔ‖²/… is never negative
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
         cosines: dict[str, float] = {}
         for name in tuned.matrices:
             _, v, delta = updates(tuned, aligned, base, name)
+            # Without either there is no direction to compare.
             if v.any() and delta.any():
                 cosines[name] = cosine(project(v, delta), delta)
         if not cosines:

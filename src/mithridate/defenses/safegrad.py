@@ -47,6 +47,7 @@ class SafeGrad(Defense):
         with step.precise():  # near w_0 the divergence is the square of a small move, and half precision all noise
             align = step.gradient("safe", loss=_divergence, logits=True, reference=True)
         inner = user.dot(align)
+        # A positive inner product means that the user's step also serves alignment.
         conflict = self.project and inner < 0
         step.log(conflict=conflict, alignment_gradient_norm=align.norm())
         if conflict:

@@ -56,6 +56,7 @@ class SafetyMixing(Defense):
             return user
         step.redraw("safe", size)
         safe, mixed = step.gradient("safe"), step.totals("safe")
+        # Both are means per token; the mixed mean weighs them by their tokens.
         return (own.tokens * user + mixed.tokens * safe) / (own.tokens + mixed.tokens)
 
     def _due(self, user_rows: int) -> int:

@@ -70,6 +70,7 @@ class SaLoRA(Defense):
             for lora, u in zip(loras, step.output_directions(layers, "user", self.task_rank), strict=True):
                 _start_in(lora, u)
         if self.directions:
+            # After A was set: B is zero, so the model and its outputs are still the same.
             spans = step.output_directions(layers, step.first("safe", self.rows), self.directions)
             # In float32, as a checkpoint restores them, for the same bits after a resume.
             step.memory["spans"] = [v.float().contiguous() for v in spans]

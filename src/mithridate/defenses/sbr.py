@@ -43,6 +43,7 @@ class SBR(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """User loss plus the anchors' drift."""
+        # Always the same prompts, which is what ties the state down.
         anchors = step.first("harmful", self.anchors)
         extra = self.strength * step.gradient(anchors, loss=_drift, hidden=("final",), reference=True)
         step.log(extra_gradient_norm=extra.norm())

@@ -98,8 +98,10 @@ class TAR(Defense):
     def _tamper(self, step: Step, total: Gradient) -> Gradient:
         """Σ_k exp(s·(k − K))·∇L_TR(w_k), w_k the weights after k steps of the adversary."""
         steps, held_out = self.inner_steps, step.rows_of("harmful")
+        # Drawn from the step's own number, alike on every process and after a resume.
         chance = random.Random(step.generator("adversary").initial_seed())
         rate = chance.choice(self.rates)
+        # Beta(6, 3) has mean 2/3: mostly safe rows first, the harmful ones late.
         turn = int(chance.betavariate(6, 3) * steps) if self.switching else 0
         with step.precise(), step.simulated(torch.optim.AdamW, lr=rate) as follow:
             for k in range(1, steps + 1):
@@ -125,6 +127,7 @@ class TAR(Defense):
         """Return the loss f, and the mean distance of hidden states over blocks, tokens and rows."""
         pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
         distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
+        # Padding has hidden states too, which mean nothing.
         drift = (distances * rows.real).sum(dim=1) / rows.real.sum(dim=1)
         return rows.per_token(rows.nll) + self.drift * rows.per_row(drift)
 

@@ -86,6 +86,7 @@ class TVaccine(Defense):
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""
         memory = step.memory
+        # On step 0 as well, so that there are chances to draw by.
         if step.clock.number % self.measure_every == 0:
             memory["chances"] = self._measure(step)
         if step.clock.number % self.draw_every == 0:
@@ -99,6 +100,7 @@ class TVaccine(Defense):
     def _measure(self, step: Step) -> list[float]:
         """Share of each block in the harmful gradient over attention outputs, on one row."""
         norms = step.activation_gradient(step.rows_of("harmful")[:1], "attention").norms()
+        # multinomial would draw from nothing, or from NaN.
         if not 0 < sum(norms) < math.inf:
             raise DefenseError(
                 f"the harmful gradient over attention blocks has norm {sum(norms)}, so none can be drawn"

@@ -62,6 +62,7 @@ class WiSEFT(Repair):
         tuned, aligned = inputs.merged_weights("aligned")
 
         def moved(name: str, theta: Tensor, pulled: float) -> Tensor:
+            # θ + (1 − α)·(θ_aligned − θ), so that α = 1 leaves every bit.
             return theta + pulled * (aligned.read(name, theta.device) - theta)
 
         path = WeightPath(tuned, tuned.names, moved)

@@ -58,6 +58,7 @@ def input_grams(
     """
 
     def gram(x: Tensor) -> Tensor:
+        # Float64 would double the size of a matrix of inputs² for every layer.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x.T @ x
 
@@ -96,11 +97,11 @@ def output_grams(
             with captured(layers) as outputs_of, autocast():
                 scored(model, batch)
             real = batch["attention_mask"].bool()
-            for place, (layer, y) in enumerate(zip(layers, outputs_of, strict=True)):
+            for number, (layer, y) in enumerate(zip(layers, outputs_of, strict=True)):
                 bias: Any = layer.bias
                 # A bias is the same for every input and would take up a direction of its own.
                 y = y.reshape(*real.shape, -1)[real].double() - (0 if bias is None else bias.double())
-                sums[place] += y.T @ y
+                sums[number] += y.T @ y
     return sums
 
 
@@ -135,6 +136,7 @@ def _sums(
     def hook(name: str) -> Any:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].detach()
+            # Only the sum is kept: the activations of a whole set would not fit.
             part = term(x.reshape(-1, x.shape[-1]))
             sums[name] = sums[name] + part if name in sums else part
 
@@ -145,6 +147,7 @@ def _sums(
     try:
         with evaluating(model):
             for example in examples:
+                # A single row has no padding, so any padding token will do.
                 batch = collate([example], 0, device)
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     finally:

@@ -25,6 +25,7 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     handles = [module.register_forward_hook(keep(number)) for number, module in enumerate(modules)]
     try:
         yield outputs
+        # A layer that PEFT has merged, or a replaced forward, is called past its hooks and would leave a hole.
         missed = [number for number in range(len(modules)) if number not in found]
         if missed:
             raise DefenseError(
@@ -54,6 +55,7 @@ def shifted(modules: Sequence[nn.Module], shifts: Sequence[Tensor | None]) -> It
             # A recomputation in the backward pass must add the very tensor that the forward pass added.
             if number not in used:
                 used[number] = torch.zeros_like(before, requires_grad=True) if given is None else given.to(before.dtype)
+            # Out of place: the layer's own output may be kept for its backward pass.
             moved = before + used[number]
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
@@ -84,6 +86,7 @@ def require_recomputable(model: nn.Module) -> None:
         DefenseError: If a module of the model has it switched on.
     """
     for name, module in model.named_modules():
+        # transformers keeps the function there once checkpointing is switched on; it has no public flag per module.
         recompute = module.__dict__.get("_gradient_checkpointing_func")
         if recompute is None or not module.gradient_checkpointing:
             continue
@@ -95,5 +98,6 @@ def require_recomputable(model: nn.Module) -> None:
 
 
 def _tensor(output: Any) -> Tensor:
+    # Attention blocks, and in older transformers decoder blocks, return their output first in a tuple.
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found

@@ -18,6 +18,7 @@ def all_loras(model: nn.Module) -> list[LoraFactors]:
         DefenseError: If there is none, or an adapter of another kind, several active ones, or a merged or disabled one.
     """
     found = [submodule.lora for submodule in submodules(model) if submodule.lora is not None]
+    # Both are without effect now, but the remedies differ.
     if not found and has_lora(model):
         raise DefenseError("the model has LoRA adapters, but none is active; activate the one to repair (set_adapter)")
     if not found:
@@ -33,6 +34,7 @@ def lora_layers(model: nn.Module) -> list[LoraFactors]:
     """
     found = all_loras(model)
     for lora in found:
+        # Under DoRA the merged weight is m·V/‖V‖ with V = W + B·A, which no change of B·A alone can describe.
         if lora.magnitude is not None:
             raise DefenseError(f"{lora.name} is a DoRA layer, whose update is not B·A; use a plain LoRA adapter")
         if lora.on_embedding:
@@ -66,6 +68,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     found = {
         submodule.name: submodule.module
         for submodule in submodules(model)
+        # The dot ends the number: names of modules, unlike those of weights, may stop there.
         if isinstance(submodule.module, (nn.Linear, Conv1D)) and layer_of(submodule.name + ".") is not None
     }
     if not found:

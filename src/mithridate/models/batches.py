@@ -14,6 +14,7 @@ Batch = dict[str, Tensor]
 
 def collate(examples: Sequence[TokenizedRow], pad_token_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad examples on the right into one batch."""
+    # On the right, where a causal model never looks from a real token, so that padding changes nothing.
     width = max(len(example.input_ids) for example in examples)
 
     def padded(rows: Iterable[Sequence[int]], value: int) -> Tensor:
@@ -46,6 +47,7 @@ def prompts_of(batch: Batch) -> list[list[int]]:
         batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), batch["row"], strict=True
     ):
         start = int((labels != IGNORED).int().argmax())
+        # TRL may pad on the left, so padding can lie before the prompt.
         prompt = ids[:start][real[:start]].tolist()
         if not prompt:
             raise DataError(
@@ -68,6 +70,7 @@ def with_completions(
     """
     examples = []
     for prompt, row in zip(prompts_of(batch), batch["row"].tolist(), strict=True):
+        # By the row's position, not its place in the batch: the same refusal however the step is cut.
         completion = list(completions[row % len(completions)])
         if max_length is not None:
             completion = completion[: max(0, max_length - len(prompt))]

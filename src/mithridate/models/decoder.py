@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import ModelError, UsageError
 
+# Llama, Mistral, Qwen, Gemma: layers; GPT-2: h; MPT: blocks; others: layer.
 _LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 
 DecoderPart = Literal["attention", "mlp", "block", "final"]
@@ -61,6 +62,7 @@ def decoder_of(model: nn.Module) -> Decoder:
     Raises:
         ModelError: If the model has no list of blocks that each hold an attention block and an MLP.
     """
+    # PEFT's wrappers have names of their own, which no pattern below expects.
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     for name, parent in causal.named_modules():
         for child, blocks in parent.named_children():
@@ -70,11 +72,13 @@ def decoder_of(model: nn.Module) -> Decoder:
 
 
 def _decoder(causal: Any, parent: nn.Module, blocks: list[nn.Module]) -> Decoder:
+    # A norm is a leaf with a vector as weight; an embedding, the other leaf beside the blocks, has a matrix.
     norms = [m for m in parent.children() if not list(m.children()) and _is_vector(getattr(m, "weight", None))]
     return Decoder(
         blocks=blocks,
         attention=[_attention(block) for block in blocks],
         mlp=[_mlp(block) for block in blocks],
+        # With several it is not known which one stands behind the blocks; the part is refused when it is asked for.
         norm=norms[0] if len(norms) == 1 else None,
         head=causal.get_output_embeddings(),
     )
@@ -92,10 +96,12 @@ def _mlp(block: nn.Module) -> nn.Module:
     others = [module for module in block.children() if module is not attention and _linears(module)]
     if not others:
         raise ModelError(f"{type(block).__name__} has no linear layer outside its attention")
+    # The last one: OPT has two linear layers in place of an MLP, and the second one's output is what joins the stream.
     return others[-1]
 
 
 def _spelled(name: str) -> str:
+    # self_attn and attention alike, but no input_attention_norm.
     return name.replace("attention", "attn").replace("attn", "attention") if "norm" not in name else ""
 
 

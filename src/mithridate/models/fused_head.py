@@ -33,6 +33,7 @@ def scored(model: nn.Module, batch: Batch, logits: bool = False) -> Any:
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if logits:
+        # The logits at position t are those of token t + 1.
         every = own_tokens(model(**inputs).logits, batch)[:, :-1]
         return SimpleNamespace(logits=every, **_figures(every, batch["labels"][:, 1:]))
     with fused_head(model):
@@ -50,6 +51,7 @@ def fused_head(model: nn.Module) -> Iterator[None]:
     Either is a forward bound to this very model, so a copy of the model made inside the block would run the original.
     """
     causal = causal_of(model)
+    # Whatever was bound there before, such as accelerate's autocast, must be there again after the block.
     before = causal.__dict__.get("forward")
     if _is_plain(causal.get_output_embeddings()):
         add_fused_lm_head(causal, outputs=FIGURES)
@@ -67,6 +69,7 @@ def drop_fused_head(model: nn.Module) -> None:
     """Take away the fused head that TRL's trainer leaves on a model."""
     causal = causal_of(model)
     forward = causal.__dict__.get("forward")
+    # TRL's function has no other mark; a test pins its name.
     if forward is not None and forward.__code__.co_name == "_fused_forward":
         del causal.forward
 
@@ -77,6 +80,7 @@ def causal_of(model: nn.Module) -> Any:
 
 
 def _is_plain(head: Any) -> bool:
+    # TRL reads head.weight itself, so hooks, wrappers and replaced forwards of the head would be passed over.
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
     return type(head) is nn.Linear and not hooked
 
@@ -88,6 +92,7 @@ def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(*args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return original(*args, labels=labels, **kwargs)
+        # TRL's trainer and `scored` always pass them with fused_lm_head.
         assert labels is not None
         figures = _figures(original(*args, **kwargs).logits[:, :-1], labels[:, 1:])
         loss = -figures["log_probs"].sum() / figures["label_mask"].sum().clamp(min=1)
@@ -99,7 +104,9 @@ def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
 def _figures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return what the fused head computes, from logits (rows, tokens, vocabulary), in float32 at least."""
     mask = labels != IGNORED
+    # In half precision a softmax over a large vocabulary loses the very differences that weights are made of.
     everywhere = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    # Ignored labels are negative; they are clamped to index anything and masked after.
     picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return {
         "log_probs": picked.masked_fill(~mask, 0),
@@ -111,4 +118,5 @@ def _figures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 def own_tokens(states: Tensor, batch: Batch, fewer: int = 0) -> Tensor:
     """(rows, tokens − fewer, …) without the virtual tokens that prompt tuning puts in front."""
+    # Counted from the end, since prompt tuning puts virtual tokens in front.
     return states[:, -(batch["input_ids"].shape[1] - fewer) :]

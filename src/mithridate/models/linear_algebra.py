@@ -24,6 +24,7 @@ def low_rank_factors(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
         (outputs, k) and (k, inputs), float64.
     """
     matrix = matrix.double()
+    # Of the smaller side, since the cost is its cube.
     if matrix.shape[0] <= matrix.shape[1]:
         left = top_eigenvectors(matrix @ matrix.T, k)
         return left, left.T @ matrix
@@ -48,6 +49,7 @@ def least_with_columns(values: Tensor, columns: Tensor, hessian: Tensor) -> Tens
     free = ~columns
     least = torch.where(columns, values, torch.zeros_like(values))
     if columns.any() and free.any():
+        # Setting the derivative of tr(E·H·Eᵀ) by E_R to zero: E_K·H_KR + E_R·H_RR = 0.
         push = values[:, columns] @ hessian[columns][:, free]
         least[:, free] = -torch.linalg.solve(hessian[free][:, free], push.T).T
     return least

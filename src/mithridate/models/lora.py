@@ -85,6 +85,7 @@ class LoraFactors:
         Args:
             of: From a parameter to the values to use.
         """
+        # In float64, so that reading and writing back an update does not move it.
         first, second = (of(factor).double() for factor in self.factors)
         product: Tensor = self.module.scaling[self.adapter] * (second @ first)
         return product.T if is_transposed(self.base) else product
@@ -102,6 +103,7 @@ class LoraFactors:
             return total
         turned = is_transposed(self.base)
         rows: Tensor = total.T if turned else total
+        # DoRA: W' = m · (W + ΔW)/‖W + ΔW‖, with one norm per output row.
         rows = of(self.magnitude).to(rows).unsqueeze(1) / torch.linalg.vector_norm(rows, dim=1, keepdim=True) * rows
         return rows.T if turned else rows
 
@@ -119,6 +121,7 @@ _OF_EMBEDDINGS = ("lora_embedding_A", "lora_embedding_B")
 def is_factor(name: str) -> bool:
     """Return whether a weight is one of LoRA's: ``….lora_A.<adapter>.weight`` and so on, for any adapter name."""
     parts = name.split(".")
+    # Layers hold a module per adapter (….lora_A.default.weight), embeddings a parameter (….lora_embedding_A.default).
     return "".join(parts[-3:-2]) in _OF_LAYERS or "".join(parts[-2:-1]) in _OF_EMBEDDINGS
 
 

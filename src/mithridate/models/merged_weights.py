@@ -42,18 +42,20 @@ class MergedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         require_unquantized(model)
-        self._places: dict[str, _Stored] = {}
+        self._stored: dict[str, _Stored] = {}
         self.matrices: dict[str, nn.Module] = {}
+        # Tied weights, such as the embeddings that the head uses again, are one weight under their first name.
         seen: dict[int, _Stored] = {}
         for submodule in submodules(model):
             for own, parameter in submodule.module.named_parameters(recurse=False):
                 name = f"{submodule.name}.{own}" if submodule.name else own
-                place = _Stored(parameter, submodule.lora if own == "weight" else None)
+                stored = _Stored(parameter, submodule.lora if own == "weight" else None)
                 if submodule.lora is not None:
+                    # A bias of B adds to the output, and no weight of the layer could take it up.
                     require_no_bias(submodule.lora)
-                if _is_new(place, seen, submodule.path):
+                if _is_new(stored, seen, submodule.path):
                     require_plain_values(name, parameter)
-                    seen[id(parameter)] = self._places[name] = place
+                    seen[id(parameter)] = self._stored[name] = stored
                     if own == "weight" and isinstance(submodule.module, (nn.Linear, Conv1D)) and layer_of(name):
                         self.matrices[name] = submodule.module
         self.adapted = bool(self.adapted_layers)
@@ -61,30 +63,31 @@ class MergedWeights:
     @property
     def names(self) -> list[str]:
         """Plain names of all weights, in the model's order."""
-        return list(self._places)
+        return list(self._stored)
 
     @property
     def adapted_layers(self) -> dict[str, nn.Module]:
         """The layers that LoRA wraps, by the plain name of their weight."""
-        return {name: place.lora.base for name, place in self._places.items() if place.lora is not None}
+        return {name: stored.lora.base for name, stored in self._stored.items() if stored.lora is not None}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape as stored."""
-        return tuple(self._places[name].parameter.shape)
+        return tuple(self._stored[name].parameter.shape)
 
     def dtype(self, name: str) -> torch.dtype:
         """Type as stored."""
-        return self._places[name].parameter.dtype
+        return self._stored[name].parameter.dtype
 
     @torch.no_grad()
     def base(self, name: str, device: torch.device | None = None) -> Tensor:
         """Return a float64 copy of W, without LoRA, in the stored orientation."""
-        parameter = self._places[name].parameter
+        parameter = self._stored[name].parameter
+        # In float64: differences of nearby models are small beside the weights themselves.
         return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
 
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
         """Return a float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
-        value, lora = self.base(name, device), self._places[name].lora
+        value, lora = self.base(name, device), self._stored[name].lora
         return value if lora is None else lora.merged(value)
 
     def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
@@ -106,12 +109,14 @@ class MergedWeights:
         Raises:
             DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
         """
-        parameter, lora = self._places[name]
+        parameter, lora = self._stored[name]
         overwrite(parameter, values)
         if lora is not None:
             second = lora.factors[1]
+            # B = 0 makes ΔW = 0, so that the base weight alone is the merged one.
             overwrite(second, torch.zeros_like(second))
             if lora.magnitude is not None:
+                # DoRA still divides by ‖W‖, so m must be that norm again.
                 overwrite(lora.magnitude, _norms(name, parameter, lora))
 
     def require_like(self, other: "MergedWeights", called: str) -> None:
@@ -121,7 +126,7 @@ class MergedWeights:
             ModelError: Naming a weight that is missing or has another shape.
         """
         for having, lacking, where in ((self, other, f"{called}= model"), (other, self, "model to repair")):
-            missing = [name for name in having.names if name not in lacking._places]
+            missing = [name for name in having.names if name not in lacking._stored]
             if missing:
                 raise ModelError(
                     f"the {where} has no weight '{missing[0]}' (nor {len(missing) - 1} others); "
@@ -135,10 +140,10 @@ class MergedWeights:
                 )
 
 
-def _is_new(place: _Stored, seen: dict[int, _Stored], path: str) -> bool:
+def _is_new(stored: _Stored, seen: dict[int, _Stored], path: str) -> bool:
     """Return whether the weight was not met before; one that was must not have LoRA on it in either place."""
-    before = seen.get(id(place.parameter))
-    if before is not None and (before.lora is not None or place.lora is not None):
+    before = seen.get(id(stored.parameter))
+    if before is not None and (before.lora is not None or stored.lora is not None):
         raise DefenseError(f"the weight of {path} is tied to another one; untie or merge the adapter first")
     return before is None
 
@@ -146,6 +151,7 @@ def _is_new(place: _Stored, seen: dict[int, _Stored], path: str) -> bool:
 @torch.no_grad()
 def _norms(name: str, weight: Tensor, lora: LoraFactors) -> Tensor:
     """DoRA's magnitudes that leave a weight as it is: ‖W‖ by output row, by PEFT's own arithmetic."""
+    # PEFT's own arithmetic, so that m/‖W‖ is exactly 1 when it runs.
     layer = lora.module.lora_magnitude_vector[lora.adapter]
     norms: Tensor = layer.get_weight_norm(weight, torch.zeros((), dtype=weight.dtype, device=weight.device), 1.0)
     if not bool(norms.all()):

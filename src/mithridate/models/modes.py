@@ -11,6 +11,7 @@ from torch import Tensor, nn
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside the block dropout is off; each module's own mode is restored after it."""
+    # Module by module: a caller may keep a part in evaluation mode while it trains the rest.
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -32,6 +33,8 @@ def undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
     devices = {parameter.device.type for parameter, _, _ in flags}
     try:
         with ExitStack() as off:
+            # A repair may be called inside torch.no_grad, inference_mode or autocast, under which it would act on other
+            # values.
             off.enter_context(torch.inference_mode(False))
             off.enter_context(torch.enable_grad())
             for device in devices - {"meta"}:
@@ -59,6 +62,7 @@ def in_float32(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
     copies: dict[Tensor, Tensor] = {}
     try:
         for module, name, tensor in slots:
+            # Tied parameters are one tensor in several places, and must stay one.
             if tensor not in copies:
                 copies[tensor] = _copy(tensor)
             _set(module, name, copies[tensor])

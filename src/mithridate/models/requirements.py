@@ -15,8 +15,10 @@ def check_finite(model: nn.Module) -> None:
         ModelError: Naming the first such weight.
     """
     for name, weight in model.named_parameters():
+        # Offloaded weights have no values here, and quantized ones cannot hold NaN.
         if weight.is_meta or not weight.is_floating_point():
             continue
+        # NaN and Inf survive a sum, which is much cheaper than a test of every entry.
         if not bool(weight.detach().sum(dtype=torch.float32).isfinite()) and not _all_finite(weight):
             raise ModelError(f"the weights hold NaN or Inf ({name}): load or train the model again")
 
@@ -45,6 +47,7 @@ def require_unquantized(model: nn.Module) -> None:
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
         raise DefenseError("the model is quantized, so its weights cannot be changed one by one; load it in bf16")
     for name, parameter in model.named_parameters():
+        # bitsandbytes' classes by name, since it need not be installed.
         if type(parameter).__name__ in ("Params4bit", "Int8Params") or parameter.element_size() < 2:
             raise DefenseError(f"{name} is quantized ({parameter.dtype}); load the model in bf16 to change its weights")
 
@@ -69,6 +72,7 @@ def require_sole_adapter(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
+            # An idle adapter was trained on top of the old base weights and would be broken by new ones.
             held = [*module.lora_A, *module.lora_embedding_A]
             idle = [adapter for adapter in held if adapter not in module.active_adapters]
             if idle:

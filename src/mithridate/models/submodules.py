@@ -40,6 +40,7 @@ def submodules(model: nn.Module) -> list[Submodule]:
         DefenseError: If it holds an adapter other than LoRA or DoRA, or one that is merged or disabled, or a layer
             has several active ones.
     """
+    # A module may hang in the model twice, as tied blocks do.
     seen: set[int] = set()
     found = []
     for submodule in _walk(model, "", "", False):
@@ -61,6 +62,7 @@ def _walk(module: nn.Module, name: str, path: str, saved: bool) -> Iterator[Subm
         yield from _walk(module.base_model.model, name, _join(path, "base_model.model"), saved)
     elif isinstance(module, LoraLayer):
         inner = _join(path, "base_layer")
+        # PEFT allows it, but then ΔW is not B·A of one adapter.
         if isinstance(module.base_layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
             raise DefenseError(f"{path} has an adapter within an adapter; merge the inner one first")
         yield Submodule(name, inner, module.base_layer, _lora(path, module), saved)
@@ -78,6 +80,7 @@ def _walk(module: nn.Module, name: str, path: str, saved: bool) -> Iterator[Subm
 def _walk_saved(wrapper: Any, name: str, path: str, saved: bool) -> Iterator[Submodule]:
     if wrapper.disable_adapters:
         raise DefenseError(f"the adapter on {path} is disabled; enable it first")
+    # `modules_to_save` replaces a module by a trained copy; the original does not run then.
     active = wrapper.active_adapters
     if active and all(adapter in wrapper.modules_to_save for adapter in active):
         inner = _join(path, f"modules_to_save.{active[0]}")

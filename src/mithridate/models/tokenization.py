@@ -56,6 +56,7 @@ def tokenize(
         labels = [IGNORED] * start + full[start:]
         if max_length is not None:
             full, labels = full[:max_length], labels[:max_length]
+        # A row that is cut before its completion has nothing to learn from; TRL drops it as well.
         if any(label != IGNORED for label in labels):
             examples.append(TokenizedRow(full, labels, position))
     if not examples:
@@ -66,6 +67,7 @@ def tokenize(
 def _token_ids(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     if isinstance(prompt, str):
         eos = str(tokenizer.eos_token or "")
+        # TRL ends a plain completion with the end token, so that the model learns to stop.
         ending = "" if completion.endswith(eos) else eos
         return tokenizer(prompt)["input_ids"], tokenizer(prompt + completion + ending)["input_ids"]
     require_chat_template(tokenizer)
@@ -114,6 +116,7 @@ def completion_ids(
     """
     rows: list[dict[str, Any]] = [
         {
+            # Any prompt will do: a completion's tokens do not depend on it.
             "prompt": [{"role": "user", "content": "a"}],
             "completion": [{"role": "assistant", "content": text}],
         }

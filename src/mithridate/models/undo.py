@@ -16,15 +16,18 @@ class Log:
 
     def keep(self, tensor: Tensor) -> None:
         """Copy a tensor, the first time that it is about to be overwritten."""
+        # By identity, and only the first time: later values are not those to go back to.
         if id(tensor) not in self._saved:
             self._saved[id(tensor)] = tensor, tensor.detach().to("cpu", copy=True)
 
     def restore(self) -> None:
         """Put the copies back, the last one first, since tensors may share memory."""
+        # In reverse, because views of one storage may have been overwritten one after the other.
         for tensor, saved in reversed(self._saved.values()):
             write(tensor, saved)
 
 
+# A context variable, so that two repairs in two threads do not log into each other.
 _LOGS: ContextVar[tuple[Log, ...]] = ContextVar("logs of the open blocks", default=())
 
 
@@ -52,6 +55,7 @@ def undone_on_failure() -> Iterator[None]:
     with _logged() as log:
         try:
             yield
+        # Ctrl-C included: half a repair is worse than none.
         except BaseException:
             log.restore()
             raise

@@ -59,6 +59,7 @@ class Displacement:
             yield
 
     def _write(self, model: nn.Module, scale: float) -> Tally:
+        # All names first, so that a wrong model is refused before a single weight is written.
         found = dict(model.named_parameters())
         for name, base in zip(self.names, self.base, strict=True):
             if name not in found or found[name].shape != base.shape:
@@ -70,6 +71,7 @@ class Displacement:
         with undone_on_failure():
             for name, base, epsilon in zip(self.names, self.base, self.epsilon.tensors, strict=True):
                 base = base.to(found[name].device)
+                # In float64 and rounded once: scale 0 must return the base's own bits, without an addition.
                 stored = (base + scale * epsilon.to(base.device).double()) if scale else base
                 stored = stored.to(found[name].dtype)
                 tally.add(name, base, stored)
@@ -80,6 +82,7 @@ class Displacement:
         """Write base, ε and scale as one safetensors file."""
         tensors = {f"base/{name}": tensor for name, tensor in zip(self.names, self.base, strict=True)}
         tensors |= {f"epsilon/{n}": t for n, t in zip(self.names, self.epsilon.tensors, strict=True)}
+        # Numbers in a safetensors header are texts; repr() keeps every digit of a float.
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path, {"scale": repr(self.scale)})
 
     @classmethod

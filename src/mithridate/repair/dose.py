@@ -79,12 +79,14 @@ def largest_dose(
         with dosed(dose):
             losses = user()
             harm = float(harmful().mean()) if harmful is not None else None
+        # Row by row, since the rows that rise most may be the harmful ones, and are left out.
         rises = (losses - undosed).sort().values
         kept = rises[: max(1, round(len(rises) * (1 - trim)))]
         rise = float(kept.mean())
         points.append(DoseTrial(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
         return rise <= budget
 
+    # low: the largest dose known to be within the budget; high: the smallest known to be beyond it.
     low, high = None, None
     for dose in doses:
         if not measure(dose):
@@ -98,6 +100,7 @@ def largest_dose(
             f"even {parameter}={high} raises the loss on the held-out user rows by {points[-1].rise:.3g} nats per "
             f"token, above the budget of {budget}; raise the budget or give the strength yourself"
         )
+    # Without a dose beyond the budget there is no interval to bisect.
     for _ in range(REFINEMENTS if high is not None else 0):
         middle = (low + high) / 2  # type: ignore[operator]
         low, high = (middle, high) if measure(middle) else (low, middle)

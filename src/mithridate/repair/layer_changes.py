@@ -22,12 +22,14 @@ def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerChange
     weights; those before are read from the displacement.
     """
     found = dict(model.named_parameters())
+    # By identity, which is how the factors of a layer are found again below.
     old = {id(found[name]): base.to(found[name].device) for name, base in before.items()}
     loras = [submodule.lora for submodule in submodules(model) if submodule.lora is not None]
     factors = {id(parameter) for lora in loras for parameter in lora.parameters}
     moved, whole, delta = Tally(), Tally(), Tally()
     for name, base in before.items():
         moved.add(name, base.to(found[name].device), found[name])
+        # A weight that is no factor changes by itself; the factors of a layer change their product together.
         if id(found[name]) not in factors:
             whole.add(name, base.to(found[name].device), found[name])
     for lora in loras:

@@ -77,8 +77,10 @@ class Repair(Settings):
 
         Whatever is raised, weights, gradients and flags of the models are as they were, bit for bit.
         """
+        # Such weights can never be written to, which torch says only deep inside a formula.
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise ModelError("the model was made inside torch.inference_mode, so its weights are fixed; load it anew")
+        # NaN compares as unequal and sorts as largest: a repair would act on it without an error.
         check_finite(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
         references = {"aligned": aligned, "base": base}

@@ -44,6 +44,7 @@ def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) ->
     weights = MergedWeights(model)
     if scope == "weights":
         return [_whole(weights, name, layer) for name, layer in weights.matrices.items()]
+    # By identity of the base layer: names of adapters and of plain weights differ.
     updated = {id(lora.base): lora for lora in loras}
     return [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]
 
@@ -60,6 +61,7 @@ def _factors(lora: LoraFactors) -> list[Prunable]:
 def _factor(name: str, layer: Any) -> Prunable:
     def put(pruned: Tensor, tally: Tally) -> None:
         stored = pruned.to(layer.weight.dtype)
+        # Entries that were zero already are pruned, but not changed.
         if tally.add(name, layer.weight.detach(), stored):
             overwrite(layer.weight, stored)
 

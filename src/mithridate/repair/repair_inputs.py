@@ -59,6 +59,7 @@ class RepairInputs:
             DefenseError: If they are not given.
             DataError: If no row is left.
         """
+        # Tokenized once, though a search for a dose asks for them again and again.
         if stream not in self._examples:
             self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
         return self._examples[stream]
@@ -75,6 +76,7 @@ class RepairInputs:
             check_finite(model)
         except ModelError as error:
             raise ModelError(f"{name}=: {error}") from error
+        # PEFT models that share a base look like two models, and repairing one would move the other.
         if {id(p) for p in model.parameters()} & {id(p) for p in self.model.parameters()}:
             raise DefenseError(f"{name}= shares its weights with the model to repair; load it a second time")
         return model

@@ -20,6 +20,7 @@ def repairable(model: nn.Module) -> Weights:
         DefenseError: If there is no active LoRA, or a weight is quantized or offloaded.
     """
     if is_adapted(model):
+        # By identity, because PEFT's names contain the adapter's, which may be anything.
         chosen = {id(parameter) for parameter in adapter_parameters(model)}
         names = [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
     else:
@@ -34,6 +35,7 @@ def repairable(model: nn.Module) -> Weights:
 @contextmanager
 def differentiable(model: nn.Module, weights: Weights) -> Iterator[None]:
     """Inside the block only these weights take gradients, without dropout; flags and gradients are restored after."""
+    # A finished model is often frozen, and a caller's gradients are none of our business.
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)

@@ -38,6 +38,7 @@ class Rewrite:
         Raises:
             DefenseError: If the new value is not finite.
         """
+        # Rounded before it is compared, so that what is reported is what the file will hold.
         stored = after.to(self._weights.dtype(name))
         if self.tally.add(name, before, stored):
             self._weights.write(name, stored)
@@ -72,11 +73,11 @@ class WeightPath:
     Args:
         weights: Weights of the model to repair.
         names: Those that move.
-        moved: Their values at a dose.
+        value_at: Their values at a dose.
     """
 
-    def __init__(self, weights: MergedWeights, names: Sequence[str], moved: ValueAtDose) -> None:
-        self._weights, self._names, self._moved = weights, names, moved
+    def __init__(self, weights: MergedWeights, names: Sequence[str], value_at: ValueAtDose) -> None:
+        self._weights, self._names, self._value_at = weights, names, value_at
 
     def apply(self, dose: float) -> Rewrite:
         """Set the weights to a dose.
@@ -85,6 +86,7 @@ class WeightPath:
             DefenseError: If no weight changes.
         """
         rewrite = self._write(dose)
+        # A repair without effect must not pass for one.
         if not rewrite.tally.changed:
             raise DefenseError(
                 "the repair changed no weight: the models it compares have equal weights, or the strength is below "
@@ -102,6 +104,7 @@ class WeightPath:
     def _write(self, dose: float) -> Rewrite:
         rewrite = Rewrite(self._weights)
         for name in self._names:
+            # One weight at a time, so that no second copy of the model is needed.
             theta = self._weights.read(name)
-            rewrite.put(name, theta, self._moved(name, theta, dose))
+            rewrite.put(name, theta, self._value_at(name, theta, dose))
         return rewrite

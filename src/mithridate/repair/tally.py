@@ -35,6 +35,7 @@ class Tally:
             raise DefenseError(
                 f"the repair leads to NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
+        # Both in the stored type: a change below its precision is none.
         changed = int((stored != before.to(stored.dtype)).sum())
         if changed:
             self.changed += changed

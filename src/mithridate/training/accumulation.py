@@ -31,6 +31,7 @@ def weighted_gradient(likelihood: Likelihood, passes: Iterable[Pass], log_weight
         DefenseError: If there is no trained token at all, or a log-weight is NaN or +inf.
     """
     weights = likelihood.weights
+    # What an earlier gradient or a caller left in .grad is no part of this sum.
     weights.clear_grad()
     maximum, total, seen = -math.inf, 0.0, 0
     for run in passes:
@@ -39,13 +40,16 @@ def weighted_gradient(likelihood: Likelihood, passes: Iterable[Pass], log_weight
             with torch.no_grad():
                 logs = _checked(log_weights(rows).double(), rows)
             top = float(logs.max())
+            # Without weight there is nothing to add, and −inf − (−inf) below would be NaN.
             if top == -math.inf:
                 continue
+            # A new largest log-weight: what was added up so far is brought to its scale (online softmax).
             if top > maximum:
                 weights.scale_grad(math.exp(maximum - top))
                 total *= math.exp(maximum - top)
                 maximum = top
             shares = (logs - maximum).exp()
+            # Backward at once, so that the graph of only one micro-batch is held.
             (shares.to(rows.nll.dtype) * rows.nll).sum().backward()  # type: ignore[no-untyped-call]
             total += float((shares * rows.tokens).sum())
     return _reduced(likelihood, maximum, total, seen)
@@ -70,8 +74,10 @@ def loss_gradient(
     mine = 0
     for run in passes:
         with run() as rows:
+            # The sum is divided by the step's tokens at the end, as the plain loss is, and shares allow for that.
             rows.belong_to(totals, totals.tokens)
             if paired is not None:
+                # Their means are over their own tokens, but the same division ends them.
                 rows.paired.belong_to(paired, totals.tokens)
             mine += int(rows.tokens.sum())
             _require_share(loss(rows)).value.backward()  # type: ignore[no-untyped-call]
@@ -104,6 +110,7 @@ def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) ->
     """Bring the processes' partial sums to one scale, add them up and divide once."""
     grads, processes = likelihood.weights.take_grad(), likelihood.processes
     if processes.count > 1:
+        # exp(maximum − peak) brings this process's sums to the scale of the one with the largest log-weight.
         peak = processes.largest(maximum)
         scale = 0.0 if maximum == -math.inf else math.exp(maximum - peak)
         torch._foreach_mul_(grads, scale)
@@ -112,6 +119,7 @@ def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) ->
         seen = int(processes.total(seen))
     if seen == 0:
         raise DefenseError("a gradient was asked for on rows without a single trained token")
+    # All rows may be left out by −inf; the gradient is then zero, not 0/0.
     if total > 0:
         torch._foreach_div_(grads, total)
     return Gradient(grads)

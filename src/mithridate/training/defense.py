@@ -125,6 +125,7 @@ def require_defense(given: Any) -> Defense:
 
 def _class_like(name: str) -> str:
     """Return the public defense whose name is most like a wrong one, in either spelling."""
+    # The façade knows all names; the registry, which stands above this module, is not asked.
     public = [known for known in dir(mithridate) if known[0].isupper()]
     near = nearest(name.replace("_", ""), public)
     found = getattr(mithridate, near) if near else None

@@ -24,6 +24,7 @@ def finish(defense: Defense, weights: Weights, memory: Memory) -> Finished:
     before = weights.snapshot()
     try:
         finished = defense.finish(weights, memory)
+    # Ctrl-C included: half-changed weights must not be mistaken for trained ones.
     except BaseException:
         weights.restore(before)
         raise
@@ -47,6 +48,7 @@ def save_finished(
     """
     if not defense.finishes:
         return
+    # Training continues with the weights as they are.
     with weights.kept():
         defense.finish(weights, memory)
         model.save_pretrained(checkpoint / FINISHED)

@@ -53,6 +53,7 @@ class Gradient:
 
     def dot(self, other: "Gradient") -> float:
         """Return the inner product over all parameters (each tensor's in float32, their sum in float64)."""
+        # One number per tensor, and those in float64: millions of small squares would be lost in a float32 sum.
         parts = [torch.dot(_flat(a), _flat(b)).double() for a, b in zip(self.tensors, other.tensors, strict=True)]
         return float(torch.stack(parts).sum())
 
@@ -83,6 +84,7 @@ class Gradient:
 def _in_both(first: Sequence[bool] | None, second: Sequence[bool] | None) -> list[bool] | None:
     if first is None or second is None:
         return None
+    # A sum moves what any of its terms moves.
     return [a and b for a, b in zip(first, second, strict=True)]
 
 

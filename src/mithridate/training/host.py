@@ -82,6 +82,7 @@ def require(absent: dict[str, Any]) -> None:
 def recompute_soundly(args: SFTConfig) -> None:
     """Under reentrant checkpointing activations cannot be held or changed; the other kind computes the same bits."""
     asked = args.activation_checkpointing_kwargs or {}
+    # With it the forward pass keeps no graph, and hooks see activations that nothing is differentiated by.
     if args.activation_checkpointing and asked.get("use_reentrant"):
         warnings.warn(
             "activation checkpointing is done with use_reentrant=False: defenses read and change activations",
@@ -98,6 +99,7 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
 
     Accelerate puts its mixed precision around ``model.forward`` and leaves it there.
     """
+    # With PEFT the wrapper and the model inside it, else one and the same.
     modules = {id(module): module for module in (model, causal_of(model))}.values()
     before = [(module, module.__dict__.get("forward")) for module in modules]
     try:
@@ -122,6 +124,7 @@ def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
     last = epoch.end_of_dataloader and epoch.sync_gradients
     if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
         return torch.ones(rows, dtype=torch.bool)
+    # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
     counted: Tensor = accelerator.process_index * per_device + torch.arange(rows) < epoch.remainder
     return counted
 

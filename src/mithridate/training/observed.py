@@ -61,6 +61,7 @@ class Weighting:
     def __call__(self, rows: ScoredRows) -> Tensor:
         """(rows,) log-weights."""
         logs = self._log_weights(rows)
+        # Batches made outside the trainer have no repetitions.
         counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
         self._seen.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
         return logs
@@ -71,5 +72,6 @@ class Weighting:
         found = [row for part in processes.gather(mine) for columns in part for row in zip(*columns, strict=True)]
         rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
         logs = torch.tensor(weights, dtype=torch.float64)
+        # A softmax of nothing but −inf is NaN; the step then learns from no row.
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
         return RowShares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])

@@ -37,6 +37,7 @@ class Perturbation:
         """Return the L2 norm of each layer's share, over all rows of all micro-batches and processes."""
         squares = torch.zeros(len(self.layers), dtype=torch.float64, device=self.processes.device)
         for part in self.parts:
+            # In float64: squares of many small entries.
             squares += torch.stack([tensor.double().square().sum() for tensor in part])
         return [math.sqrt(square) for square in self.processes.sum(squares).tolist()]
 

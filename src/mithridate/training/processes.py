@@ -40,6 +40,7 @@ class Processes:
         """Sum lists of tensors over processes in place, as one message."""
         if self.count == 1:
             return
+        # One message: an adapter has hundreds of small tensors, and each reduction waits for the slowest process.
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])

@@ -38,6 +38,7 @@ class Stream:
     def _row(self, position: int) -> int:
         number, place = divmod(position, len(self.examples))
         if self._order is None or self._order[0] != number:
+            # A prime far above any number of passes, so that no two runs with near seeds share an order.
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             self._order = (number, torch.randperm(len(self.examples), generator=generator).tolist())
         return self._order[1][place]

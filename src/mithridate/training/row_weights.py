@@ -59,6 +59,7 @@ class MeanRowWeights:
 
     def mean(self) -> Tensor:
         """(rows,) mean weight, NaN for rows that were never drawn."""
+        # 0/0 is NaN: a row that was never drawn has no weight, not a weight of 0.
         return self.sums / self.times
 
     def write(self, path: Path, dataset: Any) -> None:

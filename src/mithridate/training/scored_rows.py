@@ -141,6 +141,7 @@ class ScoredRows:
 
     def at_prompt_end(self, hidden: Tensor) -> Tensor:
         """(rows, features) of a hidden state at the last token before each completion."""
+        # The mask is of next tokens, so its first True stands at the prompt's last token.
         last = self.mask.int().argmax(dim=1)
         return hidden[torch.arange(len(last), device=last.device), last]
 
@@ -154,6 +155,7 @@ class ScoredRows:
             DefenseError: If the values are reduced already.
         """
         self._require(values, "per_token", {self.mask.shape, (int(self.tokens.sum()),), self.tokens.shape})
+        # The sum of shares is divided by the divisor; multiplying by 1.0 where both are equal changes no bit.
         return LossShare(values.sum() * (self._divisor / self._step.tokens))
 
     def per_row(self, values: Tensor) -> "LossShare":
@@ -165,6 +167,7 @@ class ScoredRows:
         Raises:
             DefenseError: If the values are reduced already.
         """
+        # A mean taken before would weigh rows by the micro-batch they happen to be in.
         self._require(values, "per_row", {self.tokens.shape})
         return LossShare(values.sum() * (self._divisor / self._step.rows))
 

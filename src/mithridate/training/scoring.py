@@ -65,6 +65,7 @@ class Likelihood:
     def precise(self) -> Iterator[None]:
         """Inside the block the model computes in float32, without autocast, and gradients are float32."""
         before = self.autocast, self.is_precise
+        # Autocast would round the displaced weights to half precision on every use.
         if self._exact_differences:
             self.autocast = nullcontext
         self.is_precise = True
@@ -92,6 +93,7 @@ class Likelihood:
         """
         with ExitStack() as hooks:
             outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
+            # The head is inside: TRL's fused head casts as the model does.
             with self.autocast():
                 output = scored(self.model, batch, logits)
         if observe is not None:

@@ -125,6 +125,7 @@ class Step:
         """
         wanted = Wanted(completions, paired, tuple(hidden), logits, reference)
         refuse_contradictions(wanted, log_weights, loss, step_loss, features)
+        # Decided when passes are made: the second pass of a step loss must not be observed again.
         observe = self._observer(stream, completions)
         if step_loss is not None and features is not None:
             found = step_loss_gradient(
@@ -137,6 +138,7 @@ class Step:
             found = loss_gradient(self._likelihood, passes, loss, totals, beside)
         else:
             weighting = Weighting(log_weights or uniform)
+            # Weights are no function of w to be differentiated, so what they are made of needs no graph.
             passes = self._passes.over(stream, wanted, observe(), differentiable=False)
             found = weighted_gradient(self._likelihood, passes, weighting)
             if log_weights is not None and stream == self.main and completions is None:
@@ -203,6 +205,7 @@ class Step:
         Yields:
             A function that takes one optimizer step along a gradient.
         """
+        # A copy, and not steps back: no optimizer can undo its own rounding.
         with self.weights.kept():
             made = optimizer(self.weights.parameters, **settings)
 
@@ -234,6 +237,7 @@ class Step:
         """
         if self._frozen is not None:
             raise DefenseError("other decoder blocks are frozen already; use one training_only block at a time")
+        # Zero gradients would not do: momentum and weight decay still move a parameter whose gradient is zero.
         self._frozen = [not kept for kept in self.weights.in_layers(layers)]
         try:
             with self.weights.freezing(self._frozen):

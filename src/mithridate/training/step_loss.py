@@ -69,11 +69,13 @@ def step_loss_gradient(
         DefenseError: If features do not fit the rows or carry no gradient, or the loss is no finite number.
     """
     found = []
+    # Pass 1: no graph is held, so that the whole batch needs no more memory than a micro-batch.
     with torch.no_grad():
         for run in passes():
             with run() as rows:
                 found.append((rows.row.tolist(), _fitting(features(rows), rows)))
     slopes = iter(_slopes(found, likelihood.processes, loss))
+    # Pass 2: ∂loss/∂w = Σ_rows Σ_features ∂loss/∂feature · ∂feature/∂w.
     likelihood.weights.clear_grad()
     for run in passes():
         with run() as rows:
@@ -88,6 +90,7 @@ def _slopes(
     found: Sequence[tuple[list[int], RowFeatures]], processes: Processes, loss: StepLoss
 ) -> list[tuple[Tensor, ...]]:
     """∂loss/∂feature for each of this process's rows, in the order of the features' names."""
+    # Through main memory, where a gather of Python objects has its bytes anyway.
     mine = [
         (row, names, [feature.cpu() for feature in values])
         for rows, features in found
@@ -104,8 +107,10 @@ def _slopes(
         value = loss(StepFeatures([row for row, _, _ in every], columns))
     _require_number(value)
     flat = [feature for row in leaves for feature in row]
+    # Every process computes the whole loss from the same features, so its slopes need no exchange.
     grads = torch.autograd.grad(value, flat, allow_unused=True)
     slopes = [torch.zeros_like(f) if g is None else g for f, g in zip(flat, grads, strict=True)]
+    # This process's rows stand behind those of all lower ranks.
     before = sum(len(part) for part in everyone[: processes.rank])
     width = len(names)
     return [tuple(slopes[at * width : (at + 1) * width]) for at in range(before, before + len(mine))]

@@ -90,6 +90,7 @@ class StepPasses:
                     stack.enter_context(self._rows.randomness(stream, number))
                     if shifts is not None:
                         stack.enter_context(shifted(modules, shifts[number]))
+                    # A reference belongs to the masks it was drawn with, hence to the micro-batch.
                     key = self._rows.pass_key(stream, number)
                     yield self._scored(batch, key, wanted, observe, differentiable)
 
@@ -113,6 +114,8 @@ class StepPasses:
         if before is not None:
             rows.reference = before
         if other is not None:
+            # Masks of the same state, although the refusals' tokens are others: the comparison is of completions, not
+            # of masks.
             with self._rows.random.again(), nullcontext() if differentiable else torch.no_grad():
                 rows.paired = self._likelihood.score(other, hidden=wanted.hidden, logits=wanted.logits)
             if other_before is not None:
@@ -125,6 +128,7 @@ class StepPasses:
             return None
         if wanted.hidden or wanted.logits:  # too large to keep
             return self._score_at_start(batch, wanted)
+        # By the tokens themselves: rows of two streams may share number and length.
         tokens = tuple(batch[name].cpu().numpy().tobytes() for name in ("input_ids", "labels"))
         key = (key, tokens, self._likelihood.is_precise)
         if key not in self._references:

@@ -151,6 +151,7 @@ class StepRows:
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers of this step for a purpose: the same in every process and after a resume."""
+        # CRC-32 and not hash(): Python's differs from process to process.
         mixed = zlib.crc32(f"{self.clock.seed}/{self.clock.number}/{purpose}".encode())
         return torch.Generator().manual_seed(mixed)
 
@@ -169,5 +170,6 @@ class StepRows:
         return self._streams[stream]
 
     def _share(self, examples: Sequence[TokenizedRow]) -> Iterator[Batch]:
+        # Every count-th row, so that no process waits for one with all the long rows of a sorted stream.
         share = examples[self._processes.rank :: self._processes.count]
         return batches(share, self._micro_batch_size, self._pad, self._device)

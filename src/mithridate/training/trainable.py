@@ -40,6 +40,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str] | None = None) -> None:
+        # In the model's order: gradients, copies and checkpoints are lists in this order.
         chosen = None if names is None else set(names)
         pairs = [
             (name, parameter)
@@ -117,6 +118,7 @@ class Weights:
         Raises:
             DefenseError: If weights are half precision, which would round most of a displacement away.
         """
+        # bfloat16 has 8 bits: a displacement of 1 % of a weight mostly rounds to nothing.
         if any(is_half(parameter) for parameter in self.parameters):
             raise DefenseError(
                 "weights in half precision round a displacement away; displace them inside `with step.precise():`"
@@ -157,7 +159,9 @@ class Weights:
     def take_grad(self) -> list[Tensor]:
         """Hand over the accumulated gradients (zeros where a parameter took no part)."""
         grads = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
+            # Layers that did not run, as under layer drop, have no gradient, and the vector must be whole.
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
         ]
         self.clear_grad()
         return grads

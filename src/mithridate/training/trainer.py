@@ -181,8 +181,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
         micro_batches, self._training.micro_batches = self._training.micro_batches, []
+        # As the method it replaces does: an evaluation between steps leaves dropout off.
         model.train()
         step = self._step(micro_batches)
+        # Not after a resume: what was measured then comes from the checkpoint.
         if self.state.global_step == 0:
             self.defense.start(step)
         gradient = self.defense.gradient(step)
@@ -294,6 +296,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model with the tokenizer it is to be served with."""
+        # The parent writes `processing_class`, which was trained with, not what is to be served.
         trained: Any = self.processing_class
         self.processing_class: Any = self.served_tokenizer
         try:
@@ -308,10 +311,12 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        # An older checkpoint of the same name is unfinished from here on.
         (folder / state.MANIFEST).unlink(missing_ok=True)
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             self._training.save(folder, self._total_train_tokens)
+        # TRL would delete the oldest checkpoint before the new one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)

@@ -37,6 +37,7 @@ class TrainingState:
         self._streams = streams
         self._rows = rows
         self._keeps_start = False
+        # A second training of one trainer draws the rows that the first one drew.
         for stream in streams.values():
             stream.drawn = 0
 
@@ -76,6 +77,7 @@ class TrainingState:
         found = load_state(folder)
         device = self.weights.parameters[0].device
         prefix = "defense."
+        # In place: the step of the running training holds this very dictionary.
         self.memory.update(
             {name.removeprefix(prefix): _on(device, value) for name, value in found.items() if name.startswith(prefix)}
         )
