@@ -15,7 +15,7 @@ from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Clock
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.counting import Counted
 from tests.helpers.training import trainer

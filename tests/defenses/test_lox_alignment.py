@@ -7,7 +7,7 @@ from peft import get_peft_model
 from mithridate.defenses.lox import LoXAlignment
 from mithridate.errors import DefenseError
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.slow_llama import BLOCK_LINEARS

@@ -8,7 +8,7 @@ from mithridate.defenses.random_perturbation import RandomPerturbation
 from mithridate.models.batches import batches
 from mithridate.models.tokenization import tokenize
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 

@@ -9,7 +9,7 @@ from mithridate.errors import MithridateError
 from mithridate.models.batches import batches
 from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.gradients import weighted_gradient
 from tests.helpers.training import distance, trainer, training_methods

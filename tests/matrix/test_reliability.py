@@ -10,7 +10,7 @@ from peft import PeftModel
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError, DefenseError, MithridateError
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.origins import everything, restored

@@ -12,7 +12,7 @@ from mithridate.models.decoder import decoder_of
 from mithridate.models.tokenization import tokenize
 from mithridate.training.perturbation import Perturbation
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.gradients import activation_gradient
 from tests.matrix.worlds import World

@@ -12,7 +12,7 @@ from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.repair.dose import RowLosses
 from mithridate.repair.repairable import repairable
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.gradients import weighted_gradient
 from tests.helpers.training import trainer

@@ -7,7 +7,7 @@ from mithridate.errors import CheckpointError, ModelError
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.layer_changes import layer_profile
 from mithridate.training.gradient import Gradient
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 

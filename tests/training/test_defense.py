@@ -8,7 +8,7 @@ import pytest
 import mithridate as mi
 from mithridate.errors import CheckpointError, DefenseError
 from mithridate.training.given_streams import TRAINED
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from mithridate.training.training_state import TrainingState
 from tests.helpers import tiny
 from tests.helpers.training import trainer

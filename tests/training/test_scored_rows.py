@@ -9,7 +9,7 @@ from mithridate.errors import DefenseError
 from mithridate.models.batches import batches
 from mithridate.models.tokenization import tokenize
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.gradients import loss_gradient, weighted_gradient
 from tests.matrix.worlds import World

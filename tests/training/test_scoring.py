@@ -13,7 +13,7 @@ from mithridate.models.batches import collate
 from mithridate.models.modes import evaluating
 from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.gradients import weighted_gradient
 

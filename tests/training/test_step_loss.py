@@ -11,7 +11,7 @@ from mithridate.models.batches import collate
 from mithridate.models.tokenization import tokenize
 from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 
 EXAMPLES = tokenize(tiny.rows("user", 6), tiny.tokenizer())
@@ -123,7 +123,7 @@ BAD = {
     "no number": (_nll, lambda rows: torch.stack(rows["nll"]), r"shape \(6,\), expected one number"),
     "a constant": (_nll, lambda rows: torch.ones(()), "expected one number that depends on the features"),
     "a float": (_nll, lambda rows: 3.0, "returned float"),
-    "not finite": (_nll, lambda rows: torch.log(-rows["nll"][0]), "is nan"),
+    "not finite": (_nll, lambda rows: torch.log(-rows["nll"][0]), "not finite"),
 }
 
 

@@ -9,7 +9,7 @@ from trl import SFTTrainer
 import mithridate as mi
 from mithridate.errors import DataError, DefenseError, ModelError, UsageError
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run, streams, trainer
 

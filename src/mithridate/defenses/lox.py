@@ -37,7 +37,7 @@ from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 
 @register(

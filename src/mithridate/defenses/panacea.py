@@ -37,7 +37,7 @@ from mithridate.training.gradient import Gradient
 from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
 

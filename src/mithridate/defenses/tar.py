@@ -112,10 +112,9 @@ class TAR(Defense):
 
     def _attack(self, step: Step, on_safe_rows: bool) -> Gradient:
         """Return the adversary's gradient, on its next rows."""
-        if on_safe_rows:
-            return step.gradient("safe")
-        step.redraw("harmful")
-        return step.gradient("harmful")
+        if not on_safe_rows:
+            step.redraw("harmful")
+        return step.gradient("safe" if on_safe_rows else "harmful")
 
     def _pull(self, step: Step, rows: list[TokenizedRow]) -> Gradient:
         """∇L_TR at the present weights."""

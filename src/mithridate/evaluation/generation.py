@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
-from mithridate.models.requirements import check_finite
+from mithridate.models.preconditions import check_finite
 
 Message = Mapping[str, str]
 

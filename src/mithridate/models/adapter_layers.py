@@ -7,7 +7,7 @@ from transformers.pytorch_utils import Conv1D
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors
-from mithridate.models.requirements import require_no_bias
+from mithridate.models.preconditions import require_no_bias
 from mithridate.models.submodules import submodules
 
 

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors, is_transposed
-from mithridate.models.requirements import require_no_bias, require_plain_values, require_unquantized
+from mithridate.models.preconditions import require_no_bias, require_plain_values, require_unquantized
 from mithridate.models.submodules import submodules
 from mithridate.models.undo import overwrite
 

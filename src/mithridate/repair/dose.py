@@ -12,7 +12,7 @@ from mithridate.models.modes import evaluating
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.repair.repaired import DoseSearch, DoseTrial
 from mithridate.training.scoring import Likelihood
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
 REFINEMENTS = 4

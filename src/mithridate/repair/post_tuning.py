@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.modes import undisturbed
-from mithridate.models.requirements import check_finite
+from mithridate.models.preconditions import check_finite
 from mithridate.models.tokenization import Rows
 from mithridate.models.undo import undone_on_failure
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose

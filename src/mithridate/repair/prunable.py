@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mithridate.models.adapter_layers import lora_layers
 from mithridate.models.lora import LoraFactors, is_transposed
 from mithridate.models.merged_weights import MergedWeights
-from mithridate.models.requirements import require_plain_values, require_sole_adapter
+from mithridate.models.preconditions import require_plain_values, require_sole_adapter
 from mithridate.models.undo import overwrite
 from mithridate.repair.rewriting import Rewrite
 from mithridate.repair.tally import Tally

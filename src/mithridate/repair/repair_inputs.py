@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.merged_weights import MergedWeights
-from mithridate.models.requirements import check_finite, require_sole_adapter
+from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
 
 MEANING = {

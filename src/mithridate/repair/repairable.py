@@ -8,9 +8,9 @@ from torch import nn
 
 from mithridate.models.adapter_layers import adapter_parameters
 from mithridate.models.modes import evaluating
-from mithridate.models.requirements import require_plain_values, require_unquantized
+from mithridate.models.preconditions import require_plain_values, require_unquantized
 from mithridate.models.submodules import is_adapted
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 
 def repairable(model: nn.Module) -> Weights:

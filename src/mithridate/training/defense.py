@@ -15,7 +15,7 @@ from mithridate.settings import Settings
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 
 class Rescalable(Protocol):

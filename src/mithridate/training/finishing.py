@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mithridate.training.defense import Defense, Finished
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 FINISHED = "finished"
 """Folder inside a checkpoint with the weights that the defense's last act would leave."""

@@ -15,7 +15,7 @@ from mithridate.models.modes import in_float32
 from mithridate.models.tokenization import IGNORED
 from mithridate.training.processes import Processes
 from mithridate.training.scored_rows import ScoredRows, Totals
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 Pass = Callable[[], AbstractContextManager[ScoredRows]]
 """One forward pass over a micro-batch; its backward pass belongs inside the block too."""

@@ -141,7 +141,7 @@ def _require_number(value: object) -> None:
         raise DefenseError(f"a loss over a step returned {kind}, expected one number that depends on the features")
     if not bool(value.isfinite()):
         raise DefenseError(
-            f"the loss over the step is {value.item()}; check its stream and the strength of the defense"
+            f"the loss over the step is not finite ({value.item()}); check its stream and the strength of the defense"
         )
 
 

@@ -39,7 +39,7 @@ from mithridate.training.row_weights import MeanRowWeights
 from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Clock, Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from mithridate.training.training_state import TrainingState
 
 LARGEST_DROP = 0.2

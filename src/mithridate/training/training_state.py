@@ -12,7 +12,7 @@ from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights, RowShares
 from mithridate.training.state import load_state, save_state
 from mithridate.training.step_rows import Memory
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 
 
 class TrainingState:

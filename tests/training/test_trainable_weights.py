@@ -5,7 +5,7 @@ import torch
 
 from mithridate.errors import DefenseError
 from mithridate.training.gradient import Gradient
-from mithridate.training.trainable import Weights
+from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 
 
