@@ -96,6 +96,10 @@ def test_a_perturbation_belongs_to_its_stream():
     data = world.data()
     step = world.step("safe", data)
     noise = step.activation_gradient("safe", "attention")
+    step.redraw("harmful")
+    for other in ("harmful", step.rows_of("harmful")):
+        with pytest.raises(DefenseError, match="the stream it was taken on"), step.perturbed("attention", 2 * noise):
+            step.gradient(other)
     noise.parts.append(noise.parts[0])
     with pytest.raises(DefenseError, match="the stream it was taken on"), step.perturbed("attention", noise):
         step.gradient("safe")

@@ -1,7 +1,7 @@
 """A vector over the activations of a model's layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,17 +19,23 @@ class Perturbation:
         parts: For each micro-batch one tensor per layer, (rows, tokens, features).
         layers: Numbers of these layers.
         processes: The processes that share the batch; by default this one alone.
+
+    Attributes:
+        taken_on: What tells the rows it was taken on from others; None where any rows will do.
     """
 
     def __init__(
         self, parts: Sequence[Sequence[Tensor]], layers: Sequence[int], processes: Processes | None = None
     ) -> None:
+        self.taken_on: Hashable | None = None
         self.parts = [list(part) for part in parts]
         self.layers = list(layers)
         self.processes = processes or Processes()
 
     def __mul__(self, scale: float) -> "Perturbation":
-        return Perturbation([[scale * tensor for tensor in part] for part in self.parts], self.layers, self.processes)
+        scaled = Perturbation([[scale * tensor for tensor in part] for part in self.parts], self.layers, self.processes)
+        scaled.taken_on = self.taken_on
+        return scaled
 
     __rmul__ = __mul__
 

@@ -156,7 +156,9 @@ class Step:
             layers: Numbers of the decoder blocks; all by default.
         """
         passes = self._passes.over(stream, Wanted(), self._observer(stream, None)())
-        return activation_gradient(self._likelihood, passes, self.totals(stream), part, layers)
+        found = activation_gradient(self._likelihood, passes, self.totals(stream), part, layers)
+        found.taken_on = self._rows.identity(stream)
+        return found
 
     @contextmanager
     def perturbed(self, part: DecoderPart, perturbation: Perturbation) -> Iterator[None]:

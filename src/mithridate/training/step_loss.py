@@ -101,6 +101,10 @@ def _slopes(
     if not every:
         raise DefenseError("a loss over a step was asked for on no rows; give its stream rows")
     names = every[0][1]
+    if any(others != names for _, others, _ in every):
+        raise DefenseError(
+            f"features= returned {names} for one micro-batch and others for another; return the same ones"
+        )
     leaves = [[feature.to(processes.device).requires_grad_() for feature in values] for _, _, values in every]
     columns = {name: [row[place] for row in leaves] for place, name in enumerate(names)}
     with torch.enable_grad():

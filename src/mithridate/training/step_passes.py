@@ -81,7 +81,7 @@ class StepPasses:
                 "reference= and paired= are scored at unperturbed activations; use them outside perturbed"
             )
         own = list(self._rows.batches(stream, wanted.completions))
-        modules, shifts = self._shifts(len(own))
+        modules, shifts = self._shifts(self._rows.identity(stream), len(own))
 
         def made(number: int, batch: Batch) -> Pass:
             @contextmanager
@@ -139,11 +139,11 @@ class StepPasses:
         with self._likelihood.weights.at_start(), self._rows.random.again():
             return self._likelihood.score(batch, hidden=wanted.hidden, logits=wanted.logits)
 
-    def _shifts(self, micro_batches: int) -> tuple[list[nn.Module], list[list[Tensor]] | None]:
+    def _shifts(self, rows: Hashable, micro_batches: int) -> tuple[list[nn.Module], list[list[Tensor]] | None]:
         if self._perturbation is None:
             return [], None
         part, perturbation = self._perturbation
-        if len(perturbation.parts) != micro_batches:
+        if perturbation.taken_on not in (None, rows) or len(perturbation.parts) != micro_batches:
             raise DefenseError("a perturbation can be added to the stream it was taken on only")
         every = self._likelihood.decoder.part(part)
         return [every[layer] for layer in perturbation.layers], perturbation.parts

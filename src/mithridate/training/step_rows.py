@@ -116,14 +116,14 @@ class StepRows:
             stream: As for ``batches``.
             number: Number of the micro-batch.
         """
-        return (stream if stream == self.main else self._identity(stream), number)
+        return (self.identity(stream), number)
 
     def randomness(self, stream: StreamOrRows, number: int) -> AbstractContextManager[None]:
         """Return the random state that all passes over a micro-batch of a stream share (see ``pass_key``)."""
         key = self.pass_key(stream, number)
         if stream == self.main:
             return self.random.shared(key)
-        purpose = f"dropout {self._identity(stream)} {number} on {self._processes.rank}"
+        purpose = f"dropout {self.identity(stream)} {number} on {self._processes.rank}"
         return self.random.shared(key, self.generator(purpose).initial_seed())
 
     def redraw(self, stream: str, size: int | None = None) -> None:
@@ -155,8 +155,10 @@ class StepRows:
         mixed = zlib.crc32(f"{self.clock.seed}/{self.clock.number}/{purpose}".encode())
         return torch.Generator().manual_seed(mixed)
 
-    def _identity(self, stream: StreamOrRows) -> Hashable:
+    def identity(self, stream: StreamOrRows) -> Hashable:
         """Return what tells the present batch of a stream, or given rows, from others."""
+        if stream == self.main:
+            return self.main
         if isinstance(stream, str):
             self.examples(stream)
             return (stream, self._streams[stream].drawn)
