@@ -33,7 +33,7 @@ from mithridate.models.undo import undone
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.repair_inputs import RepairInputs
-from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.repair.tally import Tally
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
@@ -117,7 +117,7 @@ class Antidote(Repair):
                 matrix.put(matrix.read().masked_fill(mask, 0), tally)
         return pruned, tally
 
-    def _search(self, inputs: RepairInputs, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseSearch:
+    def _search(self, inputs: RepairInputs, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
             with undone():

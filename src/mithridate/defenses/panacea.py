@@ -30,7 +30,7 @@ from mithridate.repair.displacement import Displacement, displace, wide
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import differentiable, repairable
-from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.training.accumulation import weighted_gradient
 from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
@@ -99,7 +99,7 @@ class Aim(NamedTuple):
     """
 
     displacement: Displacement
-    curve: DoseSearch | None
+    curve: DoseCurve | None
     rows: int
 
 
@@ -146,7 +146,7 @@ class Panacea(Repair):
         curve = self._search(inputs, displacement) if self.radius == "auto" else None
         return Aim(displacement, curve, len(rows))
 
-    def _search(self, inputs: RepairInputs, displacement: Displacement) -> DoseSearch:
+    def _search(self, inputs: RepairInputs, displacement: Displacement) -> DoseCurve:
         # Doses relative to the weights' own norm, so that one grid fits every model.
         size = wide(Gradient(displacement.base)).norm()
         doses = [SMALLEST * size * 2.0**k for k in range(DOUBLINGS)]

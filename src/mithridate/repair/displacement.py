@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mithridate.errors import CheckpointError, DefenseError, ModelError
 from mithridate.models.undo import overwrite, undone, undone_on_failure
 from mithridate.repair.layer_changes import layer_profile
-from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.repair.tally import Tally
 from mithridate.training.gradient import Gradient
 
@@ -110,7 +110,7 @@ def displace(
     scale: float,
     intended: float,
     activity: dict[str, float],
-    curve: DoseSearch | None = None,
+    curve: DoseCurve | None = None,
 ) -> Repaired:
     """Apply a displacement for the first time and tell what was changed.
 

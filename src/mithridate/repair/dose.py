@@ -10,7 +10,7 @@ from mithridate.errors import DefenseError
 from mithridate.models.batches import batches
 from mithridate.models.modes import evaluating
 from mithridate.models.tokenization import TokenizedRow
-from mithridate.repair.repaired import DoseSearch, DoseTrial
+from mithridate.repair.repaired import DoseCurve, DosePoint
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable_weights import Weights
 
@@ -54,7 +54,7 @@ def largest_dose(
     harmful: RowLosses | None,
     budget: float,
     trim: float,
-) -> DoseSearch:
+) -> DoseCurve:
     """Try rising doses until the budget is passed, then bisect; where the first one is beyond it, halve that first.
 
     The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
@@ -73,7 +73,7 @@ def largest_dose(
         DefenseError: If even the smallest dose is beyond the budget.
     """
     undosed = user()
-    points: list[DoseTrial] = []
+    points: list[DosePoint] = []
 
     def measure(dose: float) -> bool:
         with dosed(dose):
@@ -83,7 +83,7 @@ def largest_dose(
         rises = (losses - undosed).sort().values
         kept = rises[: max(1, round(len(rises) * (1 - trim)))]
         rise = float(kept.mean())
-        points.append(DoseTrial(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
+        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
         return rise <= budget
 
     # low: the largest dose known to be within the budget; high: the smallest known to be beyond it.
@@ -105,7 +105,7 @@ def largest_dose(
         middle = (low + high) / 2  # type: ignore[operator]
         low, high = (middle, high) if measure(middle) else (low, middle)
     points.sort(key=lambda point: point.dose)
-    return DoseSearch(parameter=parameter, chosen=low, budget=budget, points=points)
+    return DoseCurve(parameter=parameter, chosen=low, budget=budget, points=points)
 
 
 def _halved(high: float, within: Callable[[float], bool]) -> tuple[float | None, float]:

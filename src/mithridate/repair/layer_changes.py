@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors
 from mithridate.models.submodules import submodules
-from mithridate.repair.repaired import LayerChanges
+from mithridate.repair.repaired import LayerProfile
 from mithridate.repair.tally import Tally
 
 
 @torch.no_grad()
-def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerChanges:
+def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerProfile:
     """Norm of the change in the model per decoder block, over the displaced parameters and over merged weights.
 
     ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
@@ -38,7 +38,7 @@ def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerChange
         delta.add(lora.name + ".", lora.merged(base_weight, lambda p: old.get(id(p), p)), after)
     squares = [tally.by_layer() for tally in (moved, whole, delta)]
     layers = sorted({layer for layer in map(layer_of, before) if layer is not None}, key=int)
-    return LayerChanges(
+    return LayerProfile(
         layers=layers,
         factor_norm=[squares[0].get(layer, 0.0) ** 0.5 for layer in layers],
         delta_norm=[(squares[1].get(layer, 0.0) + squares[2].get(layer, 0.0)) ** 0.5 for layer in layers],

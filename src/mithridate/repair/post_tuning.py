@@ -16,7 +16,7 @@ from mithridate.models.undo import undone_on_failure
 from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import repairable
-from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.settings import Settings
 
 Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
@@ -102,7 +102,7 @@ class Repair(Settings):
         parameter: str,
         doses: Iterable[float],
         dosed: Callable[[float], AbstractContextManager[None]],
-    ) -> DoseSearch:
+    ) -> DoseCurve:
         """Return the largest dose within the budget; the model is left as it was.
 
         Args:

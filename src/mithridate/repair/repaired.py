@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, PrivateAttr
 
 
-class DoseTrial(BaseModel):
+class DosePoint(BaseModel):
     """One dose that was tried.
 
     Attributes:
@@ -21,16 +21,16 @@ class DoseTrial(BaseModel):
     harmful_loss: float | None
 
 
-class DoseSearch(BaseModel):
+class DoseCurve(BaseModel):
     """How the largest dose within the budget was found."""
 
     parameter: str
     chosen: float
     budget: float
-    points: list[DoseTrial]
+    points: list[DosePoint]
 
 
-class LayerChanges(BaseModel):
+class LayerProfile(BaseModel):
     """Norm of a displacement per layer.
 
     Attributes:
@@ -59,8 +59,8 @@ class Repaired(BaseModel):
     changed: int
     distance: float
     activity: dict[str, float] = {}
-    dose_curve: DoseSearch | None = None
-    layer_profile: LayerChanges | None = None
+    dose_curve: DoseCurve | None = None
+    layer_profile: LayerProfile | None = None
     merged: bool = False
     _displacement: Any = PrivateAttr(default=None)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from mithridate.errors import DefenseError
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.undo import undone
-from mithridate.repair.repaired import DoseSearch, LayerChanges, Repaired
+from mithridate.repair.repaired import DoseCurve, LayerProfile, Repaired
 from mithridate.repair.tally import Tally
 
 ValueAtDose = Callable[[str, Tensor, float], Tensor]
@@ -48,7 +48,7 @@ class Rewrite:
         before = self._weights.read(name)
         self.put(name, before, before + self._weights.turned(name, change))
 
-    def repaired(self, activity: dict[str, float], curve: DoseSearch | None = None) -> Repaired:
+    def repaired(self, activity: dict[str, float], curve: DoseCurve | None = None) -> Repaired:
         """Return what was changed."""
         return Repaired(
             changed=self.tally.changed,
@@ -59,12 +59,12 @@ class Rewrite:
             merged=self.tally.changed > 0 and self._weights.adapted,
         )
 
-    def _profile(self) -> LayerChanges:
+    def _profile(self) -> LayerProfile:
         """Norms per decoder block; the displaced weights are the merged ones, so both norms are the same."""
         squares = self.tally.by_layer()
         order = sorted(squares, key=int)
         norms = [squares[layer] ** 0.5 for layer in order]
-        return LayerChanges(layers=order, factor_norm=norms, delta_norm=norms)
+        return LayerProfile(layers=order, factor_norm=norms, delta_norm=norms)
 
 
 class WeightPath:
