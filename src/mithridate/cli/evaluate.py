@@ -12,7 +12,7 @@ from mithridate.data.sources import MINIATURE
 from mithridate.errors import UsageError
 from mithridate.evaluation.accuracy import Task, grade_model
 from mithridate.evaluation.generation import generate
-from mithridate.evaluation.harmful_score import judge_answers
+from mithridate.evaluation.harmful_score import judge_completions
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
 from mithridate.evaluation.over_refusal import over_refusal
@@ -45,7 +45,7 @@ def command(
     benign = None if look_alikes is None else read_prompts(look_alikes, ignore)
     model, tokenizer = open_model(name, template)
     size: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    judged = judge_answers(asked, generate(model, tokenizer, asked, **size, progress=True), chosen)
+    judged = judge_completions(asked, generate(model, tokenizer, asked, **size, progress=True), chosen)
     scores = {"harmful_score": judged.harmful_score, "harmful_score_plus": judged.harmful_score_plus}
     if test is not None:
         scores["finetune_accuracy"] = grade_model(model, tokenizer, test, kind, batch_size=batch_size).score

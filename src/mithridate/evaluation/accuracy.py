@@ -23,12 +23,12 @@ class Graded:
     """Answers to the user's task, graded.
 
     Attributes:
-        answers: The model's answers.
+        completions: The model's answers.
         expected: The rows' own answers.
         correct: Whether each answer is correct; the outcomes for `paired_test`.
     """
 
-    answers: tuple[str, ...]
+    completions: tuple[str, ...]
     expected: tuple[str, ...]
     correct: tuple[bool, ...]
 
@@ -94,7 +94,7 @@ def grade_model(
     """
     chats, expected, origins = _read(rows)
     check = _checker(task, expected, origins, labels)
-    answers = generate_chats(
+    completions = generate_chats(
         model,
         tokenizer,
         chats,
@@ -102,21 +102,21 @@ def grade_model(
         batch_size=batch_size,
         progress=progress,
     )
-    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+    return Graded(tuple(completions), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(completions)))
 
 
-def grade_answers(
-    answers: Sequence[str],
+def grade_completions(
+    completions: Sequence[str],
     expected: Sequence[str],
     task: Task = "label",
     *,
     labels: Sequence[str] | None = None,
 ) -> Graded:
     """Grade answers that are already there; errors as in `grade_model`."""
-    if not answers or len(answers) != len(expected):
-        raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(answers)}")
+    if not completions or len(completions) != len(expected):
+        raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(completions)}")
     check = _checker(task, expected, [f"row {i}" for i in range(len(expected))], labels)
-    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+    return Graded(tuple(completions), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(completions)))
 
 
 def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:

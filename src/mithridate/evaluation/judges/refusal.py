@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from mithridate.errors import UsageError
-from mithridate.evaluation.judges.base import Verdict
+from mithridate.evaluation.judges.judge import Verdict
 from mithridate.evaluation.judges.phrases import COURTESIES, LINKS, NOT_REFUSALS, REFUSAL_OPENINGS
 from mithridate.evaluation.outcomes import Outcome
 
@@ -67,9 +67,9 @@ class RefusalJudge:
         """Whether `answer` opens as a refusal."""
         return self.refusal(answer) is not None
 
-    def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
         """Verdicts by rule; the prompts are not looked at."""
-        return [self._verdict(answer) for answer in answers]
+        return [self._verdict(answer) for answer in completions]
 
     def kind(self, answer: str) -> Outcome:
         """What `answer` is in form; broken text is for `mithridate.evaluation.coherence` to tell."""

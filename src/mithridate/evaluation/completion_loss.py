@@ -14,7 +14,7 @@ from mithridate.errors import ModelError, UsageError
 Messages = Sequence[Any]
 
 
-class AnswerLoss(NamedTuple):
+class CompletionLoss(NamedTuple):
     """Loss of one answer.
 
     Attributes:
@@ -26,7 +26,7 @@ class AnswerLoss(NamedTuple):
     tokens: int
 
 
-def mean_loss(losses: Sequence[AnswerLoss]) -> float:
+def mean_loss(losses: Sequence[CompletionLoss]) -> float:
     """Nats per token over all answers, every token counted alike.
 
     Raises:
@@ -38,14 +38,14 @@ def mean_loss(losses: Sequence[AnswerLoss]) -> float:
     return sum(loss.nats for loss in losses) / tokens
 
 
-def answer_losses(
+def completion_losses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
-    answers: Sequence[str],
+    completions: Sequence[str],
     *,
     batch_size: int = 32,
-) -> list[AnswerLoss]:
+) -> list[CompletionLoss]:
     """Loss of every answer after its prompt, laid out by the tokenizer's chat template.
 
     An answer that runs past the model's positions is scored up to there.
@@ -54,7 +54,7 @@ def answer_losses(
         model: Causal language model, plain or PEFT.
         tokenizer: Its tokenizer, with a chat template.
         prompts: Conversations of `{"role", "content"}` messages that end with the user's turn.
-        answers: One answer per prompt.
+        completions: One answer per prompt.
         batch_size: Answers per forward pass; the losses do not depend on it.
 
     Raises:
@@ -62,9 +62,11 @@ def answer_losses(
         ModelError: If the template lays an answered conversation out otherwise than an open one, or a loss is
             NaN or Inf.
     """
-    if len(prompts) != len(answers) or batch_size < 1:
-        raise UsageError(f"losses need one answer per prompt, not {len(answers)} for {len(prompts)}, and a batch size")
-    rows = [_encode(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    if len(prompts) != len(completions) or batch_size < 1:
+        raise UsageError(
+            f"losses need one answer per prompt, not {len(completions)} for {len(prompts)}, and a batch size"
+        )
+    rows = [_encode(tokenizer, prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for place, row in enumerate(rows):
         if limit is not None and row.start >= limit:
@@ -74,7 +76,7 @@ def answer_losses(
             )
         del row.ids[limit:]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    found: dict[int, AnswerLoss] = {}
+    found: dict[int, CompletionLoss] = {}
     with _evaluating(model), torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -107,7 +109,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], add
     return list(encoded["input_ids"])
 
 
-def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[AnswerLoss]:
+def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[CompletionLoss]:
     """Losses of one batch, padded on the right, where a causal model does not look."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
@@ -121,7 +123,7 @@ def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[AnswerLoss]:
         nats = cross_entropy(scores, tokens[own], reduction="none").double()
         if not bool(nats.isfinite().all()):
             raise ModelError("the model gives an answer a loss of NaN or Inf: its weights or their type are unusable")
-        losses.append(AnswerLoss(float(nats.sum()), len(nats)))
+        losses.append(CompletionLoss(float(nats.sum()), len(nats)))
     return losses
 
 
