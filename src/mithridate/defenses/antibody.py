@@ -61,12 +61,12 @@ class AntibodyAlignment(Defense):
         cap: Largest λ_t of the KKT form.
     """
 
-    radius: float = Field(0.1, ge=0)
-    sharpness: float = Field(5.0, ge=0)
-    refusal: float = Field(0.05, ge=0)
+    radius: float = Field(default=0.1, ge=0)
+    sharpness: float = Field(default=5.0, ge=0)
+    refusal: float = Field(default=0.05, ge=0)
     form: Literal["cosine", "kkt", "constant"] = "cosine"
-    momentum: float = Field(0.99, ge=0, lt=1)
-    cap: float = Field(10.0, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    cap: float = Field(default=10.0, gt=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
@@ -114,7 +114,7 @@ class AntibodyTuning(Defense):
             it a batch of nothing but harmful rows is learned at full strength, since weights are relative.
     """
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     likelihood: Literal["token", "sequence"] = "token"
     floor: float | None = None
 

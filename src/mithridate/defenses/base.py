@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
@@ -82,16 +82,18 @@ class Settings(BaseModel):
     dose: ClassVar[str | None] = None
     info: ClassVar[Info]
 
-    def __init__(self, **values: Any) -> None:
-        """Check the settings.
+    if not TYPE_CHECKING:  # type checkers make the signature from the fields, so that they refuse a wrong setting
 
-        Raises:
-            SettingError: Naming the one at fault, with its nearest valid name or its range.
-        """
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingError(type(self).__name__, sentence(error, type(self))) from error
+        def __init__(self, **values: Any) -> None:
+            """Check the settings.
+
+            Raises:
+                SettingError: Naming the one at fault, with its nearest valid name or its range.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SettingError(type(self).__name__, sentence(error, type(self))) from error
 
     @property
     def passes(self) -> Passes:
@@ -177,10 +179,10 @@ class Repair(Settings):
         max_length: Longest row in tokens.
     """
 
-    budget: float = Field(0.05, gt=0)
-    trim: float = Field(0.25, ge=0, lt=1)
-    batch_size: int = Field(16, ge=1)
-    max_length: int | None = Field(512, ge=1)
+    budget: float = Field(default=0.05, gt=0)
+    trim: float = Field(default=0.25, ge=0, lt=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_length: int | None = Field(default=512, ge=1)
 
     @property
     def needs_adapter(self) -> bool:

@@ -43,9 +43,9 @@ class BDS(Defense):
         noise: T, temperature of the Langevin noise.
     """
 
-    strength: float = Field(1.0, ge=0)
-    rate: float = Field(0.5, ge=0)
-    noise: float = Field(0.0, ge=0)
+    strength: float = Field(default=1.0, ge=0)
+    rate: float = Field(default=0.5, ge=0)
+    noise: float = Field(default=0.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Weighted step, then the step of the weights."""

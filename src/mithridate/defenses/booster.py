@@ -35,8 +35,8 @@ class Booster(Defense):
         radius: α, length of the simulated attack step.
     """
 
-    strength: float = Field(5.0, ge=0)
-    radius: float = Field(0.1, ge=0)
+    strength: float = Field(default=5.0, ge=0)
+    radius: float = Field(default=0.1, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 1."""

@@ -43,10 +43,10 @@ class ConstrainedSFT(Defense):
         floor: Smallest weight of a token.
     """
 
-    first: float = Field(0.5, ge=0)
-    early: float = Field(2.0, ge=0)
-    rest: float = Field(0.1, ge=0)
-    floor: float = Field(1e-3, ge=0, le=1)
+    first: float = Field(default=0.5, ge=0)
+    early: float = Field(default=2.0, ge=0)
+    rest: float = Field(default=0.1, ge=0)
+    floor: float = Field(default=1e-3, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
         """The gradient of the paper's Eq. 3."""

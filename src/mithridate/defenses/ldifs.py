@@ -39,7 +39,7 @@ class LDIFS(Defense):
         strength: ρ.
     """
 
-    strength: float = Field(1e-4, ge=0)
+    strength: float = Field(default=1e-4, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """User loss and drift from one pass."""

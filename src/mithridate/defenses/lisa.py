@@ -39,10 +39,10 @@ class Lisa(Defense):
         warmup: Share of the run without the proximal term.
     """
 
-    safe_steps: int = Field(100, ge=0)
-    user_steps: int = Field(900, ge=1)
-    strength: float = Field(1.0, ge=0)
-    warmup: float = Field(0.1, ge=0, le=1)
+    safe_steps: int = Field(default=100, ge=0)
+    user_steps: int = Field(default=900, ge=1)
+    strength: float = Field(default=1.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 2."""

@@ -60,7 +60,7 @@ class LoX(Repair):
     dose = "strength"
 
     strength: Dose = 1.25
-    rank: int = Field(6, ge=1)
+    rank: int = Field(default=6, ge=1)
 
     def change(self, case: Case) -> Repaired:
         """Move every linear layer in place; LoRA is merged where weights move."""
@@ -97,8 +97,8 @@ class LoXAlignment(Defense):
         rank: k, number of singular directions.
     """
 
-    strength: float = Field(1.25, ge=0)
-    rank: int = Field(6, ge=1)
+    strength: float = Field(default=1.25, ge=0)
+    rank: int = Field(default=6, ge=1)
 
     def start(self, step: Step) -> None:
         """An adapter must be a plain LoRA that starts at zero, so that B·A is what alignment did."""

@@ -57,8 +57,8 @@ class PanaceaTuning(Defense):
         strength: λ.
     """
 
-    radius: float = Field(1.0, ge=0)
-    strength: float = Field(0.001, ge=0)
+    radius: float = Field(default=1.0, ge=0)
+    strength: float = Field(default=0.001, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
@@ -115,7 +115,7 @@ class Panacea(Repair):
 
     dose = "radius"
 
-    radius: Dose = Field(1.0)
+    radius: Dose = Field(default=1.0)
 
     def change(self, case: Case) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""

@@ -56,7 +56,7 @@ class PTST(Defense):
     """
 
     prompt: str = PROMPT
-    place: Literal["system", "user"] = Field("system")
+    place: Literal["system", "user"] = Field(default="system")
 
     def gradient(self, step: Step) -> Gradient:
         """The gradient of the user's rows."""

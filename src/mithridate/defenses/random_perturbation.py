@@ -45,7 +45,7 @@ class RandomPerturbation(Repair):
 
     dose = "radius"
 
-    std: float | None = Field(None, ge=0)
+    std: float | None = Field(default=None, ge=0)
     radius: Dose | None = None
     seed: int = 0
 

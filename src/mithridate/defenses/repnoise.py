@@ -58,8 +58,8 @@ class RepNoise(Defense):
         ascent: α, weight of the harmful loss over all blocks.
     """
 
-    noise: float = Field(0.001, ge=0)
-    ascent: float = Field(1.0, ge=0)
+    noise: float = Field(default=0.001, ge=0)
+    ascent: float = Field(default=1.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Eq. 4."""

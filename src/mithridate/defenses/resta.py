@@ -52,8 +52,8 @@ class RESTA(Repair):
     dose = "strength"
 
     strength: Dose = 1.0
-    drop: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    drop: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
 
     def change(self, case: Case) -> Repaired:
         """Move all weights in place; LoRA is merged where weights move."""

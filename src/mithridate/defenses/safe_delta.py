@@ -61,9 +61,9 @@ class SafeDelta(Repair):
         damping: Share of the mean of H's diagonal that is added to it.
     """
 
-    scale: float = Field(0.11, ge=0)
-    rows: int = Field(128, ge=1)
-    damping: float = Field(0.01, gt=0, allow_inf_nan=False)
+    scale: float = Field(default=0.11, ge=0)
+    rows: int = Field(default=128, ge=1)
+    damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
     def change(self, case: Case) -> Repaired:
         """Thin and compensate every layer's update in place; LoRA is merged where weights move."""

@@ -53,8 +53,8 @@ class SafeLoRA(Repair):
         layers: Number of linear layers to project, those with the lowest cosine; exclusive with ``threshold``.
     """
 
-    threshold: float | None = Field(None, ge=-1, le=1)
-    layers: int | None = Field(None, ge=1)
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    layers: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:

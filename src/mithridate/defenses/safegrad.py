@@ -38,7 +38,7 @@ class SafeGrad(Defense):
         project: Whether the conflicting part of the user's gradient is taken out.
     """
 
-    strength: float = Field(1.0, ge=0)
+    strength: float = Field(default=1.0, ge=0)
     project: bool = True
 
     def gradient(self, step: Step) -> Gradient:

@@ -43,7 +43,7 @@ class SafetyMixing(Defense):
         share: Share of safe rows among all rows.
     """
 
-    share: float = Field(0.03, ge=0, lt=1)
+    share: float = Field(default=0.03, ge=0, lt=1)
 
     def gradient(self, step: Step) -> Gradient:
         """Mean over the tokens of both kinds."""
@@ -80,7 +80,7 @@ class VLGuard(Defense):
         strength: λ.
     """
 
-    strength: float = Field(1.0, ge=0)
+    strength: float = Field(default=1.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Both losses every step."""

@@ -56,9 +56,9 @@ class SaLoRA(Defense):
         task_rank: Directions of the task that A starts in, at least the adapter's rank; 0 leaves A as it is.
     """
 
-    directions: int = Field(32, ge=0)
-    rows: int = Field(128, ge=1)
-    task_rank: int = Field(32, ge=0)
+    directions: int = Field(default=32, ge=0)
+    rows: int = Field(default=128, ge=1)
+    task_rank: int = Field(default=32, ge=0)
 
     def start(self, step: Step) -> None:
         """Where A starts, and V."""

@@ -38,8 +38,8 @@ class SBR(Defense):
         anchors: Number of anchor prompts, the first of the harmful stream.
     """
 
-    strength: float = Field(50.0, ge=0)
-    anchors: int = Field(8, ge=1)
+    strength: float = Field(default=50.0, ge=0)
+    anchors: int = Field(default=8, ge=1)
 
     def gradient(self, step: Step) -> Gradient:
         """User loss plus the anchors' drift."""

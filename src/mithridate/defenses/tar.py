@@ -67,15 +67,15 @@ class TAR(Defense):
         switching: Whether the adversary starts on safe rows.
     """
 
-    inner_steps: int = Field(64, ge=0)
-    every: int = Field(4, ge=1)
-    strength: float = Field(4.0, ge=0)
-    retain: float = Field(1.0, ge=0)
-    drift: float = Field(1.0, ge=0)
-    schedule: float = Field(0.0625, ge=0)
+    inner_steps: int = Field(default=64, ge=0)
+    every: int = Field(default=4, ge=1)
+    strength: float = Field(default=4.0, ge=0)
+    retain: float = Field(default=1.0, ge=0)
+    drift: float = Field(default=1.0, ge=0)
+    schedule: float = Field(default=0.0625, ge=0)
     tamper: Literal["entropy", "dpo"] = "entropy"
-    temperature: float = Field(0.1, gt=0)
-    rates: tuple[float, ...] = Field((2e-6, 2e-5, 4e-5), min_length=1)
+    temperature: float = Field(default=0.1, gt=0)
+    rates: tuple[float, ...] = Field(default=(2e-6, 2e-5, 4e-5), min_length=1)
     switching: bool = False
 
     @property

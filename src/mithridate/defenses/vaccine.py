@@ -47,7 +47,7 @@ class Vaccine(Defense):
         radius: ρ, norm of the noise over all blocks, rows and tokens.
     """
 
-    radius: float = Field(2.0, ge=0)
+    radius: float = Field(default=2.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 1."""
@@ -78,10 +78,10 @@ class TVaccine(Defense):
         draw_every: J, optimizer steps between two draws.
     """
 
-    radius: float = Field(3.0, ge=0)
-    blocks: int | None = Field(8, ge=1)
-    measure_every: int = Field(200, ge=1)
-    draw_every: int = Field(20, ge=1)
+    radius: float = Field(default=3.0, ge=0)
+    blocks: int | None = Field(default=8, ge=1)
+    measure_every: int = Field(default=200, ge=1)
+    draw_every: int = Field(default=20, ge=1)
 
     def gradient(self, step: Step) -> Gradient:
         """The paper's Algorithm 1."""
