@@ -190,23 +190,28 @@ def evaluate(
     command(asked, out, json)
 
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it
+
+
 def main() -> None:
     """Run the command line; an error is one sentence on standard error, exit code 1 or 2, and 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        sys.exit(app(standalone_mode=len(sys.argv) == 1))  # without arguments, Typer shows the help
-    except typer.Abort:  # Ctrl-C, for which shells expect 128 + SIGINT
-        again = "; run the same command again to go on" if {"run", "compare"} & {*sys.argv[1:2]} else ""
-        print(f"mithridate: stopped{again}", file=sys.stderr)
-        sys.exit(130)
+        code = app(standalone_mode=len(sys.argv) == 1)  # without arguments, Typer shows the help
+    except typer.Abort:
+        code = _INTERRUPTED
     except typer.TyperException as error:
         print(f"mithridate: {_usage(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MithridateError as error:
         print(f"mithridate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if code == _INTERRUPTED:
+        again = "; run the same command again to go on" if {"run", "compare"} & {*sys.argv[1:2]} else ""
+        print(f"mithridate: stopped{again}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _usage(error: typer.TyperException) -> str:
