@@ -20,8 +20,12 @@ from mithridate.errors import UsageError
 GROUP = "mithridate.defenses"
 """Entry-point group of packages that bring defenses."""
 VARIABLE = "MITHRIDATE_PLUGINS"
-"""Environment variable with the files to load, parted as in PATH; worker processes inherit it."""
+"""Environment variable with the files to load, parted as in PATH; worker processes inherit it.
 
+A process adds to each file it has loaded ``#sha256=`` and its hash, so that a worker never runs another version.
+"""
+
+_HASH = "#sha256="
 _Key = TypeVar("_Key")
 _FILES: dict[Path, str] = {}  # files loaded in this process, and the hash of what was loaded
 _PACKAGES: set[str] = set()  # entry points loaded in this process
@@ -40,7 +44,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     from mithridate.defenses.registry import methods
 
     methods()  # first, so that of two defenses with one name the plug-in's is refused
-    for path in map(Path, paths):
+    for path in map(_resolved, paths):
         _load_file(path)
 
 
@@ -54,9 +58,12 @@ def load_named() -> None:
         if entry.value not in _PACKAGES:
             _PACKAGES.add(entry.value)  # before it runs, as it may ask for the defenses itself
             with _forgotten_on_failure(_PACKAGES.discard, entry.value):
-                _take(_title(entry), entry.load)
+                _take(_title(entry), entry.module.partition(".")[0], entry.load)
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        _load_file(Path(name))
+        file, _, expected = name.partition(_HASH)
+        path = _resolved(file)
+        if path not in _FILES:  # what is loaded stays, even if its file is being changed
+            _load_file(path, expected or None)
 
 
 def any_named() -> bool:
@@ -78,43 +85,42 @@ def fingerprint(cls: type) -> str | None:
     return _FILES.get(path) or _digest(path.read_bytes())
 
 
-def _load_file(path: Path) -> None:
-    path = path.expanduser().resolve()
+def _load_file(path: Path, expected: str | None = None) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the plug-in {path} cannot be read ({error.strerror}); give a Python file") from error
     digest = _digest(content)
+    if digest != _FILES.get(path, expected or digest):
+        raise UsageError(f"the plug-in {path} has changed since it was loaded; start again in a new process")
     if path in _FILES:
-        if _FILES[path] != digest:
-            raise UsageError(f"the plug-in {path} has changed since it was loaded; start a new process")
         return
     _FILES[path] = digest
     with _forgotten_on_failure(_FILES.pop, path):
-        _take(str(path), lambda: _execute(path, content))
-    os.environ[VARIABLE] = os.pathsep.join(map(str, _FILES))
+        name = f"mithridate_plugin_{path.stem}_{_digest(str(path).encode())[:8]}"  # two files may have one name
+        _take(str(path), name, lambda: _execute(name, path, content))
+    os.environ[VARIABLE] = os.pathsep.join(f"{path}{_HASH}{digest}" for path, digest in _FILES.items())
 
 
-def _execute(path: Path, content: bytes) -> None:
-    """Run a file as a module of its own; two files of one name are two modules."""
-    name = f"mithridate_plugin_{path.stem}_{_digest(str(path).encode())[:8]}"
+def _resolved(name: str | Path) -> Path:
+    return Path(name).expanduser().resolve()
+
+
+def _execute(name: str, path: Path, content: bytes) -> None:
+    """Run a file as a module of its own."""
     spec = importlib.util.spec_from_loader(name, loader=None, origin=str(path))
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     sys.modules[name] = module
-    try:
-        exec(compile(content, path, "exec"), module.__dict__)  # what was hashed, not what the file holds by now
-    except BaseException:
-        del sys.modules[name]
-        raise
+    exec(compile(content, path, "exec"), module.__dict__)  # what was hashed, not what the file holds by now
 
 
-def _take(title: str, load: Callable[[], Any]) -> None:
+def _take(title: str, package: str, load: Callable[[], Any]) -> None:
     """Load one plug-in whole or not at all."""
     from mithridate.defenses.registry import rolled_back_on_failure
 
-    with rolled_back_on_failure() as table:
+    with rolled_back_on_failure() as table, _unloaded_on_failure(package):
         before = dict(table)
         try:
             load()
@@ -130,6 +136,19 @@ def _take(title: str, load: Callable[[], Any]) -> None:
         for info in added:
             if info.cls.__name__ in taken:
                 raise UsageError(f"the plug-in {title} has a class {info.cls.__name__}, as Mithridate has; rename it")
+
+
+@contextmanager
+def _unloaded_on_failure(package: str) -> Iterator[None]:
+    """Take out again what was imported of a package, so that the next try runs it anew."""
+    before = set(sys.modules)
+    try:
+        yield
+    except BaseException:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == package:
+                del sys.modules[name]
+        raise
 
 
 @contextmanager
