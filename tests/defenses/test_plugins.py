@@ -268,3 +268,10 @@ def test_what_is_no_file_is_a_sentence(tmp_path: Path, make: Callable[[Path], No
     make(tmp_path / "mine.py")
     with pytest.raises(MithridateError, match=r"the plug-in .*mine\.py cannot be read \(.*\); give a Python file"):
         load_plugins([tmp_path / "mine.py"])
+
+
+def test_the_example_of_the_docs_is_a_plugin(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plug-ins.md").read_text(encoding="utf-8")
+    load_plugins([written(tmp_path, page.split("```python\n")[1].split("```")[0])])
+    assert mi.GentleSFT(force=0.1).force == 0.1
+    assert "gentle_sft" in methods()
