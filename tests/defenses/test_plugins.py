@@ -263,6 +263,21 @@ def test_what_a_plugin_computed_is_known_by_its_file(tmp_path: Path) -> None:
     assert fingerprint(mi.Gentle) == before  # of what was loaded
 
 
+def test_what_a_package_computed_is_known_by_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(package(tmp_path, good()))
+    before = fingerprint(mi.Gentle)
+    assert before == fingerprint(mi.Gentle)
+    (tmp_path / "gentle_defenses" / "formula.py").write_text("FORCE = 2")
+    assert fingerprint(mi.Gentle) != before
+
+
+def test_a_class_of_no_file_has_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = type("Made", (mi.SFT,), {"__module__": "session"})
+    monkeypatch.setitem(sys.modules, "session", type(sys)("session"))
+    with pytest.raises(UsageError, match="the defense Made is from no file; put it into one"):
+        fingerprint(made)
+
+
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: None])
 def test_what_is_no_file_is_a_sentence(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "mine.py")

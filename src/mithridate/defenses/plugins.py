@@ -72,17 +72,26 @@ def any_named() -> bool:
 
 
 def fingerprint(cls: type) -> str | None:
-    """Return the hash of the file that a plug-in's class is from; None for a class of this package.
+    """Return the hash of the code that a plug-in's class is from; None for a class of this package.
 
-    What a plug-in computed is only worth keeping as long as the plug-in is the same.
+    What a plug-in computed is worth keeping only as long as its code is the same: a file as it was loaded, or all Python
+    files of a package.
+
+    Raises:
+        UsageError: The class is from no file, as in a notebook.
     """
-    if cls.__module__.partition(".")[0] == "mithridate":
+    top = cls.__module__.partition(".")[0]
+    if top == "mithridate":
         return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is None:  # a class made in a notebook
-        return ""
-    path = Path(file).resolve()
-    return _FILES.get(path) or _digest(path.read_bytes())
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise UsageError(f"the defense {cls.__name__} is from no file; put it into one and name that as a plug-in")
+    path = _resolved(file)
+    if path in _FILES:
+        return _FILES[path]
+    files = sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path]
+    return _digest(b"".join(str(one.relative_to(path.parent)).encode() + one.read_bytes() for one in files))
 
 
 def _load_file(path: Path, expected: str | None = None) -> None:
