@@ -158,7 +158,7 @@ def _task_kind(asked: Asked) -> Any:
 
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:
-    """The keys to leave out; rows of the embedded world have none."""
+    """Return the keys to leave out; rows of the embedded world have none."""
     return [] if source.startswith(MINIATURE) else ignore
 
 

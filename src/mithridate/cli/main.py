@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Wrong usage in one sentence, and where help is."""
+    """Return wrong usage as one sentence, and where help is."""
     said = " ".join(error.format_message().split()).rstrip(".").replace("Input should", "it must")
     said = re.sub(r" \(Possible options: (.*)\)", r"; did you mean \1?", said)
     context = getattr(error, "ctx", None)

@@ -81,7 +81,7 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
 
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:
-    """The keys to leave out; rows of the embedded world have none."""
+    """Return the keys to leave out; rows of the embedded world have none."""
     return [] if source.startswith(MINIATURE) else ignore
 
 
@@ -96,7 +96,7 @@ def _build(method: str, settings: list[str]) -> Repair:
         try:
             values[key] = load_yaml(value)
         except (yaml.YAMLError, RecipeError) as error:
-            raise UsageError(f"--set {key}: {value[:60]!r} is no YAML value") from error
+            raise UsageError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
     defense = Choice(method=method, **values).build("posttuning")
     assert isinstance(defense, Repair)
     return defense

@@ -74,8 +74,8 @@ def any_named() -> bool:
 def fingerprint(cls: type) -> str | None:
     """Return the hash of the code that a plug-in's class is from; None for a class of this package.
 
-    What a plug-in computed is worth keeping only as long as its code is the same: a file as it was loaded, or all Python
-    files of a package.
+    What a plug-in computed is worth keeping only as long as its code is the same: a file as it was loaded, or all
+    Python files of a package.
 
     Raises:
         UsageError: The class is from no file, as in a notebook.

@@ -27,7 +27,7 @@ class CompletionLoss(NamedTuple):
 
 
 def mean_loss(losses: Sequence[CompletionLoss]) -> float:
-    """Nats per token over all answers, every token counted alike.
+    """Return the nats per token over all completions; every token counts alike.
 
     Raises:
         UsageError: If there is no token.
@@ -46,7 +46,7 @@ def completion_losses(
     *,
     batch_size: int = 32,
 ) -> list[CompletionLoss]:
-    """Loss of every answer after its prompt, laid out by the tokenizer's chat template.
+    """Return the loss of every completion after its prompt, laid out by the tokenizer's chat template.
 
     An answer that runs past the model's positions is scored up to there.
 
@@ -90,7 +90,7 @@ class _Row(NamedTuple):
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) -> _Row:
-    """Token ids of prompt and answer; their common beginning with the open prompt is the prompt."""
+    """Return the token ids of prompt and completion; their common beginning with the open prompt is the prompt."""
     messages = [dict(message) for message in prompt]
     opened = _ids(tokenizer, messages, add_generation_prompt=True)
     whole = _ids(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
@@ -110,7 +110,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], add
 
 
 def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[CompletionLoss]:
-    """Losses of one batch, padded on the right, where a causal model does not look."""
+    """Return the losses of one batch, padded on the right, where a causal model does not look."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)

@@ -109,7 +109,7 @@ def generate_ids(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Token ids of every conversation, ending with the template's opening of the answer."""
+    """Return the token ids of every conversation, up to where the template opens the completion."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template: use the model's chat version, "
@@ -175,7 +175,7 @@ def _greedy(
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the tokenizer's and the generation configuration's."""
+    """Return the ids that end a completion: the tokenizer's and the generation configuration's."""
     own = getattr(model.generation_config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
@@ -198,7 +198,7 @@ def _continue_batch(
 
 
 def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """Ids up to the first end token."""
+    """Return the ids up to the first end token."""
     return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
 

@@ -57,7 +57,7 @@ class Judged:
 def judge_completions(
     prompts: Sequence[str], completions: Sequence[str], judge: Judge, rules: RefusalJudge | None = None
 ) -> Judged:
-    """Judge answers in detail.
+    """Judge completions in detail.
 
     Args:
         prompts: Harmful prompts.
@@ -97,7 +97,7 @@ def harmful_score(
     system: str | None = None,
     progress: bool = False,
 ) -> Score:
-    """Share of greedy answers to harmful prompts that the judge calls harmful; lower is better.
+    """Return the share of greedy completions of harmful prompts that the judge calls harmful; lower is better.
 
     Args:
         model: Causal language model, plain or PEFT.

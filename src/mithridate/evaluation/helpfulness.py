@@ -51,7 +51,7 @@ def grade_help(
     exact: bool = False,
     surprising: Sequence[bool] | None = None,
 ) -> Helped:
-    """Say of every answer to an ordinary prompt whether it helps.
+    """Grade whether every completion of an ordinary prompt helps.
 
     Args:
         completions: The model's answers.
@@ -78,7 +78,7 @@ def grade_help(
 
 
 def _kind(rules: RefusalJudge, answer: str, wanted: str) -> Outcome:
-    """The form of an answer; a short one will do where the row's own answer is as short."""
+    """Return the form of a completion; a short one will do where the row's own answer is as short."""
     kind = rules.kind(answer)
     said = len(words(answer))
     enough = 0 < len(words(wanted)) <= said
@@ -100,7 +100,7 @@ class Kept(NamedTuple):
 
 
 def kept(score: Score, reference: Score) -> Kept | None:
-    """How much of the reference's helpfulness is left; None where the reference helps nobody."""
+    """Return how much of the reference's helpfulness is left; None where the reference helps nobody."""
     if reference.value == 0:
         return None
     return Kept(*(end / reference.value for end in score[:3]))

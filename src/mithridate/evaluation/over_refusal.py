@@ -11,7 +11,7 @@ from mithridate.evaluation.judges import RefusalJudge
 
 
 def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) -> Score:
-    """Share of answers that are refusals.
+    """Return the share of completions that are refusals.
 
     Raises:
         UsageError: If there are no answers.
@@ -31,7 +31,7 @@ def over_refusal(
     system: str | None = None,
     progress: bool = False,
 ) -> Score:
-    """Share of harmless prompts whose greedy answer is a refusal by `RefusalJudge`'s rules; lower is better.
+    """Return the share of harmless prompts that `RefusalJudge`'s rules see refused; lower is better.
 
     Args:
         model: Causal language model, plain or PEFT.

@@ -66,7 +66,7 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
 
 
 def _is_half(adapter: str) -> bool:
-    """Whether an adapter's weights are of half precision, in which PEFT would not keep them by itself."""
+    """Return whether an adapter's weights are of half precision, in which PEFT would not keep them by itself."""
     path = Path(adapter) / "adapter_model.safetensors"
     if not path.is_file():
         return False

@@ -153,7 +153,7 @@ def test_the_name_tells_the_form(model: str, form: str) -> None:
 def test_names_that_tell_no_form_and_arguments_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="the name 'my-guard' does not tell what guard model it is; give the form: ll"):
         GuardJudge("my-guard")
-    with pytest.raises(UsageError, match="'lama-guard' is no form of guard model; did you mean 'llama-guard'"):
+    with pytest.raises(UsageError, match="'lama-guard' is not a form of guard model; did you mean 'llama-guard'"):
         GuardJudge("my-guard", "lama-guard")
     with pytest.raises(UsageError, match="batch_size >= 1"):
         GuardJudge("my-guard", "llama-guard", batch_size=0)
@@ -216,7 +216,7 @@ def test_an_endpoint_that_never_gives_a_verdict(served: tuple[str, Server, Guard
     with pytest.raises(JudgeError, match=r"^guard:g at http.* gave no valid verdict on answer 0 in 2 tries: .*"):
         judge(["p"], ["a"])
     server.reply = lambda _: completion(SAYS["llama-guard"][1], finish="length")
-    with pytest.raises(JudgeError, match="no finished text"):
+    with pytest.raises(JudgeError, match="not a finished text"):
         judge(["p"], ["a"])
 
 
@@ -348,7 +348,7 @@ def test_a_template_that_does_not_show_the_completion_is_refused(
 
 
 def test_a_guard_that_is_not_there_or_whole(tmp_path: Path) -> None:
-    with pytest.raises(JudgeError, match=r"^the guard './none' cannot be loaded: .*no such folder"):
+    with pytest.raises(JudgeError, match=r"^the guard './none' cannot be loaded: .*does not exist"):
         GuardJudge("./none", "llama-guard")
     broken = Path(saved(tmp_path))
     (broken / "model.safetensors").write_bytes(b"x")

@@ -144,9 +144,9 @@ def strict_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BadReply("the verdict is no JSON object") from error
+        raise BadReply("the verdict is not a JSON object") from error
     if not isinstance(found, dict):
-        raise BadReply("the verdict is no JSON object")
+        raise BadReply("the verdict is not a JSON object")
     return found
 
 

@@ -67,7 +67,7 @@ class ClassifierJudge:
         self._harmful_id = self._find_harmful(harmful_label, multi_label)
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
-        """Verdicts with the largest harmful probability as score and its label as reason.
+        """Return the verdicts, with the largest harmful probability as score and its label as reason.
 
         Raises:
             JudgeError: If the classifier's scores are not finite.
@@ -93,11 +93,11 @@ class ClassifierJudge:
         except faults as error:
             raise JudgeError(f"the judge {source!r} cannot be loaded as a sequence classifier: {error}") from error
         if missing := sorted(info["missing_keys"]):
-            raise JudgeError(f"the judge {source!r} is no trained classifier: its checkpoint lacks {missing[0]}")
+            raise JudgeError(f"the judge {source!r} is not a trained classifier: its checkpoint lacks {missing[0]}")
         self._model = model.to(device).eval()
 
     def _find_harmful(self, harmful_label: str | None, multi_label: bool | None) -> int | None:
-        """Index of the harmful label of a single-label model; None for multi-label."""
+        """Return the index of the harmful label of a single-label model; None for multi-label."""
         if harmful_label is not None:
             found = [i for i, label in self._labels.items() if label == harmful_label]
             if not found or multi_label:
@@ -113,7 +113,7 @@ class ClassifierJudge:
         return None
 
     def _encode(self, prompt: str, answer: str) -> _Encoded:
-        """Token ids of one conversation; control tokens spelled out in the texts are blanked."""
+        """Return the token ids of one conversation; control tokens spelled out in the texts are blanked."""
         for token in self._tokenizer.all_special_tokens:
             prompt, answer = prompt.replace(token, " "), answer.replace(token, " ")
         eos = self._tokenizer.eos_token or ""
@@ -122,7 +122,7 @@ class ClassifierJudge:
         return _Encoded(list(ids[: self.max_length]), len(ids) > self.max_length)
 
     def _logits(self, rows: Sequence[list[int]]) -> Tensor:
-        """Logits (rows, labels) in float32; rows are padded on the right by hand."""
+        """Return the logits (rows, labels) in float32; rows are padded on the right by hand."""
         import torch
 
         width, pad = max(map(len, rows)), self._tokenizer.pad_token_id

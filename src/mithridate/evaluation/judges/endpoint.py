@@ -98,7 +98,7 @@ class Endpoint:
         )
 
     def _ask(self, client: httpx.Client, name: str, request: Request) -> bytes:
-        """Body of one successful reply."""
+        """Return the body of one successful reply."""
         deadline = time.monotonic() + self.timeout
         body = bytearray()
         with client.stream("POST", self.url, json={"model": self.model, "temperature": 0, **request}) as reply:
@@ -122,15 +122,15 @@ def reply_text(body: bytes) -> str:
     """Return the message text of a complete chat completion.
 
     Raises:
-        BadReply: If the body is no chat completion with one finished text.
+        BadReply: If the body is not a chat completion with one finished text.
     """
     try:
         choice = json.loads(body)["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BadReply("the reply is no chat completion") from error
+        raise BadReply("the reply is not a chat completion") from error
     if not isinstance(text, str) or finish not in ("stop", None):
-        raise BadReply(f"the completion is no finished text (finish_reason {finish!r})")
+        raise BadReply(f"the completion is not a finished text (finish_reason {finish!r})")
     return text
 
 

@@ -159,13 +159,13 @@ class _Local:
         except faults as error:
             raise JudgeError(f"the guard {self.source!r} cannot be loaded: {error}") from error
         if missing := sorted(info["missing_keys"]):
-            raise JudgeError(f"the guard {self.source!r} is no whole model: its checkpoint lacks {missing[0]}")
+            raise JudgeError(f"the guard {self.source!r} is not a whole model: its checkpoint lacks {missing[0]}")
         if self._tokenizer.chat_template is None:
             raise JudgeError(f"the guard {self.source!r} has no chat template, which holds its policy")
         self._model = model.to(device).eval()
 
     def _find_parts(self) -> bool:
-        """Whether the template wants a message's text as a list of parts; found by looking for it in the result."""
+        """Return whether the template wants a message's text as a list of parts, found by trying both."""
         from jinja2.exceptions import TemplateError
 
         probe = self.form.lay_out("probed-request", "probed-completion", "probed-policy")

@@ -205,7 +205,7 @@ def form_of(model: str, form: str | None) -> str:
     """
     if form is not None:
         if form not in FORMS:
-            raise UsageError(f"'{form}' is no form of guard model; {did_you_mean(form, FORMS)}")
+            raise UsageError(f"'{form}' is not a form of guard model; {did_you_mean(form, FORMS)}")
         return form
     name = model.casefold()
     for known, family in FORMS.items():

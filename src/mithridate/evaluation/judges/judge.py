@@ -1,4 +1,4 @@
-"""What a judge is: a named callable that says of every answer whether it is harmful."""
+"""What a judge is: a named callable that decides of every completion whether it is harmful."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -7,13 +7,13 @@ from mithridate.evaluation.outcomes import Outcome
 
 
 class Verdict(NamedTuple):
-    """A judge's word on one answer.
+    """A judge's decision on one completion.
 
     Attributes:
-        harmful: Whether the answer gives harmful help.
+        harmful: Whether the completion helps with harm.
         score: The judge's degree of belief, 0..1, or None where it has none.
         reason: Why, in a few words.
-        kind: What the answer is in form, as far as the judge tells; None leaves it to `RefusalJudge`'s rules.
+        kind: What the completion is in form, as far as the judge says; None leaves it to `RefusalJudge`'s rules.
     """
 
     harmful: bool
@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
 
 class Judge(Protocol):
-    """Judges answers; every failure to reach a verdict is a `JudgeError`, never a default verdict."""
+    """Judges completions; every failure to reach a verdict is a `JudgeError`, never a default verdict."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Judge(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
-        """Verdicts in the order of the answers.
+        """Return the verdicts in the order of the completions.
 
         Raises:
             JudgeError: If any answer got no usable verdict.
