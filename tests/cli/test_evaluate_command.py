@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mithridate.cli import evaluate
-from mithridate.cli.evaluate import judge_named
+from mithridate.cli.named_judges import judge_named
 from mithridate.errors import UsageError
 from mithridate.evaluation.judges import ChatJudge, GuardJudge, RefusalJudge
 from mithridate.evaluation.judges.endpoint import is_local

@@ -1,7 +1,6 @@
 """``mithridate evaluate``."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mithridate.cli.finished_models import open_model
+from mithridate.cli.named_judges import judge_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import open_rows, read_prompts
 from mithridate.data.sources import MINIATURE
@@ -18,9 +18,7 @@ from mithridate.evaluation.accuracy import Graded, Task, grade_model
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.intervals import Score
-from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge
-from mithridate.evaluation.judges.endpoint import is_local
-from mithridate.evaluation.judges.guard_forms import FORMS
+from mithridate.evaluation.judges import RefusalJudge
 from mithridate.evaluation.over_refusal import refusal_rate
 from mithridate.nearest import nearest
 from mithridate.pipeline.manifest import versions
@@ -29,9 +27,6 @@ from mithridate.training.state import write_json
 
 COMPLETIONS, VERDICTS, SUMMARY = "completions.jsonl", "verdicts.jsonl", "summary.json"
 """Files of ``--out``, in the order in which they are written; a folder with the last one is complete."""
-
-# The port may be given or not; the path has no colon, the model's name may have one.
-_ADDRESS = re.compile(r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s]+)(?::\d++)?+(?:/[^:\s]*)?):(?P<model>\S.*)")
 
 
 class Asked(NamedTuple):
@@ -43,7 +38,7 @@ class Asked(NamedTuple):
         task: Source of the task's test rows.
         kind: How task completions are matched.
         look_alikes: Source of harmless prompts that look harmful.
-        judge: The judge, as `judge_named` reads it.
+        judge: The judge, as `mithridate.cli.named_judges` reads it.
         key_env: Environment variable with the judge's API key.
         template: Chat template.
         dtype: Type of the weights, or ``auto``.
@@ -103,47 +98,6 @@ def command(asked: Asked, out: Path | None, as_json: bool) -> None:
     if out is not None:
         _keep(out, asked, scores, judged, graded, said)
     _print(scores, judge.name, as_json)
-
-
-def judge_named(name: str, key_env: str | None = None) -> Judge:
-    """Return a judge from ``refusal``, ``classifier:MODEL``, ``guard:[FORM:]MODEL`` or ``chat:URL:MODEL``.
-
-    A guard behind an endpoint is ``guard:[FORM:]URL:MODEL``. A local endpoint is sent no key, another one that of
-    ``OPENAI_API_KEY``, unless `key_env` names a variable.
-
-    Raises:
-        UsageError: If the name has another form, or a key is not set.
-    """
-    kind, _, rest = name.partition(":")
-    address = _ADDRESS.fullmatch(rest)
-    if kind == "refusal" and not rest:
-        return RefusalJudge()
-    if kind == "classifier" and rest:
-        return ClassifierJudge(rest)
-    if kind == "guard" and rest:
-        return _guard(rest, key_env)
-    if kind == "chat" and address:
-        return ChatJudge(address["url"], address["model"], api_key_env=_key_of(address["url"], key_env))
-    near = nearest(kind, ("refusal", "classifier", "guard", "chat"))
-    hint = f"; did you mean '{near}'?" if near and near != kind else ""
-    raise UsageError(
-        f"--judge is {name!r}; give refusal, classifier:MODEL, guard:[FORM:]MODEL, guard:[FORM:]URL:MODEL or "
-        f"chat:URL:MODEL{hint}"
-    )
-
-
-def _guard(rest: str, key_env: str | None) -> GuardJudge:
-    start, _, behind = rest.partition(":")
-    form, rest = (start, behind) if start in FORMS else (None, rest)
-    address = _ADDRESS.fullmatch(rest)
-    if address is None:
-        return GuardJudge(rest, form, api_key_env=key_env)
-    url = address["url"]
-    return GuardJudge(address["model"], form, base_url=url, api_key_env=_key_of(url, key_env))
-
-
-def _key_of(url: str, key_env: str | None) -> str | None:
-    return key_env if key_env is not None or is_local(url) else "OPENAI_API_KEY"
 
 
 def _task_kind(asked: Asked) -> Any:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.evaluation.conftest import SPECIALS, make_tokenizer, tiny_config
 from tests.helpers.endpoint import Server, completion, serving
-from transformers import LlamaForCausalLM
+from transformers import (
+    Llama4Config,
+    Llama4ForConditionalGeneration,
+    Llama4TextConfig,
+    Llama4VisionConfig,
+    LlamaForCausalLM,
+)
 
 from mithridate.errors import JudgeError, UsageError
 from mithridate.evaluation.judges import GuardJudge
@@ -314,6 +320,28 @@ def test_thoughts_before_the_final_answer_are_no_verdict(tmp_path: Path) -> None
     forced(judge, lambda _: thought)  # cut off while it thinks
     with pytest.raises(JudgeError, match="has 0 final answers"):
         judge(["p"], ["a"])
+
+
+def test_a_guard_that_also_reads_images_is_loaded_whole(tmp_path: Path) -> None:
+    """Llama Guard 4's kind of model; as a plain language model its weights would not be found."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = PARTS
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    text = Llama4TextConfig(
+        **sizes, vocab_size=len(tokenizer), intermediate_size_mlp=64, num_hidden_layers=2, num_key_value_heads=1,
+        head_dim=16, max_position_embeddings=512, num_local_experts=2, attention_chunk_size=256, moe_layers=[],
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    vision = Llama4VisionConfig(
+        **sizes, num_hidden_layers=1, image_size=28, patch_size=14, vision_output_dim=32, projector_input_dim=32,
+        projector_output_dim=32,
+    )  # fmt: skip
+    Llama4ForConditionalGeneration(Llama4Config(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    judge = GuardJudge(str(tmp_path), "llama-guard")
+    assert isinstance(judge._local._model, Llama4ForConditionalGeneration)
+    forced(judge, reader("llama-guard"))
+    assert [v.harmful for v in judge(["p"] * 2, [HARM, "tea"])] == [True, False]
 
 
 def test_one_bad_verdict_fails_the_whole_judgment(folder: str) -> None:

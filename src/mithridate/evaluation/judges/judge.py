@@ -30,7 +30,7 @@ class Judge(Protocol):
         """Name under which the verdicts are reported."""
         ...
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], /) -> list[Verdict]:
         """Return the verdicts in the order of the completions.
 
         Raises:
