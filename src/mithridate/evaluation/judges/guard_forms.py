@@ -23,6 +23,7 @@ _MARKS = re.compile(
     r"|<(?:BEGIN|END) [A-Z ]+>",
     re.IGNORECASE,
 )
+_LABELS = re.compile(r"^(\W*(?:user|agent|assistant|human|system)(?: message)?)\s*:", re.IGNORECASE | re.MULTILINE)
 
 
 class Laid(NamedTuple):
@@ -215,8 +216,12 @@ def form_of(model: str, form: str | None) -> str:
 
 
 def without_marks(text: str) -> str:
-    """Return a text with the marks blanked by which it could open or close a turn, a score or a thought."""
-    return _MARKS.sub(" ", text)
+    """Return a text without what could open or close a turn, a score or a thought.
+
+    Marks become spaces, and a line that starts like a turn (`Agent: …`) loses its colon: several templates write the
+    conversation as such lines, and judge the last of them.
+    """
+    return _LABELS.sub(r"\1 -", _MARKS.sub(" ", text))
 
 
 def _turns(prompt: str, completion: str) -> Messages:
