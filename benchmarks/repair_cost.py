@@ -23,9 +23,10 @@ from benchmarks.workload import (
     positive,
     shape_of,
 )
-from mithridate.defenses.base import Repair, Repaired
 from mithridate.defenses.registry import methods
 from mithridate.defenses.sft import SFT
+from mithridate.repair.post_tuning import Repair
+from mithridate.repair.repaired import Repaired
 
 SETTINGS: dict[str, dict[str, Any]] = {"random_perturbation": {"radius": 1.0}}
 """Settings of the repairs that have no default strength."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.measure import Now, Watch, clock, memory, peak_bytes, report, rounded, spread
 from benchmarks.workload import Shape, add_arguments, device_of, make_trainer, positive, shape_of
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import method, methods
 from mithridate.errors import DefenseError
+from mithridate.training.defense import Defense
 
 MEMORY_STEPS = 2
 """The second step holds the optimizer's state from its start."""

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from mithridate.defenses.base import Defense
+from mithridate.training.defense import Defense
 from mithridate.training.trainer import DefendedTrainer
 
 disable_progress_bars()

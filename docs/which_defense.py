@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jinja2
 
 from mithridate.cards import Card, Measured, Trial, read_cards, trials
-from mithridate.defenses.base import STAGES, Info
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
+from mithridate.settings import STAGES, Info
 
 DOCS = Path(__file__).parent
 CARDS, PAGE, TEMPLATE = DOCS.parent / "cards", DOCS / "which-defense.md", DOCS / "which-defense.md.jinja"

@@ -6,9 +6,10 @@ import pickle
 import pytest
 
 import mithridate as mi
-from mithridate.defenses.registry import method, methods, require_defense
+from mithridate.defenses.registry import method, methods
 from mithridate.errors import SettingError, UsageError
 from mithridate.nearest import nearest
+from mithridate.training.defense import require_defense
 
 
 @pytest.mark.parametrize(

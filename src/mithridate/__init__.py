@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mithridate.data.refusals import REFUSALS
     from mithridate.defenses.antibody import AntibodyAlignment, AntibodyTuning
     from mithridate.defenses.antidote import Antidote
-    from mithridate.defenses.base import Defense, Repair
     from mithridate.defenses.bds import BDS
     from mithridate.defenses.booster import Booster
     from mithridate.defenses.constrained_sft import ConstrainedSFT
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
     from mithridate.pipeline.run import run
+    from mithridate.repair.post_tuning import Repair
+    from mithridate.training.defense import Defense
     from mithridate.training.gradient import Gradient
     from mithridate.training.step import Step
     from mithridate.training.trainer import DefendedTrainer
@@ -108,13 +109,13 @@ _MODULES = {
     "ChatJudge": "evaluation.judges",
     "ClassifierJudge": "evaluation.judges",
     "DefendedTrainer": "training.trainer",
-    "Defense": "defenses.base",
+    "Defense": "training.defense",
     "Gradient": "training.gradient",
     "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
     "REFUSALS": "data.refusals",
     "RefusalJudge": "evaluation.judges",
-    "Repair": "defenses.base",
+    "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
     "Verdict": "evaluation.judges",

@@ -7,8 +7,9 @@ import pytest
 from benchmarks.workload import Shape
 
 from benchmarks import repair_cost, scale, step_cost
-from mithridate.defenses.base import Defense, Repair
 from mithridate.defenses.registry import methods
+from mithridate.repair.post_tuning import Repair
+from mithridate.training.defense import Defense
 
 SIZES = {"width": 32, "layers": 1, "vocabulary": 64, "batch": 2, "sequence": 16, "repeats": 1}
 SMALLEST = ["--device", "cpu", *(word for name, size in SIZES.items() for word in (f"--{name}", str(size)))]

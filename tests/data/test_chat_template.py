@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mithridate.data import ensure_chat_template
 from mithridate.errors import ModelError, UsageError
-from mithridate.training.batch import require_chat_template
+from mithridate.models.tokenization import require_chat_template
 
 Q, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
 OPENING = "Below is an instruction that describes a task. Write a response that appropriately completes the request."

@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mithridate.defenses.repnoise import _mmd, _mmd_of_block, _samples
+from mithridate.defenses.repnoise import _activations, mean_mmd, mmd_squared
 from mithridate.defenses.tar import TAR
 from mithridate.defenses.vaccine import TVaccine, Vaccine
-from mithridate.training.decoder import layer_of
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.rows import ScoredRows
+from mithridate.models.decoder import layer_of
+from mithridate.training.scored_rows import ScoredRows
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.counting import Counted
 from tests.helpers.training import trainer
@@ -51,7 +51,7 @@ def test_vaccines_noise_has_its_length_and_leaves_padding_alone(radius, lora):
     data = world.data()
     world.rng.randint = lambda low, high: high  # the whole step as one micro-batch
     step = world.step("safe", data)
-    (batch,) = step.batches("safe")
+    (batch,) = step._rows.batches("safe")
     padding = batch["attention_mask"] == 0
     assert padding.any(), "rows of one length"
     noise = _noise_of_last_pass(world.model, lambda: Vaccine(radius=radius).gradient(step))
@@ -98,7 +98,7 @@ def test_t_vaccine_draws_blocks_in_proportion_and_without_replacement():
         defense = TVaccine(blocks=wanted)
         counts = [0] * len(CHANCES)
         for number in range(DRAWS):
-            step.clock = Clock(number=number)
+            step._rows.clock = Clock(number=number)
             blocks = defense._draw(step, CHANCES)
             assert len(set(blocks)) == len(blocks) == wanted
             for block in blocks:
@@ -137,8 +137,8 @@ def test_tars_adversary_reduces_the_harmful_loss_before_it_is_undone(tmp_path, m
     data = data._replace(later=[data.harmful] * len(data.later))
     step, losses, attack = world.step("safe", data), [], TAR._attack
 
-    def watched(self, step, safe):
-        gradient = attack(self, step, safe)
+    def watched(self, step, on_safe_rows):
+        gradient = attack(self, step, on_safe_rows)
         losses.append(sum(float(rows.nll.sum()) for rows in step.score("harmful")))
         return gradient
 
@@ -152,7 +152,7 @@ def test_tars_adversary_reduces_the_harmful_loss_before_it_is_undone(tmp_path, m
 def test_mmd_is_zero_between_equal_samples_and_grows_with_distance():
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)).double()
     direction = torch.ones(8, dtype=torch.float64)
-    values = [float(_mmd_of_block(x, x + shift * direction)) for shift in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)]
+    values = [float(mmd_squared(x, x + shift * direction)) for shift in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)]
     assert values[0] == pytest.approx(0, abs=1e-12)
     assert all(later > earlier + 1e-3 for earlier, later in itertools.pairwise(values))
 
@@ -164,8 +164,8 @@ def test_repnoise_measures_half_precision_activations_precisely():
     near = [torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(seed)) + 10 for seed in (1, 2)]
     hidden, noise = ([part.bfloat16() for part in both] for both in near)
     rows = ScoredRows(batch, torch.zeros(4, 5), torch.ones(4, 5).bool(), {"mlp": hidden})
-    samples, noise = _samples(rows), [torch.stack(list(sample)) for sample in zip(*noise, strict=True)]
-    exact, _ = _mmd([s.double() for s in samples], [n.double() for n in noise])
-    ours, _ = _mmd(samples, [n.to(s) for n, s in zip(noise, samples, strict=True)])
+    samples, noise = _activations(rows), [torch.stack(list(sample)) for sample in zip(*noise, strict=True)]
+    exact = float(mean_mmd([s.double() for s in samples], [n.double() for n in noise]))
+    ours = float(mean_mmd(samples, [n.to(s) for n, s in zip(noise, samples, strict=True)]))
     assert exact > 0.1
     assert ours == pytest.approx(exact, rel=1e-3)

@@ -28,8 +28,8 @@ class Scripted:
         self.logs = {}
         self.memory = {} if memory is None else memory
 
-    def gradient(self, stream, answers=None):
-        values = self.given[answers or stream]
+    def gradient(self, stream, completions=None):
+        values = self.given[completions or stream]
         return _gradient(values.pop(0))
 
     def moved(self, displacement):
@@ -102,14 +102,14 @@ def _tuned(seed, **changes):
     data = world.data()
     step = world.step("user", data)
     gradient = AntibodyTuning(**changes).gradient(step)
-    return world, data, step, torch.cat([t.reshape(-1) for t in gradient.tensors])
+    return data, step, gradient, torch.cat([t.reshape(-1) for t in gradient.tensors])
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6), st.floats(0.05, 20))
 def test_weights_sum_to_one(seed, temperature):
-    _, data, step, _ = _tuned(seed, temperature=temperature)
-    rows, shares = step.shares.rows, step.shares.shares
+    data, step, gradient, _ = _tuned(seed, temperature=temperature)
+    rows, shares = gradient.row_shares.rows, gradient.row_shares.shares
     assert sorted(rows) == sorted(row.position for row in data.main)
     assert sum(shares) == pytest.approx(1.0)
     assert step.logs["weight_max"] >= 1 - 1e-9
@@ -127,12 +127,15 @@ def test_equal_ratios_are_the_plain_token_mean_loss():
     slow = Slow(world)
     flat = torch.cat([t.reshape(-1) for t in gradient.tensors])
     torch.testing.assert_close(flat, slow.gradient(slow.start, pairs(rows)), atol=1e-6, rtol=1e-5)
-    assert step.shares[1] == pytest.approx([0.25] * 4)
+    assert gradient.row_shares.shares == pytest.approx([0.25] * 4)
 
 
 def test_no_gradient_flows_through_the_weights():
     """The gradient is that of fixed weights, and not of weights that depend on w."""
-    world, data, _, flat = _tuned(8, temperature=0.3)
+    world = World(random.Random(8), lora=True)
+    data = world.data()
+    gradient = AntibodyTuning(temperature=0.3).gradient(world.step("user", data))
+    flat = torch.cat([t.reshape(-1) for t in gradient.tensors])
     assert len(data.main) > 1
     slow = Slow(world)
 
@@ -155,14 +158,14 @@ def test_no_gradient_flows_through_the_weights():
 
 
 def test_a_batch_wholly_below_the_floor_is_not_learned():
-    _, _, step, flat = _tuned(4, floor=1e6)
+    _, step, gradient, flat = _tuned(4, floor=1e6)
     assert not flat.any()
     assert step.logs["weight_effective_rows"] == 0
-    assert step.logs["rows_held_back"] == len(step.shares[1])
+    assert step.logs["rows_held_back"] == len(gradient.row_shares.shares)
 
 
 def test_a_batch_wholly_unlikely_is_learned_at_full_strength_without_a_floor():
     """The known weakness of relative weights, which the floor is for."""
-    _, _, step, flat = _tuned(4, floor=None)
+    _, _, gradient, flat = _tuned(4, floor=None)
     assert flat.any()
-    assert sum(step.shares[1]) == pytest.approx(1.0)
+    assert sum(gradient.row_shares.shares) == pytest.approx(1.0)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from mithridate.defenses.antidote import Antidote, by_row, count, over_all
-from mithridate.repair.activations import input_norms
-from mithridate.training.batch import Example
+from mithridate.models.activation_sums import input_norms
+from mithridate.models.tokenization import TokenizedRow
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 
@@ -52,7 +52,7 @@ def test_a_mask_worked_out_by_hand():
     The second map sees (−5, 3), (9, 3), (9, 3): ‖x‖ = (√93.5, √13.5), scores (19.3, 3.67).
     """
     net = TwoLayers()
-    rows = [Example([1, 2], [-100, 2], 0), Example([2], [2], 1)]
+    rows = [TokenizedRow([1, 2], [-100, 2], 0), TokenizedRow([2], [2], 1)]
     norms = input_norms(net, {"first": net.first, "second": net.second}, rows)
     assert norms["first"].tolist() == pytest.approx([9.5**0.5, 2**0.5])
     assert norms["second"].tolist() == pytest.approx([93.5**0.5, 13.5**0.5])

@@ -6,9 +6,9 @@ from peft import get_peft_model
 
 from mithridate.defenses.lox import LoXAlignment
 from mithridate.errors import DefenseError
-from mithridate.training.draws import Memory
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 from mithridate.training.trainer import DefendedTrainer
-from mithridate.training.weights import Weights
 from tests.helpers import tiny
 from tests.helpers.slow_llama import BLOCK_LINEARS
 from tests.helpers.training import distance, run, streams

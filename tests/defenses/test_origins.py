@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import mithridate as mi
-from mithridate.defenses.lox import top_singular
 from mithridate.defenses.resta import dare
-from mithridate.defenses.safe_delta import safest
+from mithridate.defenses.safe_delta import SafeDelta
 from mithridate.errors import DefenseError
-from mithridate.repair.effective import Effective
+from mithridate.models.linear_algebra import least_with_columns, low_rank
+from mithridate.models.merged_weights import MergedWeights
 from tests.helpers import tiny
 from tests.helpers.origins import everything, restored, shaken
 from tests.helpers.training import distance, run
@@ -29,7 +29,7 @@ def trained():
 
 
 def _state(model):
-    weights = Effective(model)
+    weights = MergedWeights(model)
     return {name: weights.read(name) for name in weights.names}
 
 
@@ -46,19 +46,19 @@ def test_dare_keeps_the_mean_of_the_update():
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
-def test_top_singular_is_the_truncated_svd(shape):
+def test_low_rank_is_the_truncated_svd(shape):
     torch.manual_seed(1)
     delta = torch.randn(shape)
     u, s, vt = torch.linalg.svd(delta.double(), full_matrices=False)
     for k in (1, 2, 4):
-        torch.testing.assert_close(top_singular(delta, k), u[:, :k] @ s[:k].diag() @ vt[:k], atol=1e-12, rtol=1e-10)
-    torch.testing.assert_close(top_singular(delta, 99), delta.double(), atol=1e-12, rtol=1e-10)
+        torch.testing.assert_close(low_rank(delta, k), u[:, :k] @ s[:k].diag() @ vt[:k], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(low_rank(delta, 99), delta.double(), atol=1e-12, rtol=1e-10)
 
 
-def test_top_singular_of_less_than_k_directions_is_everything():
+def test_low_rank_of_less_than_k_directions_is_everything():
     torch.manual_seed(1)
     delta = torch.randn(8, 2, dtype=torch.float64) @ torch.randn(2, 6, dtype=torch.float64)
-    torch.testing.assert_close(top_singular(delta, 5), delta, atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(low_rank(delta, 5), delta, atol=1e-12, rtol=1e-10)
 
 
 def test_alpha_zero_is_the_aligned_model_and_half_is_between(trained):
@@ -99,10 +99,10 @@ def test_longer_differences_give_longer_projections():
     for length in (1.0, 10.0):
         base = tiny.model()
         v = shaken(tiny.model(), 2, 0.01 * length)
-        model, aligned = shaken(tiny.model(), 1, 0.01), Effective(tiny.model())
+        model, aligned = shaken(tiny.model(), 1, 0.01), MergedWeights(tiny.model())
         mi.SafeLoRA(threshold=1.0).repair(model, tiny.tokenizer(), aligned=tiny.model(), base=v)
         name = "model.layers.0.mlp.up_proj.weight"
-        ends.append(float((Effective(model).read(name) - aligned.read(name)).norm()))
+        ends.append(float((MergedWeights(model).read(name) - aligned.read(name)).norm()))
         assert distance(_state(base), _state(tiny.model())) == 0
     assert ends[1] == pytest.approx(10 * ends[0], rel=1e-3)
     assert distance(_state(tuned), _state(shaken(tiny.model(), 1, 0.01))) == 0
@@ -125,7 +125,8 @@ def test_compensation_is_the_minimum_of_the_loss_of_safety():
 
     counts = []
     for scale in (0.1, 0.3, 0.6, 0.9):
-        error, keep = safest(delta, hessian, scale)
+        keep = SafeDelta(scale=scale)._kept(delta, hessian)
+        error = least_with_columns(delta, keep, hessian)
         counts.append(int(keep.sum()))
         assert torch.equal(error[:, keep], delta[:, keep])
         assert lost(error) <= lost(delta * keep)

@@ -5,9 +5,10 @@ import torch
 
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.random_perturbation import RandomPerturbation
-from mithridate.training.batch import batches, tokenize
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.weights import Weights
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import tokenize
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 

@@ -3,9 +3,11 @@
 import pytest
 
 import mithridate as mi
-from mithridate.defenses.base import STAGES, Defense, Repair
 from mithridate.defenses.registry import method, methods, register
 from mithridate.errors import UsageError
+from mithridate.repair.post_tuning import Repair
+from mithridate.settings import STAGES
+from mithridate.training.defense import Defense
 
 
 def test_every_method_is_found_sorted_and_public():

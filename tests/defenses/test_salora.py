@@ -7,14 +7,15 @@ from safetensors.torch import load_file
 
 from mithridate.defenses.salora import SaLoRA
 from mithridate.errors import DefenseError
-from mithridate.training.batch import batches, tokenize
-from mithridate.training.draws import Clock
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import tokenize
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Likelihood
+from mithridate.training.row_stream import Stream
+from mithridate.training.scoring import Likelihood
 from mithridate.training.state import load_state, save_state
 from mithridate.training.step import Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run, trainer
 

@@ -16,7 +16,7 @@ from mithridate.defenses.safegrad import SafeGrad
 from mithridate.defenses.safety_mixing import SafetyMixing
 from mithridate.defenses.sbr import SBR
 from mithridate.errors import DefenseError
-from mithridate.training.rows import ScoredRows
+from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.state import load_state, save_state
 from tests.helpers.training import run, trainer
 from tests.matrix.table.lisa import lisa

@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import ModelError
-from mithridate.training.activations import captured
-from mithridate.training.decoder import decoder_of
+from mithridate.models.activations import captured
+from mithridate.models.decoder import decoder_of
 from mithridate.training.trainer import DefendedTrainer
 from tests.families.models import FAMILIES, family
 from tests.helpers import tiny

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from trl import SFTTrainer
 
-from mithridate.defenses.base import Defense, Repair
 from mithridate.defenses.registry import methods
+from mithridate.repair.post_tuning import Repair
+from mithridate.training.defense import Defense
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 

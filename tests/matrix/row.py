@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mithridate.defenses.base import Defense
+from mithridate.training.defense import Defense
 
 Draw = Callable[[random.Random], dict[str, Any]]
 

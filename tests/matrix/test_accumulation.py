@@ -10,15 +10,17 @@ import pytest
 from safetensors.torch import load_file
 
 from mithridate.defenses.registry import methods
-from tests.helpers.training import distance, run, training_methods
+from tests.helpers.training import distance, run
 from tests.matrix.row import rows_passed
-from tests.matrix.rows import ROWS
+from tests.matrix.rows import ROWS, cut_and_shared
+from tests.matrix.two_processes import LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
 CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
 """Rows of a micro-batch × micro-batches of a step."""
 STEPS, BATCH = 6, 8
+TRAININGS = cut_and_shared()
 
 
 def _cut(rows, micro_batches):
@@ -26,13 +28,13 @@ def _cut(rows, micro_batches):
 
 
 def _whole(name):
-    return run(name, ROWS[name].strained, **SHAPE, **_cut(8, 1))
+    return run(*TRAININGS[name], **SHAPE, **_cut(8, 1))
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
-@pytest.mark.parametrize("name", training_methods())
+@pytest.mark.parametrize("name", TRAININGS)
 def test_accumulation_changes_nothing(name, cut):
-    whole, pieces = _whole(name), run(name, ROWS[name].strained, **SHAPE, **_cut(*cut))
+    whole, pieces = _whole(name), run(*TRAININGS[name], **SHAPE, **_cut(*cut))
     assert distance(whole.weights, pieces.weights) <= 2e-5
     for one, other in zip(whole.logs, pieces.logs, strict=True):
         for figure in one:
@@ -58,13 +60,13 @@ def two_processes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", training_methods())
+@pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_equal_one(name, two_processes):
     report = json.loads((two_processes / f"{name}.json").read_text())
     assert report["world_sizes"] == [2, 2], "the launcher ran fewer processes than asked"
     assert report["rank_spread"] == 0, "the processes ended with different weights"
-    whole, row = _whole(name), ROWS[name]
-    expected = rows_passed(methods()[name].cls(**row.strained), row, row.strained, STEPS, BATCH)
+    whole, (method, settings) = _whole(name), TRAININGS[name]
+    expected = rows_passed(methods()[method].cls(**settings), ROWS[method], settings, STEPS, BATCH)
     assert tuple(report["passes"]) == expected, "the processes did not share the work"
     assert distance(whole.weights, load_file(two_processes / f"{name}.safetensors")) <= 1e-5
     for one, other in zip(whole.logs, report["logs"], strict=True):
@@ -78,3 +80,11 @@ def test_two_processes_equal_one(name, two_processes):
 @pytest.mark.parametrize("name", ["antibody_tuning", "bds"])
 def test_a_row_that_fills_the_last_batch_of_two_processes_up_is_counted_once(name, two_processes):
     assert json.loads((two_processes / f"{name}-filled-up.json").read_text()) == [3] * 10
+
+
+@pytest.mark.parametrize("name", [n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams])
+def test_a_process_without_a_row_of_a_stream_changes_nothing(name, two_processes):
+    method, settings = TRAININGS[name]
+    shape = LOPSIDED | {"per_device_train_batch_size": 2 * LOPSIDED["per_device_train_batch_size"]}
+    whole = run(method, settings, **shape)
+    assert distance(whole.weights, load_file(two_processes / f"{name}-lopsided.safetensors")) <= 1e-5

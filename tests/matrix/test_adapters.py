@@ -6,10 +6,12 @@ from peft import IA3Config, LoHaConfig, LoraConfig, PrefixTuningConfig, PromptTu
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import MithridateError
-from mithridate.training.batch import IGNORED, batches, tokenize
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.weights import Weights
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import IGNORED, tokenize
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
+from tests.helpers.gradients import weighted_gradient
 from tests.helpers.training import distance, trainer, training_methods
 from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
@@ -48,7 +50,7 @@ def _random(kind):
 def test_gradients_are_those_of_the_models_own_loss(kind):
     model = _random(kind)
     weights, total, tokens = Weights(model), 0.0, 0
-    ours = Likelihood(model, weights).gradient(batches(EXAMPLES, 4, 0))
+    ours = weighted_gradient(Likelihood(model, weights), batches(EXAMPLES, 4, 0))
     for example in EXAMPLES:
         output = model(
             input_ids=torch.tensor([example.input_ids]), attention_mask=torch.ones(1, len(example.input_ids))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mithridate.defenses.registry import methods
-from mithridate.training.trainer import TRAINED
+from mithridate.training.given_streams import TRAINED
 from tests.helpers.origins import origins
 from tests.helpers.slow_llama import merged, plain_names
 from tests.helpers.training import repair_methods, training_methods

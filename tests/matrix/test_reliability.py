@@ -9,9 +9,9 @@ from peft import PeftModel
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError, DefenseError, MithridateError
-from mithridate.training.likelihood import Likelihood
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 from mithridate.training.trainer import DefendedTrainer
-from mithridate.training.weights import Weights
 from tests.helpers import tiny
 from tests.helpers.origins import everything, restored
 from tests.helpers.training import distance, repair_methods, run, streams, trainer, training_methods

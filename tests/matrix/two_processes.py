@@ -11,13 +11,15 @@ from torch import distributed
 
 from mithridate.defenses.registry import methods
 from tests.helpers.counting import Counted
-from tests.helpers.training import finished, trainer, training_methods
-from tests.matrix.rows import ROWS
+from tests.helpers.training import finished, trainer
+from tests.matrix.rows import ROWS, cut_and_shared
+
+LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
 def main(folder: Path, options: dict) -> None:
-    for name in training_methods():
-        made = trainer(methods()[name].cls(**ROWS[name].strained), tempfile.mkdtemp(), **options)
+    for name, (method, settings) in cut_and_shared().items():
+        made = trainer(methods()[method].cls(**settings), tempfile.mkdtemp(), **options)
         with Counted(made.model) as counted:
             made.train()
         done = finished(made)
@@ -41,6 +43,7 @@ def main(folder: Path, options: dict) -> None:
             (folder / f"{name}.json").write_text(json.dumps(report))
             save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}.safetensors")
     filled_up(folder)
+    lopsided(folder)
 
 
 def filled_up(folder: Path) -> None:
@@ -51,6 +54,17 @@ def filled_up(folder: Path) -> None:
         made.train()
         if distributed.get_rank() == 0:
             (folder / f"{name}-filled-up.json").write_text(json.dumps(made.row_weights.times.tolist()))
+
+
+def lopsided(folder: Path) -> None:
+    """A stream's batch of a single row, which leaves the second process without any."""
+    for name, (method, settings) in cut_and_shared().items():
+        if "harmful" in methods()[method].streams:
+            made = trainer(methods()[method].cls(**settings), tempfile.mkdtemp(), **LOPSIDED)
+            made.train()
+            if distributed.get_rank() == 0:
+                done = finished(made)
+                save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}-lopsided.safetensors")
 
 
 if __name__ == "__main__":

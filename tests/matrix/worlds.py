@@ -10,12 +10,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mithridate.training.batch import IGNORED, Batch, Example, collate
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood
+from mithridate.models.batches import Batch, collate
+from mithridate.models.tokenization import IGNORED, TokenizedRow
+from mithridate.training.row_stream import Stream
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers.slow_llama import SlowLlama, plain_names
 
 WORDS = list("abcdefghijkl")
@@ -160,8 +161,8 @@ class _InOrder(Stream):
         return position % len(self.examples)
 
 
-def example(row: RowIds) -> Example:
-    return Example([*row.prompt, *row.answer], [*[IGNORED] * len(row.prompt), *row.answer], row.position)
+def example(row: RowIds) -> TokenizedRow:
+    return TokenizedRow([*row.prompt, *row.answer], [*[IGNORED] * len(row.prompt), *row.answer], row.position)
 
 
 class Slow:

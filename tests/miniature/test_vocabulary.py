@@ -6,7 +6,7 @@ from mithridate import miniature
 from mithridate.evaluation.judges import RefusalJudge
 from mithridate.miniature import streams
 from mithridate.miniature.vocabulary import SPECIAL
-from mithridate.training.batch import IGNORED, tokenize
+from mithridate.models.tokenization import IGNORED, tokenize
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mithridate.errors import CheckpointError, ModelError
-from mithridate.repair.displacement import Displacement, layer_profile
+from mithridate.repair.displacement import Displacement
+from mithridate.repair.layer_changes import layer_profile
 from mithridate.training.gradient import Gradient
-from mithridate.training.weights import Weights
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 
@@ -72,7 +73,7 @@ def test_the_profile_of_an_adapter(trained):
     displacement = _displacement(trained)
     displacement.apply(trained, 0.4)
     after = _values(trained)
-    profile = layer_profile(trained, displacement)
+    profile = layer_profile(trained, dict(zip(displacement.names, displacement.base, strict=True)))
     assert distance(after, _values(trained)) == 0, "the profile moved the weights"
     base = dict(zip(displacement.names, displacement.base, strict=True))
     epsilon = dict(zip(displacement.names, displacement.epsilon.tensors, strict=True))
@@ -94,7 +95,7 @@ def test_the_profile_of_whole_weights_has_equal_norms():
     model = tiny.model()
     displacement = _displacement(model)
     displacement.apply(model, 2.0)
-    profile = layer_profile(model, displacement)
+    profile = layer_profile(model, dict(zip(displacement.names, displacement.base, strict=True)))
     assert profile.factor_norm == profile.delta_norm
     first = [e for n, e in zip(displacement.names, displacement.epsilon.tensors, strict=True) if ".layers.0." in n]
     expected = 2 * sum(float(e.square().sum()) for e in first) ** 0.5

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mithridate.errors import DefenseError
+from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.repair.dose import RowLosses, largest_dose
-from mithridate.training.batch import IGNORED, tokenize
-from mithridate.training.weights import Weights
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import run
 

@@ -10,7 +10,7 @@ import torch
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import MithridateError
-from mithridate.repair import undo
+from mithridate.models import undo
 from mithridate.repair.dose import RowLosses
 from mithridate.repair.tally import Tally
 from tests.helpers import tiny

@@ -8,15 +8,18 @@ from peft import LoraConfig, get_peft_model
 
 import mithridate as mi
 from mithridate.errors import DefenseError, ModelError
-from mithridate.repair.activations import input_grams, input_norms
+from mithridate.models.activation_sums import input_grams, input_norms
+from mithridate.models.adapter_layers import linear_layers
+from mithridate.models.batches import batches
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.models.tokenization import tokenize
+from mithridate.models.undo import overwrite, undone, undone_on_failure
 from mithridate.repair.dose import RowLosses
-from mithridate.repair.effective import Effective
-from mithridate.repair.target import differentiable, linear_layers, repairable
-from mithridate.repair.undo import overwrite, undone, undone_on_failure
-from mithridate.training.batch import batches, tokenize
-from mithridate.training.likelihood import Likelihood
+from mithridate.repair.repairable import differentiable, repairable
+from mithridate.training.scoring import Likelihood
 from tests.helpers import tiny
 from tests.helpers.adapters import Everything, adapted, filled, lived_in, stored
+from tests.helpers.gradients import weighted_gradient
 from tests.helpers.origins import everything, shaken
 
 GIVEN = everything(4) | {"user": list(tiny.rows("user", 4))}
@@ -126,7 +129,7 @@ def test_gradients_are_taken_without_dropout_and_flags_come_back():
         with differentiable(model, weights), torch.random.fork_rng():
             assert not any(module.training for module in model.modules())
             assert [n for n, p in model.named_parameters() if p.requires_grad] == weights.names
-            found.append(Likelihood(model, weights).gradient(batches(rows, 4, 0, "cpu")))
+            found.append(weighted_gradient(Likelihood(model, weights), batches(rows, 4, 0, "cpu")))
     assert found[0].norm() > 0
     assert (found[0] - found[1]).norm() == 0
     torch.set_rng_state(torch.frombuffer(bytearray(record.taken["random state"]), dtype=torch.uint8))
@@ -212,4 +215,4 @@ def test_ties_stay_tied():
     for repair in (mi.Panacea(radius=1.0), mi.WiSEFT()):
         repair.repair(model, tiny.tokenizer(), **GIVEN | {"aligned": aligned})
         assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert "lm_head.weight" not in Effective(model).names
+    assert "lm_head.weight" not in MergedWeights(model).names

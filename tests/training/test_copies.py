@@ -7,7 +7,7 @@ import torch
 
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.sft import SFT
-from mithridate.training.head import fused_head
+from mithridate.models.fused_head import fused_head
 from tests.helpers import tiny
 from tests.helpers.training import run, trainer
 

@@ -7,13 +7,14 @@ from mithridate.defenses.booster import Booster
 from mithridate.defenses.panacea import PanaceaTuning
 from mithridate.defenses.safegrad import SafeGrad
 from mithridate.errors import DefenseError
-from mithridate.training.batch import batches, tokenize
+from mithridate.models.batches import batches
+from mithridate.models.modes import in_float32
+from mithridate.models.tokenization import tokenize
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.precision import in_float32
+from mithridate.training.row_stream import Stream
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import trainer
 
@@ -83,7 +84,7 @@ def test_an_alignment_gradient_after_a_small_move_is_float32s():
 
 def test_half_precision_weights_come_back_bit_for_bit():
     step = _step(torch.bfloat16)
-    model = step.likelihood.model
+    model = step.model
     before = dict(model.named_parameters())
     values = {n: p.detach().clone() for n, p in before.items()}
 

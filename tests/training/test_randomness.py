@@ -7,13 +7,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from mithridate.training.batch import batches, tokenize
-from mithridate.training.draws import Clock
-from mithridate.training.likelihood import Likelihood
+from mithridate.models.batches import batches
+from mithridate.models.tokenization import tokenize
+from mithridate.training.processes import Processes
 from mithridate.training.randomness import Randomness
+from mithridate.training.row_stream import Stream
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Weights
+from mithridate.training.step_rows import Clock
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import run
 
@@ -33,8 +35,9 @@ def _model():
 
 def _step(model, number=0, rank=0):
     return Step(
-        main="user", micro_batches=list(batches(USER, 3, 0)), likelihood=Likelihood(model, Weights(model)),
-        streams={"harmful": Stream(HARMFUL, 4, 0)}, refusals=REFUSALS, micro_batch_size=2, pad_token_id=0, rank=rank,
+        main="user", micro_batches=list(batches(USER, 3, 0)),
+        likelihood=Likelihood(model, Weights(model), processes=Processes(rank)),
+        streams={"harmful": Stream(HARMFUL, 4, 0)}, refusals=REFUSALS, micro_batch_size=2, pad_token_id=0,
         clock=Clock(number, 10, 0, len(USER)),
     )  # fmt: skip
 
@@ -47,7 +50,7 @@ def _same(first, second):
 def test_the_same_rows_draw_the_same_masks(stream):
     step = _step(_model())
     first = step.gradient(stream)
-    step.gradient("harmful", answers="refusals")
+    step.gradient("harmful", completions="refusals")
     assert _same(first, step.gradient(stream))
     assert not _same(first, _step(_model(), number=1).gradient(stream)) or stream == "user"
 
@@ -98,14 +101,14 @@ def test_activations_and_their_perturbation_are_those_of_one_pass():
 
 
 def test_a_refusals_likelihood_is_that_of_the_same_masks_and_leaves_no_trace():
-    def found(weigh):
+    def found(weigh, paired=None):
         torch.manual_seed(5)
         step = _step(_model())
-        gradient = step.gradient("user", log_weights=weigh(step))
+        gradient = step.gradient("user", log_weights=weigh, paired=paired)
         return gradient, torch.rand(1)
 
-    plain = found(lambda step: lambda rows: torch.zeros(len(rows.nll)))
-    weighed = found(lambda step: lambda rows: 0 * step.answered(rows, "refusals").nll)
+    plain = found(lambda rows: torch.zeros(len(rows.nll)))
+    weighed = found(lambda rows: 0 * rows.paired.nll, "refusals")
     assert _same(plain[0], weighed[0])
     assert plain[1] == weighed[1]
 

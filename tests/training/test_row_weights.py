@@ -6,28 +6,27 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from mithridate.training.row_weights import RowWeights
-from mithridate.training.step import Shares
+from mithridate.training.row_weights import MeanRowWeights, RowShares
 from tests.helpers.training import run
 
 
 def test_a_weight_is_the_mean_of_share_times_rows():
-    weights = RowWeights(4)
+    weights = MeanRowWeights(4)
     for rows, shares in (([0, 2], [0.75, 0.25]), ([2, 1, 0, 3], [0.5, 0.5, 0.0, 0.0])):
-        weights.add(*Shares(rows, shares, [0.0] * len(rows), [True] * len(rows)).counted_rows())
+        weights.add(*RowShares(rows, shares, [0.0] * len(rows), [True] * len(rows)).counted_rows())
     assert weights.mean().tolist() == [(1.5 + 0.0) / 2, 2.0, (0.5 + 2.0) / 2, 0.0]
 
 
 def test_a_row_that_fills_a_batch_up_is_not_counted_again():
-    weights = RowWeights(2)
-    weights.add(*Shares([0, 1, 1], [0.25, 0.5, 0.25], [0.0] * 3, [True, True, False]).counted_rows())
+    weights = MeanRowWeights(2)
+    weights.add(*RowShares([0, 1, 1], [0.25, 0.5, 0.25], [0.0] * 3, [True, True, False]).counted_rows())
     assert weights.times.tolist() == [1, 1]
     assert weights.sums.tolist() == [0.75, 1.5]
 
 
 def test_rows_are_written_with_origin_and_label(tmp_path):
     data = Dataset.from_list([{"origin": f"a.jsonl:{i}", "harmful": i == 1, "x": 0} for i in range(3)])
-    weights = RowWeights(3)
+    weights = MeanRowWeights(3)
     weights.add([0, 1], [1.8, 0.2])
     weights.write(tmp_path / "w.jsonl", data)
     lines = [json.loads(line) for line in (tmp_path / "w.jsonl").read_text().splitlines()]

@@ -8,8 +8,8 @@ from trl import SFTTrainer
 
 import mithridate as mi
 from mithridate.errors import DataError, DefenseError, ModelError, UsageError
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.weights import Weights
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 from tests.helpers import tiny
 from tests.helpers.training import distance, run, streams, trainer
 

@@ -11,7 +11,6 @@ from mithridate.cli.finished_models import open_model, open_to_rescale, where_na
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import open_rows
 from mithridate.data.sources import MINIATURE
-from mithridate.defenses.base import Repair
 from mithridate.errors import RecipeError, UsageError
 from mithridate.pipeline.manifest import versions, write_manifest
 from mithridate.pipeline.models import load, save_merged
@@ -20,6 +19,7 @@ from mithridate.pipeline.stages import DISPLACEMENT
 from mithridate.pipeline.store import plain_disk_errors
 from mithridate.pipeline.strict_yaml import load_yaml
 from mithridate.repair.displacement import Displacement
+from mithridate.repair.post_tuning import Repair
 
 
 def command(

@@ -1,0 +1,1 @@
+"""One paper, one file: the defenses, and the registry that finds them."""

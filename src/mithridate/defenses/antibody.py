@@ -30,12 +30,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
-from mithridate.training.draws import Memory
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows
+from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
+from mithridate.training.step_rows import Memory
 
 PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
 
@@ -70,11 +70,12 @@ class AntibodyAlignment(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
+        # s is a difference of nearby gradients, which half precision would reduce to noise.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):
                 eased = step.gradient("harmful")
-                refuse = step.gradient("harmful", answers="refusals")
+                refuse = step.gradient("harmful", completions="refusals")
         safe = step.gradient("safe")
         sharp = harm - eased
         lambda_t = self._adapt(safe, sharp, step.memory)
@@ -88,9 +89,11 @@ class AntibodyAlignment(Defense):
             return self.sharpness
         inner, length = safe.dot(sharp), sharp.norm()
         if self.form == "kkt":
+            # λ = ξ − ⟨a, s⟩/‖s‖²: the least λ with ⟨a + λ·s, s⟩ ≥ ξ·‖s‖².
             return min(self.cap, max(0.0, self.sharpness - inner / (length**2 + 1e-12)))
         present = max(0.0, self.sharpness - inner / (safe.norm() * length + 1e-8))
         past: float = memory.get("lambda_t", present)
+        # The first step has no past, so its own value starts the average.
         memory["lambda_t"] = self.momentum * past + (1 - self.momentum) * present
         return float(memory["lambda_t"])
 
@@ -120,18 +123,20 @@ class AntibodyTuning(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""
-        tuned = step.gradient("user", log_weights=lambda rows: self._log_weights(step, rows))
-        shares = step.shares.shares if step.shares else []
+        tuned = step.gradient("user", log_weights=self._log_weights, paired="refusals")
+        assert tuned.row_shares is not None
+        weights, shares = tuned.row_shares.relative(), tuned.row_shares.shares
         step.log(
-            weight_max=max(shares) * len(shares),
+            weight_max=max(weights),
             weight_effective_rows=1 / sum(share**2 for share in shares) if any(shares) else 0.0,
-            rows_held_back=sum(share * len(shares) < HELD_BACK for share in shares),
+            rows_held_back=sum(weight < HELD_BACK for weight in weights),
         )
         return tuned
 
-    def _log_weights(self, step: Step, rows: ScoredRows) -> Tensor:
+    def _log_weights(self, rows: ScoredRows) -> Tensor:
         """d_i/τ (Eq. 7), −∞ below the floor."""
-        refused = step.answered(rows, "refusals")
+        refused = rows.paired
+        # log π(y|x) − log π(y_r|x), as negative log-likelihoods the other way round.
         ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
         weights = ratio / self.temperature
         return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))

@@ -24,17 +24,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.activations import input_norms
-from mithridate.repair.case import Case
+from mithridate.models.activation_sums import input_norms
+from mithridate.models.adapter_layers import has_lora
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.models.undo import undone
+from mithridate.repair.post_tuning import Repair
 from mithridate.repair.prunable import Prunable, prunable
-from mithridate.repair.results import DoseCurve, Repaired
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import DoseSearch, Repaired
 from mithridate.repair.tally import Tally
-from mithridate.repair.target import has_lora
-from mithridate.repair.undo import undone
-from mithridate.training.batch import Example
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -75,14 +75,15 @@ class Antidote(Repair):
         """Factors are pruned where they are."""
         return self.scope != "adapter"
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
-        rows = case.rows("harmful")
-        matrices = prunable(case.model, self.scope)
-        scores = self._scores(case.model, matrices, rows)
-        curve = self._search(case, matrices, scores) if self.mask_ratio == "auto" else None
+        rows = inputs.rows("harmful")
+        matrices = prunable(inputs.model, self.scope)
+        scores = self._scores(inputs.model, matrices, rows)
+        curve = self._search(inputs, matrices, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
         pruned, tally = self._prune(matrices, scores, ratio)
+        # It would report entries pruned and leave the model as it was.
         if pruned and not tally.changed:
             raise DefenseError("all entries with the highest scores are zero already, so nothing is left to prune")
         return Repaired(
@@ -95,10 +96,10 @@ class Antidote(Repair):
                 "harmful_rows": len(rows),
             },
             dose_curve=curve,
-            merged=tally.changed > 0 and self.merges and has_lora(case.model),
+            merged=tally.changed > 0 and self.merges and has_lora(inputs.model),
         )
 
-    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[Example]) -> list[Tensor]:
+    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[TokenizedRow]) -> list[Tensor]:
         """|W|·‖x‖ per entry, (outputs, inputs)."""
         if self.score == "magnitude":
             return [matrix.read().abs() for matrix in matrices]
@@ -107,7 +108,7 @@ class Antidote(Repair):
 
     @torch.no_grad()
     def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, Tally]:
-        """Set the top-scored entries to zero; gives their number and what that changed."""
+        """Set the top-scored entries to zero; return their number and what that changed."""
         masks = by_row(scores, ratio) if self.ranking == "row" else over_all(scores, ratio)
         pruned, tally = 0, Tally()
         for matrix, mask in zip(matrices, masks, strict=True):
@@ -116,14 +117,14 @@ class Antidote(Repair):
                 matrix.put(matrix.read().masked_fill(mask, 0), tally)
         return pruned, tally
 
-    def _search(self, case: Case, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
+    def _search(self, inputs: RepairInputs, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseSearch:
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
             with undone():
                 self._prune(matrices, scores, ratio)
                 yield
 
-        return self.search(case, "mask_ratio", RATIOS, dosed)
+        return self.search(inputs, "mask_ratio", RATIOS, dosed)
 
 
 def count(entries: int, ratio: float) -> int:
@@ -132,16 +133,17 @@ def count(entries: int, ratio: float) -> int:
 
 
 def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Masks of the top share of every output row."""
+    """Return the masks of the top share of every output row."""
     masks = []
     for score in scores:
+        # Stable, so that ties, such as rows of zeros, fall alike on every device.
         top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
         masks.append(torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True))
     return masks
 
 
 def over_all(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Masks of the top share over all entries of all matrices."""
+    """Return the masks of the top share over all entries of all matrices."""
     flat = torch.cat([score.reshape(-1) for score in scores])
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True

@@ -19,10 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.step import Shares, Step
+from mithridate.training.row_weights import RowShares
+from mithridate.training.step import Step
 
 
 @register(
@@ -52,21 +53,25 @@ class BDS(Defense):
         if "scores" not in step.memory:
             step.memory["scores"] = torch.zeros(step.clock.rows, dtype=torch.float64)
         scores: Tensor = step.memory["scores"]
+        # Scores live in main memory in float64, where a checkpoint finds them.
         tuned = step.gradient("user", log_weights=lambda rows: scores[rows.row.cpu()].to(rows.nll.device))
-        assert step.shares is not None
-        step.memory["scores"] = self._scheduled(scores, step.shares, step)
+        assert tuned.row_shares is not None
+        step.memory["scores"] = self._scheduled(scores, tuned.row_shares, step)
         extra = self.strength * step.gradient("safe")
-        step.log(extra_gradient_norm=extra.norm(), weight_max=max(step.shares.shares) * len(step.shares.shares))
+        step.log(extra_gradient_norm=extra.norm(), weight_max=max(tuned.row_shares.relative()))
         return tuned + extra
 
-    def _scheduled(self, scores: Tensor, shares: Shares, step: Step) -> Tensor:
-        """One Langevin step of the scores of the rows in the batch."""
+    def _scheduled(self, scores: Tensor, shares: RowShares, step: Step) -> Tensor:
+        """Take one Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
         for row, share, loss, counted in zip(*shares, strict=True):
+            # A row that fills up the last batch would be moved twice in one pass over the data.
             if not counted:
                 continue
+            # Per row, so that the noise does not depend on how the step is cut.
             kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
             scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick
+            # ∂/∂w_i of Σ_j s_j·ℓ_j is s_i·(ℓ_i − Σ_j s_j·ℓ_j).
             scores[row] -= self.rate * len(shares.rows) * share * (loss - mean)
         return scores

@@ -12,8 +12,8 @@ the size of the harmful batch is free (there 10). The code's optional Vaccine no
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -39,7 +39,8 @@ class Booster(Defense):
     radius: float = Field(default=0.1, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
+        # The difference below is of gradients a short step apart.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):

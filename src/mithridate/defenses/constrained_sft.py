@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -49,10 +49,10 @@ class ConstrainedSFT(Defense):
     floor: float = Field(default=1e-3, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the paper's Eq. 3."""
+        """Return the gradient of the paper's Eq. 3."""
         seen: list[float] = []
 
-        def loss(rows: ScoredRows) -> Share:
+        def loss(rows: ScoredRows) -> LossShare:
             weights = self._weights(rows)
             seen.append(float(weights[rows.mask].sum()))
             return rows.per_token(-weights * rows.log_probs)
@@ -64,8 +64,10 @@ class ConstrainedSFT(Defense):
     @torch.no_grad()
     def _weights(self, rows: ScoredRows) -> Tensor:
         """(rows, tokens − 1) v_t."""
+        # 1 at the completion's first token, 2 at its second, and so on.
         place = rows.mask.cumsum(dim=1)
         beta = torch.full_like(rows.log_probs, self.rest)
+        # The first token is early as well, so it is set last.
         beta = beta.masked_fill(place <= EARLY, self.early).masked_fill(place <= 1, self.first)
         ratio = rows.log_probs - rows.reference.log_probs
         return (2 * torch.sigmoid(-beta * ratio)).clamp(min=self.floor)

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -45,7 +45,7 @@ class LDIFS(Defense):
         """User loss and drift from one pass."""
         seen: list[float] = []
 
-        def loss(rows: ScoredRows) -> Share:
+        def loss(rows: ScoredRows) -> LossShare:
             drift = _drift(rows)
             seen.append(float(drift.detach().sum()))
             return rows.per_token(rows.nll) + self.strength / 2 * rows.per_row(drift)
@@ -58,5 +58,6 @@ class LDIFS(Defense):
 def _drift(rows: ScoredRows) -> Tensor:
     """(rows,) Σ over blocks, tokens and features of the squared change of MLP outputs."""
     pairs = zip(rows.hidden["mlp"], rows.reference.hidden["mlp"], strict=True)
+    # The norm is over features and tokens, so squares are added before any mean.
     squares = torch.stack([(now - then).square().sum(dim=-1) for now, then in pairs]).sum(dim=0)
     return (squares * rows.real).sum(dim=1)

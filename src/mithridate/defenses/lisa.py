@@ -14,8 +14,8 @@ B1 = 100 and B2 = 900 a tenth of an epoch is left out, as there.
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -45,11 +45,13 @@ class Lisa(Defense):
     warmup: float = Field(default=0.1, ge=0, le=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 2."""
+        """Follow the paper's Algorithm 2."""
+        # Counted from the run's steps, so that a resumed run is in the same phase.
         place = step.clock.number % (self.safe_steps + self.user_steps)
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
             step.memory[f"left_{other}"] = step.position.tensors
+        # Else TRL would report the loss of rows that this step does not train on.
         step.train_on(phase)
         pull = self._pull(step, other)
         step.log(on_safe_rows=phase == "safe", extra_gradient_norm=pull.norm() if pull else 0.0)

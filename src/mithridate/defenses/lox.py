@@ -15,7 +15,7 @@ adapter Δ = scale·B·A, so Δ_k = scale·(P_k·B)·A with P_k onto the top k l
 Differences. From the paper: `lox` adds Δ_k after fine-tuning instead. There k is the least one that keeps the aligned
 model safe; here it is a setting. Embeddings, norms and head are left alone. From the authors' code: Δ_k comes from a
 Gram matrix in float64, exact down to singular values of about 1e-8 of the largest, where a randomized SVD is not; the
-weights are effective ones, LoRA merged.
+weights are those with LoRA merged.
 """
 
 import torch
@@ -23,20 +23,21 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Defense, Dose, Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Line
-from mithridate.repair.effective import Effective, compared
-from mithridate.repair.results import Repaired
-from mithridate.repair.structure import is_factor, partner
-from mithridate.repair.target import has_lora, products
-from mithridate.training.decoder import layer_of
-from mithridate.training.draws import Memory
+from mithridate.models.adapter_layers import has_lora, plain_lora_layers
+from mithridate.models.decoder import layer_of
+from mithridate.models.linear_algebra import low_rank, low_rank_factors
+from mithridate.models.lora import is_factor, matching_a
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import WeightPath
+from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
-from mithridate.training.weights import Finished, Weights
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 
 
 @register(
@@ -62,21 +63,22 @@ class LoX(Repair):
     strength: Dose = 1.25
     rank: int = Field(default=6, ge=1)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Move every linear layer in place; LoRA is merged where weights move."""
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned, base = compared(case, "aligned", "base")
-        factors = {name: top_factors(difference(aligned, base, name), self.rank) for name in tuned.matrices}
+        tuned, aligned, base = inputs.merged_weights("aligned", "base")
+        # As two thin factors: whole matrices of every layer would be another model in memory.
+        factors = {name: low_rank_factors(aligned.change_from(base, name), self.rank) for name in tuned.matrices}
 
         def moved(name: str, theta: Tensor, c: float) -> Tensor:
             left, right = factors[name]
             return theta + c * tuned.turned(name, left @ right).to(theta)
 
-        line = Line(tuned, list(factors), moved)
-        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.strength == "auto" else None
+        path = WeightPath(tuned, list(factors), moved)
+        curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         c = curve.chosen if curve else float(self.strength)
-        return line.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
+        return path.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
 
 
 @register(
@@ -104,14 +106,14 @@ class LoXAlignment(Defense):
         """An adapter must be a plain LoRA that starts at zero, so that B·A is what alignment did."""
         if self.strength == 0:
             return
-        if has_lora(step.likelihood.model):
-            products(step.likelihood.model)
-        elif isinstance(step.likelihood.model, PeftModel):
+        if has_lora(step.model):
+            plain_lora_layers(step.model)
+        elif isinstance(step.model, PeftModel):
             raise DefenseError("LoX extrapolates LoRA or whole weights, and this adapter is neither; use one of them")
         self._refuse_used(step.weights)
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the safe rows."""
+        """Return the gradient of the safe rows."""
         return step.gradient("safe")
 
     @torch.no_grad()
@@ -124,49 +126,23 @@ class LoXAlignment(Defense):
         now = dict(zip(weights.names, weights.parameters, strict=True))
         start = dict(zip(weights.names, weights.start, strict=True))
         for name, weight in now.items():
-            first = partner(name)
+            first = matching_a(name)
             if first is not None:
+                # The scale of B·A does not matter to its singular vectors.
                 product = weight.double() @ now[first].double()
+                # P_k·(B·A) = (P_k·B)·A, so that only B moves and the rank stays.
                 left = torch.linalg.svd(product, full_matrices=False).U[:, : self.rank]
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
             elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
-                weight += self.strength * top_singular(weight - start[name], self.rank).to(weight)
+                weight += self.strength * low_rank(weight - start[name], self.rank).to(weight)
         return Finished({"extrapolation_norm": weights.moved_since(before).distance})
 
     def _refuse_used(self, weights: Weights) -> None:
         named = zip(weights.names, weights.start, strict=True)
-        used = any(partner(name) is not None and bool(second.any()) for name, second in named)
+        # B = 0 at the start means that all of B·A is what alignment did.
+        used = any(matching_a(name) is not None and bool(second.any()) for name, second in named)
         if self.strength and used:
             raise DefenseError("LoX extrapolates an adapter that started at zero; set `adapter: fresh`")
-
-
-def difference(aligned: Effective, base: Effective, name: str) -> Tensor:
-    """Δ = W_aligned − W_base, (outputs, inputs), float64."""
-    after = aligned.matrix(name)
-    return after - base.matrix(name, after.device)
-
-
-def top_singular(delta: Tensor, k: int) -> Tensor:
-    """Δ_k, the best approximation of rank k, in float64; all of Δ where k is no less than its smaller side."""
-    left, right = top_factors(delta, k)
-    return left @ right
-
-
-def top_factors(delta: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Δ_k as a product: U_k·(U_kᵀΔ), or (ΔV_k)·V_kᵀ where Δ has fewer columns than rows.
-
-    Args:
-        delta: Δ, (outputs, inputs).
-        k: Number of singular directions.
-
-    Returns:
-        (outputs, k) and (k, inputs), float64.
-    """
-    delta = delta.double()
-    wide = delta.shape[0] <= delta.shape[1]
-    gram = delta @ delta.T if wide else delta.T @ delta
-    top = torch.linalg.eigh(gram).eigenvectors[:, -k:]
-    return (top, top.T @ delta) if wide else (delta @ top, top.T)
 
 
 STRENGTHS = tuple(2.0**k for k in range(-5, 5))

@@ -23,19 +23,21 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense, Dose, Repair, require
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.case import Case
+from mithridate.models.batches import batches
 from mithridate.repair.displacement import Displacement, displace, wide
-from mithridate.repair.results import DoseCurve, Repaired
-from mithridate.repair.target import differentiable, repairable
-from mithridate.training.batch import batches
-from mithridate.training.draws import Memory
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repairable import differentiable, repairable
+from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.training.accumulation import weighted_gradient
+from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Likelihood
+from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
-from mithridate.training.weights import Finished, Weights
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 
 PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
 
@@ -62,6 +64,7 @@ class PanaceaTuning(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
+        # Both the difference and a short ε would be lost in half precision.
         with step.precise():
             harm = step.gradient("harmful")
             epsilon = self.radius * harm.unit()
@@ -74,10 +77,13 @@ class PanaceaTuning(Defense):
 
     def finish(self, weights: Weights, memory: Memory) -> Finished:
         """W ← w + ε, once, keeping both."""
-        epsilon = Gradient(require(memory.get("epsilon"), "Panacea has no ε: no optimizer step was run"))
+        if "epsilon" not in memory:
+            raise DefenseError("Panacea has no ε: no optimizer step was run")
+        epsilon = Gradient(memory["epsilon"])
         before = weights.snapshot()
         weights.add(epsilon)
         moved = weights.moved_since(before)
+        # The paper's last act did nothing, and the model would pass as defended.
         if self.radius and not moved.weights:
             raise DefenseError("ε is lost in the rounding of the weights; train them in float32, or raise the radius")
         return Finished({"displacement_norm": moved.distance}, Displacement(weights.names, before, epsilon))
@@ -93,7 +99,7 @@ class Aim(NamedTuple):
     """
 
     displacement: Displacement
-    curve: DoseCurve | None
+    curve: DoseSearch | None
     rows: int
 
 
@@ -117,33 +123,34 @@ class Panacea(Repair):
 
     radius: Dose = Field(default=1.0)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        aim = self.aim(case)
+        aim = self.aim(inputs)
         radius = aim.curve.chosen if aim.curve else float(self.radius)
         activity = {"radius": radius, "harmful_rows": aim.rows}
-        return displace(case.model, aim.displacement, radius, radius, activity, aim.curve)
+        return displace(inputs.model, aim.displacement, radius, radius, activity, aim.curve)
 
-    def aim(self, case: Case) -> Aim:
+    def aim(self, inputs: RepairInputs) -> Aim:
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
 
         Raises:
             DefenseError: If rows are missing, or no radius is within the budget.
         """
-        rows, weights = case.rows("harmful"), repairable(case.model)
-        likelihood = Likelihood(case.model, weights)
+        rows, weights = inputs.rows("harmful"), repairable(inputs.model)
+        likelihood = Likelihood(inputs.model, weights)
         # In float32, since near the minimum of h little but rounding is left of a half-precision gradient.
-        with differentiable(case.model, weights), likelihood.precise():
+        with differentiable(inputs.model, weights), likelihood.precise():
             parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = likelihood.gradient(parts).unit()
+            unit = weighted_gradient(likelihood, likelihood.passes(parts)).unit()
         displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
-        curve = self._search(case, displacement) if self.radius == "auto" else None
+        curve = self._search(inputs, displacement) if self.radius == "auto" else None
         return Aim(displacement, curve, len(rows))
 
-    def _search(self, case: Case, displacement: Displacement) -> DoseCurve:
+    def _search(self, inputs: RepairInputs, displacement: Displacement) -> DoseSearch:
+        # Doses relative to the weights' own norm, so that one grid fits every model.
         size = wide(Gradient(displacement.base)).norm()
         doses = [SMALLEST * size * 2.0**k for k in range(DOUBLINGS)]
-        return self.search(case, "radius", doses, lambda radius: displacement.dosed(case.model, radius))
+        return self.search(inputs, "radius", doses, lambda radius: displacement.dosed(inputs.model, radius))
 
 
 SMALLEST = 1e-3

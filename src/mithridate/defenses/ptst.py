@@ -18,10 +18,10 @@ from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.training.batch import require_chat_template
+from mithridate.models.tokenization import require_chat_template
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -59,7 +59,7 @@ class PTST(Defense):
     place: Literal["system", "user"] = Field(default="system")
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the user's rows."""
+        """Return the gradient of the user's rows."""
         return step.gradient("user")
 
     def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -72,6 +72,7 @@ class PTST(Defense):
         if not self.prompt:
             return tokenizer
         require_chat_template(tokenizer)
+        # Trained with the prompt, the model would have loosened exactly what serving relies on.
         if self.prompt.strip() in _shown(tokenizer):
             raise DefenseError(
                 "the chat template shows the safety prompt already, so the rows would be trained with it; give the "
@@ -87,7 +88,7 @@ class PTST(Defense):
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A conversation as it is laid out; empty where the template refuses it."""
+    """Return a conversation as it is laid out; empty where the template refuses it."""
     try:
         return str(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False))
     except TemplateError:

@@ -13,13 +13,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mithridate.defenses.base import Dose, Repair
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
-from mithridate.repair.case import Case
 from mithridate.repair.displacement import Displacement, displace
-from mithridate.repair.results import Repaired
-from mithridate.repair.target import repairable
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repairable import repairable
+from mithridate.repair.repaired import Repaired
 from mithridate.training.gradient import Gradient
 
 
@@ -55,25 +55,26 @@ class RandomPerturbation(Repair):
             raise ValueError("give exactly one of std (per entry) and radius (norm of the whole displacement)")
         return self
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""
-        radius = self._panacea_radius(case) if self.radius == "auto" else self.radius
-        weights = repairable(case.model)
+        radius = self._panacea_radius(inputs) if self.radius == "auto" else self.radius
+        weights = repairable(inputs.model)
         generator = torch.Generator().manual_seed(self.seed)
         noise = Gradient([_draw(parameter, generator) for parameter in weights.parameters])
+        # Per entry as in the paper's figure, or with Panacea's own length.
         epsilon = self.std * noise if self.std is not None else noise.unit()
         norm = epsilon.norm() if radius is None else radius
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
-        return displace(case.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
+        return displace(inputs.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
 
-    def _panacea_radius(self, case: Case) -> float:
+    def _panacea_radius(self, inputs: RepairInputs) -> float:
         shared = {name: getattr(self, name) for name in Repair.model_fields}
-        curve = Panacea(radius="auto", **shared).aim(case).curve
+        curve = Panacea(radius="auto", **shared).aim(inputs).curve
         assert curve is not None
         return curve.chosen
 
 
 def _draw(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
+    """Return standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
     return noise.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))

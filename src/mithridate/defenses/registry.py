@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from mithridate.defenses.base import STAGES, Defense, Info, Settings, Stage
 from mithridate.errors import UsageError
 from mithridate.nearest import nearest
+from mithridate.settings import STAGES, Info, Settings, Stage
 
 _REGISTRY: dict[str, Info] = {}
 _Class = TypeVar("_Class", bound=type[Settings])
@@ -83,26 +83,3 @@ def method(name: str, stage: Stage | None = None) -> Info:
         fitting = ", ".join(n for n, i in known.items() if stage in i.stages)
         raise UsageError(f"'{name}' does not act at the stage {stage}; these do: {fitting}")
     return info
-
-
-def require_defense(given: Any) -> Defense:
-    """Return what was given as ``defense=`` to a trainer, if it is a defense that trains.
-
-    Raises:
-        UsageError: It is a name, a class, a repair, or anything else; says what to write in its place.
-    """
-    if isinstance(given, Defense):
-        return given
-    if isinstance(given, str):
-        known = {name: info.cls for name, info in methods().items()}
-        near = nearest(given, [*known, *(cls.__name__ for cls in known.values())])
-        named = known[near].__name__ if near in known else near or "AntibodyTuning"
-        raise UsageError(f"defense is the text {given[:40]!r}; give a defense object, such as mithridate.{named}()")
-    if isinstance(given, type) and issubclass(given, Settings):
-        raise UsageError(f"defense is the class {given.__name__}; give an object: {given.__name__}()")
-    if isinstance(given, Settings):
-        raise UsageError(
-            f"{type(given).__name__} repairs finished models; train with another defense, such as mithridate.SFT(), "
-            "and call its repair(trainer.model, …) afterwards"
-        )
-    raise UsageError(f"defense is of type {type(given).__name__}; give a defense object, such as mithridate.SFT()")

@@ -9,8 +9,8 @@ A sample of the MMD is one harmful row: its MLP outputs on answer tokens, laid o
 filled up with zeros; its partner is Gaussian noise of the same shape. The kernel is a sum of five Gaussians whose
 widths are 1/4, 1/2, 1, 2, 4 times the mean squared distance of all samples, held constant in the derivative.
 
-Both terms are not sums over rows, so a first pass without gradient scores the whole batch, and a second pass takes
-the gradient: the step stays the same however it is cut. Cost: 3 forward and 2 backward passes.
+Neither term is a sum over rows: they are a loss over the whole step, of two features of every row, and need one more
+forward pass. Cost: 3 forward and 2 backward passes.
 
 Differences. From the released code: it divides the sum of the losses by n and then adds 1, where the average is meant
 (an operator-precedence slip the author agreed to); the last block is counted once and read through the norm once, the
@@ -20,7 +20,6 @@ the complete code was never published.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -28,17 +27,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
-from mithridate.training.decoder import Part
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
+from mithridate.training.step_loss import RowFeatures, StepFeatures
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, as multiples of the mean squared distance."""
-
-PARTS: tuple[Part, ...] = ("mlp", "block")
 
 
 @register(
@@ -62,91 +59,66 @@ class RepNoise(Defense):
     ascent: float = Field(default=1.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Eq. 4."""
-        whole = _look(step)
-        pulls = iter(whole.pulls)
+        """Differentiate the paper's Eq. 4."""
 
-        def loss(rows: ScoredRows) -> Share:
-            noised = torch.stack([(sample * next(pulls)).sum() for sample in _samples(rows)]).sum()
-            return self.noise * rows.once(noised) - self.ascent * rows.per_token(_lens(step, rows)) / whole.harm
+        def features(rows: ScoredRows) -> RowFeatures:
+            return {"activations": _activations(rows), "losses": _losses_by_block(step, rows)}
 
-        extra = step.gradient("harmful", loss=loss, hidden=PARTS)
-        step.log(mmd=whole.mmd, harmful_loss=whole.harm, extra_gradient_norm=extra.norm())
+        def loss(rows: StepFeatures) -> Tensor:
+            harmful = rows["activations"]
+            # Drawn by the row's position, so that it does not depend on how the step is cut.
+            noise = [_noise_like(z, step, row) for z, row in zip(harmful, rows.rows, strict=True)]
+            mmd = mean_mmd(harmful, noise)
+            h = torch.cat(rows["losses"]).mean()
+            step.log(mmd=mmd.item(), harmful_loss=h.item())
+            return self.noise * mmd - self.ascent * torch.log(h)
+
+        extra = step.gradient("harmful", step_loss=loss, features=features, hidden=("mlp", "block"))
+        step.log(extra_gradient_norm=extra.norm())
         return step.gradient("safe") + extra
 
 
-class _Look(NamedTuple):
-    """What the terms need to know of the whole batch.
-
-    Attributes:
-        harm: h̄, in nats per token.
-        mmd: Mean over blocks of MMD².
-        pulls: ∂mmd/∂sample for each of this process's rows, (blocks, answer tokens, features).
-    """
-
-    harm: float
-    mmd: float
-    pulls: list[Tensor]
+def mean_mmd(samples: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+    """Mean over blocks of MMD² between samples and noise, (blocks, tokens, features) each."""
+    return torch.stack([mmd_squared(x, y) for x, y in zip(_vectors(samples), _vectors(noise), strict=True)]).mean()
 
 
-@torch.no_grad()
-def _look(step: Step) -> _Look:
-    """Score the whole batch, of all processes, without gradient."""
-    scored = step.score("harmful", hidden=PARTS)
-    mine = [sample for rows in scored for sample in _samples(rows)]
-    numbers = [int(row) for rows in scored for row in rows.row]
-    losses = torch.cat([_lens(step, rows) for rows in scored]) if scored else torch.empty(0)
-    others = step.gather([(n, sample.cpu()) for n, sample in zip(numbers, mine, strict=True)])
-    sums = step.gather((float(losses.double().sum()), len(losses)))
-    device = step.weights.parameters[0].device
-    known = [(n, sample.to(device)) for part in others for n, sample in part]
-    noise = [torch.randn(s.shape, generator=step.generator(f"noise {n}")).to(s) for n, s in known]
-    before = sum(len(part) for part in others[: step.rank])
-    mmd, pulls = _mmd([sample for _, sample in known], noise)
-    return _Look(sum(s for s, _ in sums) / sum(n for _, n in sums), mmd, pulls[before : before + len(mine)])
-
-
-@torch.enable_grad()
-def _mmd(samples: Sequence[Tensor], noise: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-    """Mean over blocks of MMD² between samples and noise, and its gradient by every sample."""
-    leaves = [sample.detach().requires_grad_() for sample in samples]
-    x, y = _vectors(leaves), _vectors(noise)
-    mmd = torch.stack([_mmd_of_block(x[block], y[block]) for block in range(len(x))]).mean()
-    return float(mmd.detach()), list(torch.autograd.grad(mmd, leaves))
-
-
-def _vectors(samples: Sequence[Tensor]) -> Tensor:
-    """(blocks, samples, longest answer · features), filled up with zeros."""
-    return pad_sequence([sample.transpose(0, 1) for sample in samples]).permute(2, 1, 0, 3).flatten(start_dim=2)
-
-
-def _mmd_of_block(x: Tensor, y: Tensor) -> Tensor:
-    """Biased estimate of MMD² with a sum of Gaussian kernels, from (samples, size) each."""
+def mmd_squared(x: Tensor, y: Tensor) -> Tensor:
+    """Biased estimate of MMD² between samples x and y, (samples, size) each, with a sum of Gaussian kernels."""
     both = torch.cat([x, y])
     lengths = both.square().sum(dim=1)
+    # ‖a − b‖² = ‖a‖² + ‖b‖² − 2⟨a, b⟩; rounding can make it negative where a = b.
     squares = (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * both @ both.T).clamp(min=0)
+    # Over pairs of different samples; the width is no function to be differentiated.
     mean = squares.detach().sum() / (len(both) * (len(both) - 1))
     kernel = torch.stack([torch.exp(-squares / (width * mean)) for width in WIDTHS]).sum(dim=0)
     n = len(x)
     return (kernel[:n, :n] + kernel[n:, n:] - kernel[:n, n:] - kernel[n:, :n]).mean()
 
 
-def _samples(rows: ScoredRows) -> list[Tensor]:
-    """For each row its MLP outputs on answer tokens, (blocks, answer tokens, features), in float32 at least.
+def _vectors(samples: Sequence[Tensor]) -> Tensor:
+    """(blocks, samples, longest completion · features), filled up with zeros."""
+    return pad_sequence([sample.transpose(0, 1) for sample in samples]).permute(2, 1, 0, 3).flatten(start_dim=2)
 
-    Distances are differences of squares, of which half precision would leave nothing.
-    """
+
+def _noise_like(sample: Tensor, step: Step, row: int) -> Tensor:
+    return torch.randn(sample.shape, generator=step.generator(f"noise {row}")).to(sample)
+
+
+def _activations(rows: ScoredRows) -> list[Tensor]:
+    """MLP outputs on each row's completion tokens, (blocks, tokens, features)."""
     stacked = torch.stack(list(rows.hidden["mlp"]), dim=1)
-    return [_precise(sample[:, answer]) for sample, answer in zip(stacked, rows.answer, strict=True)]
+    return [_wide(sample[:, tokens]) for sample, tokens in zip(stacked, rows.completion, strict=True)]
 
 
-def _lens(step: Step, rows: ScoredRows) -> Tensor:
-    """(answer tokens,) negative log-likelihood, mean over what each block's output reads as."""
+def _losses_by_block(step: Step, rows: ScoredRows) -> list[Tensor]:
+    """(tokens,) loss of each row's completion tokens in nats, mean over what each block's output reads as."""
     labels = rows.batch["labels"][:, 1:][rows.mask]
-    with step.likelihood.autocast():
-        read = [step.likelihood.decoder.read(block[:, :-1][rows.mask]) for block in rows.hidden["block"]]
-    return torch.stack([cross_entropy(_precise(logits), labels, reduction="none") for logits in read]).mean(dim=0)
+    read = [step.read(block[:, :-1][rows.mask]) for block in rows.hidden["block"]]
+    losses = torch.stack([cross_entropy(_wide(logits), labels, reduction="none") for logits in read]).mean(dim=0)
+    return list(torch.split(losses, rows.tokens.tolist()))
 
 
-def _precise(tensor: Tensor) -> Tensor:
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: distances are differences of squares, of which half precision would leave nothing."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

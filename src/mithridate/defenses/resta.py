@@ -13,7 +13,7 @@ which keeps the mean of the task's update. Cost: no pass; two more models in mem
 largest γ within the budget on held-out user rows, DARE included.
 
 Differences. From the paper: v is the difference of the models before and after the provider's alignment; the paper
-makes its own by tuning the model on harmful rows and negating that. Weights are effective ones, LoRA merged. We have
+makes its own by tuning the model on harmful rows and negating that. Weights are those with LoRA merged. We have
 not seen the authors' code; γ = 1 is a later replication's. m is drawn on the CPU, so a GPU gives the same one.
 """
 
@@ -23,12 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Dose, Repair
 from mithridate.defenses.registry import register
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Line
-from mithridate.repair.effective import compared
-from mithridate.repair.results import Repaired
+from mithridate.repair.post_tuning import Dose, Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import WeightPath
 
 
 @register(
@@ -55,21 +54,22 @@ class RESTA(Repair):
     drop: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Move all weights in place; LoRA is merged where weights move."""
         if self.strength == 0 and self.drop == 0:
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned, base = compared(case, "aligned", "base")
+        tuned, aligned, base = inputs.merged_weights("aligned", "base")
 
         def moved(name: str, theta: Tensor, gamma: float) -> Tensor:
             safe = aligned.read(name, theta.device)
+            # DARE thins the task's update alone, before the alignment is added.
             kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
             return kept + gamma * (safe - base.read(name, theta.device))
 
-        line = Line(tuned, tuned.names, moved)
-        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.strength == "auto" else None
+        path = WeightPath(tuned, tuned.names, moved)
+        curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         gamma = curve.chosen if curve else float(self.strength)
-        return line.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)
+        return path.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)
 
 
 def dare(delta: Tensor, drop: float, seed: int, name: str) -> Tensor:
@@ -78,6 +78,7 @@ def dare(delta: Tensor, drop: float, seed: int, name: str) -> Tensor:
     Each weight has a generator of its own, seeded by the CRC-32 of ``"{seed} {name}"``, so that the mask depends on
     nothing else.
     """
+    # Per weight, so that the mask does not depend on the order of the weights.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     kept = torch.rand(delta.shape, generator=generator) >= drop
     return delta * kept.to(delta.device) / (1 - drop)

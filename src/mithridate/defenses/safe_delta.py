@@ -31,14 +31,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.activations import input_grams
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Rewrite
-from mithridate.repair.effective import Effective, compared
-from mithridate.repair.results import Repaired
+from mithridate.models.activation_sums import input_grams
+from mithridate.models.linear_algebra import least_with_columns
+from mithridate.repair.post_tuning import Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import Rewrite
 
 
 @register(
@@ -65,60 +65,41 @@ class SafeDelta(Repair):
     rows: int = Field(default=128, ge=1)
     damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Thin and compensate every layer's update in place; LoRA is merged where weights move."""
         if self.scale >= 1:
             return Repaired(changed=0, distance=0.0)
-        examples = case.rows("safe")[: self.rows]
-        tuned, aligned = compared(case, "aligned")
-        layers = {name: aligned.matrices[name] for name in tuned.matrices if update(tuned, aligned, name).any()}
+        examples = inputs.rows("safe")[: self.rows]
+        tuned, aligned = inputs.merged_weights("aligned")
+        layers = {name: aligned.matrices[name] for name in tuned.matrices if tuned.change_from(aligned, name).any()}
         if not layers:
             raise DefenseError("fine-tuning changed no linear layer, so there is nothing to thin out; check aligned=")
-        grams = input_grams(case.reference("aligned"), layers, examples)
+        # Of the aligned model, whose behavior on safe rows is to be kept.
+        grams = input_grams(inputs.reference("aligned"), layers, examples)
         rewrite, kept, columns = Rewrite(tuned), 0, 0
         for name in layers:
-            delta = update(tuned, aligned, name)
-            error, keep = safest(delta, self.hessian(grams.pop(name).to(delta), name), self.scale)
-            theta = tuned.read(name)
-            rewrite.put(name, theta, theta + tuned.turned(name, error - delta))
+            delta = tuned.change_from(aligned, name)
+            # Popped, so that each layer's matrix of inputs² is freed once it has been used.
+            hessian = self._hessian(grams.pop(name).to(delta), name)
+            keep = self._kept(delta, hessian)
+            rewrite.add(name, least_with_columns(delta, keep, hessian) - delta)
             kept, columns = kept + int(keep.sum()), columns + len(keep)
         return rewrite.repaired({"columns_kept": kept, "columns": columns, "safe_rows": len(examples)})
 
-    def hessian(self, gram: Tensor, name: str) -> Tensor:
-        """H = 2·X·Xᵀ, damped.
-
-        Raises:
-            DefenseError: If the layer's inputs are all zero.
-        """
+    def _hessian(self, gram: Tensor, name: str) -> Tensor:
+        """H = 2·X·Xᵀ + damping·mean(diag(2·X·Xᵀ))·I."""
         hessian = 2 * gram
         damping = self.damping * hessian.diagonal().mean()
         if not damping > 0:
             raise DefenseError(f"no safe row reaches '{name}' with inputs other than zero; give other safe rows")
         return hessian + damping * torch.eye(len(hessian)).to(hessian)
 
-
-def update(tuned: Effective, aligned: Effective, name: str) -> Tensor:
-    """Δ = W_tuned − W_aligned, (outputs, inputs), float64."""
-    theta = tuned.matrix(name)
-    return theta - aligned.matrix(name, theta.device)
-
-
-def safest(delta: Tensor, hessian: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """E, (outputs, inputs), and which columns of Δ it keeps, (inputs,).
-
-    Args:
-        delta: Δ, (outputs, inputs).
-        hessian: H, (inputs, inputs).
-        scale: s.
-    """
-    inverse = torch.linalg.inv(hessian).diagonal()
-    costs = delta.square().sum(dim=0) / inverse
-    order = inverse.argsort(descending=True, stable=True)
-    keep = torch.zeros_like(inverse, dtype=torch.bool)
-    keep[order] = costs[order].cumsum(dim=0) <= scale * costs.sum()
-    error = torch.zeros_like(delta)
-    error[:, keep] = delta[:, keep]
-    if keep.any() and not keep.all():
-        push = delta[:, keep] @ hessian[keep][:, ~keep]
-        error[:, ~keep] = -torch.linalg.solve(hessian[~keep][:, ~keep], push.T).T
-    return error, keep
+    def _kept(self, delta: Tensor, hessian: Tensor) -> Tensor:
+        """K, (inputs,): columns by rising 1/[H⁻¹]_jj while Σ_kept Δ_ij²/[H⁻¹]_jj ≤ s·Σ_all Δ_ij²/[H⁻¹]_jj."""
+        # [H⁻¹]_jj is the variance of input j that the others do not explain, the larger the cheaper to keep.
+        inverse = torch.linalg.inv(hessian).diagonal()
+        costs = delta.square().sum(dim=0) / inverse
+        order = inverse.argsort(descending=True, stable=True)
+        keep = torch.zeros_like(inverse, dtype=torch.bool)
+        keep[order] = costs[order].cumsum(dim=0) <= self.scale * costs.sum()
+        return keep

@@ -24,13 +24,13 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Rewrite
-from mithridate.repair.effective import Effective, compared
-from mithridate.repair.results import Repaired
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.repair.post_tuning import Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import Rewrite
 
 THRESHOLD = 0.5
 """The paper's τ."""
@@ -62,14 +62,16 @@ class SafeLoRA(Repair):
             raise ValueError("give threshold (cosine up to which layers are projected) or layers (their number)")
         return self
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Project the chosen layers in place; LoRA on them is merged."""
+        # ⟨C·Δ, Δ⟩ = ‖Vᵀ·Δ‖²/‖V‖ ≥ 0, so that no layer lies below.
         if self.threshold is not None and self.threshold < 0:  # cos(C·Δ, Δ) = ‖VᵀΔ‖²/… is never negative
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned, base = compared(case, "aligned", "base")
+        tuned, aligned, base = inputs.merged_weights("aligned", "base")
         cosines: dict[str, float] = {}
         for name in tuned.matrices:
             _, v, delta = updates(tuned, aligned, base, name)
+            # Without either there is no direction to compare.
             if v.any() and delta.any():
                 cosines[name] = cosine(project(v, delta), delta)
         if not cosines:
@@ -91,11 +93,11 @@ class SafeLoRA(Repair):
         return [name for name, value in cosines.items() if value <= threshold]
 
 
-def updates(tuned: Effective, aligned: Effective, base: Effective, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def updates(
+    tuned: MergedWeights, aligned: MergedWeights, base: MergedWeights, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """W_aligned, V and Δ, each (outputs, inputs), float64."""
-    theta = tuned.matrix(name)
-    safe = aligned.matrix(name, theta.device)
-    return safe, safe - base.matrix(name, theta.device), theta - safe
+    return aligned.matrix(name), aligned.change_from(base, name), tuned.change_from(aligned, name)
 
 
 def project(v: Tensor, delta: Tensor) -> Tensor:
@@ -105,6 +107,6 @@ def project(v: Tensor, delta: Tensor) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Cosine of two matrices as vectors; 0 where one of them is zero."""
+    """Return the cosine of two matrices as vectors; 0 where one of them is zero."""
     norms = float(first.norm() * second.norm())
     return float((first * second).sum()) / norms if norms else 0.0

@@ -13,10 +13,10 @@ Difference. From the paper none is known; the authors' code was not seen.
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -47,6 +47,7 @@ class SafeGrad(Defense):
         with step.precise():  # near w_0 the divergence is the square of a small move, and half precision all noise
             align = step.gradient("safe", loss=_divergence, logits=True, reference=True)
         inner = user.dot(align)
+        # A positive inner product means that the user's step also serves alignment.
         conflict = self.project and inner < 0
         step.log(conflict=conflict, alignment_gradient_norm=align.norm())
         if conflict:
@@ -54,7 +55,7 @@ class SafeGrad(Defense):
         return user + self.strength * align
 
 
-def _divergence(rows: ScoredRows) -> Share:
+def _divergence(rows: ScoredRows) -> LossShare:
     """KL(π_0 ‖ π) over the vocabulary, mean over answer tokens, by its slope π − π_0 in the logits.
 
     The slope is zero to the bit where the model has not moved. Differentiating the divergence itself leaves rounding

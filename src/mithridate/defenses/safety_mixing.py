@@ -20,8 +20,8 @@ from fractions import Fraction
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -56,6 +56,7 @@ class SafetyMixing(Defense):
             return user
         step.redraw("safe", size)
         safe, mixed = step.gradient("safe"), step.totals("safe")
+        # Both are means per token; the mixed mean weighs them by their tokens.
         return (own.tokens * user + mixed.tokens * safe) / (own.tokens + mixed.tokens)
 
     def _due(self, user_rows: int) -> int:

@@ -15,7 +15,7 @@ base weights stay as they are (there B starts from the same singular vectors and
 rows of A have length 1; the task's directions are those of the first step's rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,18 +23,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.repair.structure import partner
-from mithridate.repair.target import Lora, has_lora, is_transposed, products
-from mithridate.training.activations import captured
-from mithridate.training.batch import Batch
-from mithridate.training.draws import Memory
+from mithridate.models.adapter_layers import has_lora, plain_lora_layers
+from mithridate.models.lora import LoraFactors, matching_a
+from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import evaluating
 from mithridate.training.step import Step
-from mithridate.training.weights import Finished, Weights
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
 
 
 @register(
@@ -61,37 +58,40 @@ class SaLoRA(Defense):
     task_rank: int = Field(default=32, ge=0)
 
     def start(self, step: Step) -> None:
-        """Where A starts, and V."""
-        model = step.likelihood.model
-        if (self.directions or self.task_rank) and not has_lora(model):
+        """A starts from the right singular directions of U·Uᵀ·W, U of W·X_task; V are the directions of W·X_safe."""
+        if not self.directions and not self.task_rank:
+            return
+        if not has_lora(step.model):
             raise DefenseError("SaLoRA projects a LoRA adapter, and the model has none; pass peft_config")
+        loras = plain_lora_layers(step.model)
+        layers = {lora.name: lora.base for lora in loras}
         if self.task_rank:
-            _start_in_task(step, products(model), self.task_rank)
+            self._refuse_unfit(loras)
+            for lora, u in zip(loras, step.output_directions(layers, "user", self.task_rank), strict=True):
+                _start_in(lora, u)
         if self.directions:
-            loras = products(model)
-            grams = _grams(step, loras, step.batches(step.first("safe", self.rows)))
-            step.memory["spans"] = [
-                _top(gram, self.directions, lora.name) for gram, lora in zip(grams, loras, strict=True)
-            ]
+            # After A was set: B is zero, so the model and its outputs are still the same.
+            spans = step.output_directions(layers, step.first("safe", self.rows), self.directions)
+            # In float32, as a checkpoint restores them, for the same bits after a resume.
+            step.memory["spans"] = [v.float().contiguous() for v in spans]
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the user's rows through the projected adapter."""
-        step.log(directions=sum(span.shape[1] for span in step.memory.get("spans", [])))
-        with self.applied(step.likelihood.model, step.memory):
+        """Return the gradient of the user's rows through the projected adapter."""
+        step.log(directions=sum(v.shape[1] for v in step.memory.get("spans", [])))
+        with self.applied(step.model, step.memory):
             return step.gradient("user")
 
     @contextmanager
     def applied(self, model: nn.Module, memory: Memory) -> Iterator[None]:
-        """Inside the block every B·A·x loses its part in the span of V."""
+        """Inside the block every B·A·x is (I − V·Vᵀ)·B·A·x."""
         spans: list[Tensor] = memory.get("spans", [])
-        loras = products(model) if spans else []
-        hooks = [(lora.second, _projecting(span)) for lora, span in zip(loras, spans, strict=True)]
-        handles = [factor.register_forward_hook(hook) for factor, hook in hooks]
+        loras = plain_lora_layers(model) if spans else []
+        hooks = [lora.second.register_forward_hook(_projecting(v)) for lora, v in zip(loras, spans, strict=True)]
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def finish(self, weights: Weights, memory: Memory) -> Finished:
@@ -99,68 +99,40 @@ class SaLoRA(Defense):
         spans = memory.get("spans", [])
         if not spans:
             return Finished()
-        named = zip(weights.names, weights.parameters, strict=True)
-        second = [p for name, p in named if partner(name) is not None]
-        removed = 0.0
-        for factor, span in zip(second, spans, strict=True):
-            b, v = factor.double(), span.to(factor.device).double()
-            held = v @ (v.T @ b)
-            removed += float(held.square().sum())
-            factor.copy_(b - held)
-        return Finished({"removed_norm": removed**0.5})
+        before = weights.snapshot()
+        second = [b for name, b in zip(weights.names, weights.parameters, strict=True) if matching_a(name) is not None]
+        for b, v in zip(second, spans, strict=True):
+            b.copy_(_projected(b.double(), v.to(b.device).double()))
+        return Finished({"removed_norm": weights.moved_since(before).distance})
 
-
-def _projecting(span: Tensor) -> Any:
-    """Forward hook of B: y ← (I − V·Vᵀ)·y."""
-
-    def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
-        v = span.to(output)
-        return output - (output @ v) @ v.T
-
-    return hook
-
-
-def _grams(step: Step, loras: Sequence[Lora], own: Iterable[Batch]) -> list[Tensor]:
-    """Σ over tokens of (W·x)(W·x)ᵀ for each layer, (outputs, outputs) float64, over all processes."""
-    layers = [lora.module.get_base_layer() for lora in loras]
-    sizes = [(lora.second.weight.shape[0], lora.second.weight.device) for lora in loras]
-    sums = [torch.zeros(size, size, dtype=torch.float64, device=device) for size, device in sizes]
-    with evaluating(step.likelihood.model), torch.no_grad():
-        for batch in own:
-            with captured(layers) as outputs:
-                real = step.likelihood.score(batch).real
-            for place, (layer, y) in enumerate(zip(layers, outputs, strict=True)):
-                y = y.reshape(*real.shape, -1)[real].double() - (0 if layer.bias is None else layer.bias.double())
-                sums[place] += y.T @ y
-    return [step.sum(total) for total in sums]
-
-
-def _top(gram: Tensor, directions: int, name: str) -> Tensor:
-    """(outputs, directions) eigenvectors of the largest eigenvalues, float32."""
-    if directions >= len(gram):
-        raise DefenseError(
-            f"{name} has {len(gram)} outputs, so {directions} directions leave nothing to tune; lower it"
-        )
-    if not bool(gram.isfinite().all()):
-        raise DefenseError(f"the outputs of {name} are not finite; check the weights")
-    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors[:, -directions:]
-    return vectors.float().contiguous()  # as a checkpoint gives it back, for the same bits after a resume
+    def _refuse_unfit(self, loras: list[LoraFactors]) -> None:
+        for lora in loras:
+            a, b = lora.factors
+            if bool(b.any()):
+                raise DefenseError(
+                    "SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0"
+                )
+            if not len(a) <= self.task_rank < len(b):
+                raise DefenseError(
+                    f"task_rank={self.task_rank} must be at least the adapter's rank {len(a)} and below the "
+                    f"{len(b)} outputs of {lora.name}"
+                )
 
 
 @torch.no_grad()
-def _start_in_task(step: Step, loras: Sequence[Lora], rank: int) -> None:
-    """A ← top right singular directions of U·Uᵀ·W, U the top output directions on this step's rows."""
-    for lora, gram in zip(loras, _grams(step, loras, step.batches("user")), strict=True):
-        if bool(lora.second.weight.any()):
-            raise DefenseError("SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0")
-        if not len(lora.first.weight) <= rank < len(gram):
-            raise DefenseError(
-                f"task_rank={rank} must be at least the adapter's rank {len(lora.first.weight)} and below the "
-                f"{len(gram)} outputs of {lora.name}"
-            )
-        layer = lora.module.get_base_layer()
-        span = _top(gram, rank, lora.name).double()
-        weight = (layer.weight.T if is_transposed(layer) else layer.weight).double()
-        right = torch.linalg.svd(span @ (span.T @ weight)).Vh[: len(lora.first.weight)]
-        largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
-        lora.first.weight.copy_(right * largest.sign())
+def _start_in(lora: LoraFactors, u: Tensor) -> None:
+    """A ← the top right singular directions of U·Uᵀ·W."""
+    a, _ = lora.factors
+    right = torch.linalg.svd(u @ (u.T @ lora.base_matrix.double())).Vh[: len(a)]
+    largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
+    a.copy_(right * largest.sign())  # a singular vector's sign is left open; its largest entry is made positive
+
+
+def _projected(b: Tensor, v: Tensor) -> Tensor:
+    """(I − V·Vᵀ)·B."""
+    return b - v @ (v.T @ b)
+
+
+def _projecting(v: Tensor) -> Any:
+    """Forward hook of B: y ← (I − V·Vᵀ)·y, with outputs as rows."""
+    return lambda layer, args, y: _projected(y.mT, v.to(y)).mT

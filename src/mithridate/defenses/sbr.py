@@ -12,10 +12,10 @@ Difference. From the released script, which lacks an import and does not start: 
 
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -43,13 +43,14 @@ class SBR(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """User loss plus the anchors' drift."""
+        # Always the same prompts, which is what ties the state down.
         anchors = step.first("harmful", self.anchors)
         extra = self.strength * step.gradient(anchors, loss=_drift, hidden=("final",), reference=True)
         step.log(extra_gradient_norm=extra.norm())
         return step.gradient("user") + extra
 
 
-def _drift(rows: ScoredRows) -> Share:
+def _drift(rows: ScoredRows) -> LossShare:
     """Mean over anchors and features of the squared change at the prompt's last token."""
     now, then = (rows.at_prompt_end(r.hidden["final"][0]) for r in (rows, rows.reference))
     return rows.per_row((now - then).square().mean(dim=1))

@@ -3,8 +3,8 @@
 Update rule: g = ∇f(w), the mean token loss of the stage's own rows. Cost: 1 forward and 1 backward pass a step.
 """
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -14,5 +14,5 @@ class SFT(Defense):
     """SFT (no defense): g = ∇f(w)  (1 pass)."""
 
     def gradient(self, step: Step) -> Gradient:
-        """The gradient of the stage's own rows."""
+        """Return the gradient of the stage's own rows."""
         return step.gradient(step.main)

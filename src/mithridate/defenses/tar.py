@@ -17,7 +17,7 @@ with y_r a refusal and y_h the harmful answer to the same prompt. The adversary'
 with ``switching`` it first trains on safe rows and turns to harmful ones after a share of K drawn from Beta(6, 3).
 
 Cost at K inner steps and P = K/n tamper points: K + P + 2 forward and K + P + 1 backward passes (`entropy`), or
-K + 4P + 4 forward and K + 2P + 1 backward (`dpo`).
+K + 2P + 4 forward and K + 2P + 1 backward (`dpo`).
 
 Differences. From the released code: one adversary a step (there up to three), without learning-rate warm-up;
 the tamper loss is not bounded from below; entropy is taken on answer tokens (there on all, padding included), hidden
@@ -32,12 +32,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch.nn.functional import logsigmoid
 
-from mithridate.defenses.base import Defense, Passes
 from mithridate.defenses.registry import register
-from mithridate.training.batch import Example
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.settings import Passes
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
-from mithridate.training.rows import Loss, ScoredRows, Share
+from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
 
@@ -84,82 +86,51 @@ class TAR(Defense):
         k, points = self.inner_steps, self.inner_steps // self.every
         if self.tamper == "entropy":
             return Passes(k + points + 2, k + points + 1)
-        return Passes(k + 4 * points + 2 * (k > 0) + 2, k + 2 * points + 1)
+        return Passes(k + 2 * points + 2 * (points > 0) + 2, k + 2 * points + 1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
-        keep = self.retain * step.gradient("safe", loss=self._retain, hidden=("block",), reference=True)
-        tampered = self._tampered(step, 0.0 * keep)
-        step.log(tamper_gradient_norm=self.strength * tampered.norm(), retain_gradient_norm=keep.norm())
-        return self.strength * tampered + keep
+        """Follow the paper's Algorithm 1."""
+        keep = step.gradient("safe", loss=self._retain, hidden=("block",), reference=True)
+        tamper = self._tamper(step, 0.0 * keep)
+        step.log(tamper_gradient_norm=self.strength * tamper.norm(), retain_gradient_norm=self.retain * keep.norm())
+        return self.strength * tamper + self.retain * keep
 
-    def _retain(self, rows: ScoredRows) -> Share:
-        """The loss f and the mean distance of hidden states over blocks, tokens and rows."""
-        pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
-        distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
-        drift = (distances * rows.real).sum(dim=1) / rows.real.sum(dim=1)
-        return rows.per_token(rows.nll) + self.drift * rows.per_row(drift)
-
-    def _tampered(self, step: Step, total: Gradient) -> Gradient:
-        """Σ_k exp(s·(k − K))·∇L_TR(w_k) along one adversary's run; the weights are put back after it."""
-        if self.inner_steps == 0:
-            return total
+    def _tamper(self, step: Step, total: Gradient) -> Gradient:
+        """Σ_k exp(s·(k − K))·∇L_TR(w_k), w_k the weights after k steps of the adversary."""
+        steps, held_out = self.inner_steps, step.rows_of("harmful")
+        # Drawn from the step's own number, alike on every process and after a resume.
         chance = random.Random(step.generator("adversary").initial_seed())
         rate = chance.choice(self.rates)
-        turn = int(chance.betavariate(6, 3) * self.inner_steps) if self.switching else 0
-        held_out = step.rows_of("harmful")
-        with step.precise(), step.trial():
-            before = _margins_at_start(step, held_out) if self.tamper == "dpo" else {}
-            adversary = torch.optim.AdamW(step.weights.parameters, lr=rate)
-            for k in range(1, self.inner_steps + 1):
-                step.weights.set_grad(self._attack(step, safe=k <= turn))
-                adversary.step()
+        # Beta(6, 3) has mean 2/3: mostly safe rows first, the harmful ones late.
+        turn = int(chance.betavariate(6, 3) * steps) if self.switching else 0
+        with step.precise(), step.simulated(torch.optim.AdamW, lr=rate) as follow:
+            for k in range(1, steps + 1):
+                follow(self._attack(step, on_safe_rows=k <= turn))
                 if k % self.every == 0:
-                    weight = math.exp(self.schedule * (k - self.inner_steps))
-                    total = total + weight * self._tamper_gradient(step, held_out, before)
+                    total = total + math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
         return total
 
-    def _attack(self, step: Step, safe: bool) -> Gradient:
-        """The adversary's gradient, on its next rows."""
-        if safe:
+    def _attack(self, step: Step, on_safe_rows: bool) -> Gradient:
+        """Return the adversary's gradient, on its next rows."""
+        if on_safe_rows:
             return step.gradient("safe")
         step.redraw("harmful")
         return step.gradient("harmful")
 
-    def _tamper_gradient(self, step: Step, rows: list[Example], before: dict[int, float]) -> Gradient:
+    def _pull(self, step: Step, rows: list[TokenizedRow]) -> Gradient:
+        """∇L_TR at the present weights."""
         if self.tamper == "entropy":
-            return step.gradient(rows, loss=_negative_entropy, logits=True)
-        now = _margins(step, rows)
-        pull = {row: 1 / (1 + math.exp(self.temperature * (now[row] - before[row]))) for row in now}
+            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy), logits=True)
+        return step.gradient(rows, loss=self._dpo, paired="refusals", reference=True)
 
-        def weighed(sign: float) -> Loss:
-            scale = sign * self.temperature
-            return lambda scored: scale * scored.per_row(scored.nll * scored.nll.new_tensor(_looked_up(pull, scored)))
+    def _retain(self, rows: ScoredRows) -> LossShare:
+        """Return the loss f, and the mean distance of hidden states over blocks, tokens and rows."""
+        pairs = zip(rows.hidden["block"], rows.reference.hidden["block"], strict=True)
+        distances = torch.stack([torch.linalg.vector_norm(now - then, dim=-1) for now, then in pairs]).mean(dim=0)
+        # Padding has hidden states too, which mean nothing.
+        drift = (distances * rows.real).sum(dim=1) / rows.real.sum(dim=1)
+        return rows.per_token(rows.nll) + self.drift * rows.per_row(drift)
 
-        refuse = step.gradient(rows, answers="refusals", loss=weighed(1.0))
-        return refuse + step.gradient(rows, loss=weighed(-1.0))
-
-
-def _negative_entropy(rows: ScoredRows) -> Share:
-    logits = rows.logits[rows.mask]
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    return rows.per_token((log_p.exp() * log_p).sum(dim=-1))
-
-
-def _margins_at_start(step: Step, rows: list[Example]) -> dict[int, float]:
-    with step.at_start():
-        return _margins(step, rows)
-
-
-def _margins(step: Step, rows: list[Example]) -> dict[int, float]:
-    """By how much a refusal is likelier than the harmful answer, in nats, by the row's position."""
-    pairs = zip(step.score(rows, answers="refusals"), step.score(rows), strict=True)
-    return {
-        int(row): float(margin)
-        for refused, answered in pairs
-        for row, margin in zip(answered.row, answered.nll - refused.nll, strict=True)
-    }
-
-
-def _looked_up(values: dict[int, float], rows: ScoredRows) -> list[float]:
-    return [values[int(row)] for row in rows.row]
+    def _dpo(self, rows: ScoredRows) -> LossShare:
+        """−log σ(β·[log π(y_r)/π_0(y_r) − log π(y_h)/π_0(y_h)])."""
+        return -rows.per_row(logsigmoid(self.temperature * (rows.paired.log_ratio - rows.log_ratio)))

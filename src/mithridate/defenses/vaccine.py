@@ -25,9 +25,9 @@ import math
 import torch
 from pydantic import Field
 
-from mithridate.defenses.base import Defense
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
+from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -50,7 +50,7 @@ class Vaccine(Defense):
     radius: float = Field(default=2.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         felt = step.activation_gradient("safe", "attention")
         noise = self.radius * felt.unit()
         step.log(noise_norm=noise.norm())
@@ -84,8 +84,9 @@ class TVaccine(Defense):
     draw_every: int = Field(default=20, ge=1)
 
     def gradient(self, step: Step) -> Gradient:
-        """The paper's Algorithm 1."""
+        """Follow the paper's Algorithm 1."""
         memory = step.memory
+        # On step 0 as well, so that there are chances to draw by.
         if step.clock.number % self.measure_every == 0:
             memory["chances"] = self._measure(step)
         if step.clock.number % self.draw_every == 0:
@@ -99,6 +100,7 @@ class TVaccine(Defense):
     def _measure(self, step: Step) -> list[float]:
         """Share of each block in the harmful gradient over attention outputs, on one row."""
         norms = step.activation_gradient(step.rows_of("harmful")[:1], "attention").norms()
+        # multinomial would draw from nothing, or from NaN.
         if not 0 < sum(norms) < math.inf:
             raise DefenseError(
                 f"the harmful gradient over attention blocks has norm {sum(norms)}, so none can be drawn"

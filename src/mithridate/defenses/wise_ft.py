@@ -18,12 +18,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mithridate.defenses.base import Repair
 from mithridate.defenses.registry import register
-from mithridate.repair.case import Case
-from mithridate.repair.direction import Line
-from mithridate.repair.effective import compared
-from mithridate.repair.results import Repaired
+from mithridate.repair.post_tuning import Repair
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repaired import Repaired
+from mithridate.repair.rewriting import WeightPath
 
 
 @register(
@@ -49,26 +48,27 @@ class WiSEFT(Repair):
     @model_validator(mode="before")
     @classmethod
     def _strength(cls, values: Any) -> Any:
-        """A strength is what is pulled back, so that a larger one is more defense, as everywhere."""
+        """Read a strength as what is pulled back, so that a larger one is more defense, as everywhere."""
         if isinstance(values, dict) and "strength" in values:
             values = dict(values)
             pulled = values.pop("strength")
             values["alpha"] = 1 - pulled if isinstance(pulled, (int, float)) else pulled
         return values
 
-    def change(self, case: Case) -> Repaired:
+    def change(self, inputs: RepairInputs) -> Repaired:
         """Mix all weights in place; LoRA is merged where weights move."""
         if self.alpha == 1:
             return Repaired(changed=0, distance=0.0)
-        tuned, aligned = compared(case, "aligned")
+        tuned, aligned = inputs.merged_weights("aligned")
 
         def moved(name: str, theta: Tensor, pulled: float) -> Tensor:
+            # θ + (1 − α)·(θ_aligned − θ), so that α = 1 leaves every bit.
             return theta + pulled * (aligned.read(name, theta.device) - theta)
 
-        line = Line(tuned, tuned.names, moved)
-        curve = self.search(case, "strength", STRENGTHS, line.dosed) if self.alpha == "auto" else None
+        path = WeightPath(tuned, tuned.names, moved)
+        curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.alpha == "auto" else None
         pulled = curve.chosen if curve else 1 - float(self.alpha)
-        return line.apply(pulled).repaired({"alpha": 1 - pulled, "strength": pulled}, curve)
+        return path.apply(pulled).repaired({"alpha": 1 - pulled, "strength": pulled}, curve)
 
 
 STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -1,7 +1,6 @@
 """How likely a model finds given answers: nats per token, prompt given."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
+from mithridate.models.modes import evaluating
 
 Messages = Sequence[Any]
 
@@ -77,7 +77,7 @@ def completion_losses(
         del row.ids[limit:]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: dict[int, CompletionLoss] = {}
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             found |= dict(zip(batch, _score(model, [rows[i] for i in batch]), strict=True))
@@ -125,15 +125,3 @@ def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[CompletionLoss]
             raise ModelError("the model gives an answer a loss of NaN or Inf: its weights or their type are unusable")
         losses.append(CompletionLoss(float(nats.sum()), len(nats)))
     return losses
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode inside the block, every module as before after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
-from mithridate.training.weights import check_finite
+from mithridate.models.modes import evaluating
+from mithridate.models.requirements import check_finite
 
 Message = Mapping[str, str]
 
@@ -161,17 +162,14 @@ def _greedy(
     )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     owners = {id(m): (m, m.generation_config) for m in (model, inner) if "generation_config" in vars(m)}
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        for owner, _ in owners.values():
-            owner.generation_config = GenerationConfig()
-        yield config
-    finally:
-        for owner, own_config in owners.values():
-            owner.generation_config = own_config
-        for module in training:
-            module.training = True
+    with evaluating(model):
+        try:
+            for owner, _ in owners.values():
+                owner.generation_config = GenerationConfig()
+            yield config
+        finally:
+            for owner, own_config in owners.values():
+                owner.generation_config = own_config
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mithridate.defenses.base import Repair
+from mithridate.repair.post_tuning import Repair
 
 if TYPE_CHECKING:
     from mithridate.pipeline.recipe import Recipe, Variant

@@ -13,7 +13,7 @@ from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
 from mithridate.model_names import loading_errors
 from mithridate.model_names import locate as locate
-from mithridate.training.weights import check_finite
+from mithridate.models.requirements import check_finite
 
 MODEL, ADAPTER, TOKENIZER = "model", "adapter", "tokenizer"
 """Folders of a stage's result: all weights, or an adapter alone; a tokenizer where serving differs from training."""

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mithridate.data import RowFields
-from mithridate.defenses.base import Settings, Stage
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
 from mithridate.nearest import did_you_mean
 from mithridate.pipeline.consistency import SCHEDULERS, check_variant
+from mithridate.settings import Settings, Stage
 
 _NUMBERS = (int, float, int | None, float | None)
 _Seed = Annotated[int, Field(ge=0, lt=2**32)]

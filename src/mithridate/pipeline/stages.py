@@ -9,7 +9,6 @@ from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
-from mithridate.defenses.base import Defense, Repair
 from mithridate.errors import DefenseError
 from mithridate.pipeline.cost import Meter
 from mithridate.pipeline.inputs import stored_rows, stored_texts
@@ -25,6 +24,8 @@ from mithridate.pipeline.models import (
     save_merged,
 )
 from mithridate.pipeline.recipe import Choice
+from mithridate.repair.post_tuning import Repair
+from mithridate.training.defense import Defense
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 

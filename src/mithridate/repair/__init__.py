@@ -1,1 +1,1 @@
-"""What post-tuning defenses share: which weights to act on, activation norms, doses, displacements."""
+"""What post-tuning defenses share: their base class, doses, displacements, and what they report."""

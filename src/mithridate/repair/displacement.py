@@ -5,17 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, DefenseError, ModelError
-from mithridate.repair.results import DoseCurve, LayerProfile, Repaired
-from mithridate.repair.structure import Lora, sites
+from mithridate.models.undo import overwrite, undone, undone_on_failure
+from mithridate.repair.layer_changes import layer_profile
+from mithridate.repair.repaired import DoseSearch, Repaired
 from mithridate.repair.tally import Tally
-from mithridate.repair.undo import overwrite, undone, undone_on_failure
-from mithridate.training.decoder import layer_of
 from mithridate.training.gradient import Gradient
 
 
@@ -36,7 +34,7 @@ class Displacement:
         self.scale = scale
 
     def apply(self, model: nn.Module, scale: float) -> Tally:
-        """Set the model's weights to base + scale·ε, rounded once; scale 0 gives the base back bit for bit.
+        """Set the model's weights to base + scale·ε, rounded once; scale 0 restores the base bit for bit.
 
         Args:
             model: The model it was made for.
@@ -55,12 +53,13 @@ class Displacement:
 
     @contextmanager
     def dosed(self, model: nn.Module, scale: float) -> Iterator[None]:
-        """The same inside the block, with the very bits that ``apply`` would give."""
+        """Set the scale inside the block only, to the very bits that ``apply`` would write."""
         with undone():
             self._write(model, scale)
             yield
 
     def _write(self, model: nn.Module, scale: float) -> Tally:
+        # All names first, so that a wrong model is refused before a single weight is written.
         found = dict(model.named_parameters())
         for name, base in zip(self.names, self.base, strict=True):
             if name not in found or found[name].shape != base.shape:
@@ -72,6 +71,7 @@ class Displacement:
         with undone_on_failure():
             for name, base, epsilon in zip(self.names, self.base, self.epsilon.tensors, strict=True):
                 base = base.to(found[name].device)
+                # In float64 and rounded once: scale 0 must return the base's own bits, without an addition.
                 stored = (base + scale * epsilon.to(base.device).double()) if scale else base
                 stored = stored.to(found[name].dtype)
                 tally.add(name, base, stored)
@@ -82,6 +82,7 @@ class Displacement:
         """Write base, ε and scale as one safetensors file."""
         tensors = {f"base/{name}": tensor for name, tensor in zip(self.names, self.base, strict=True)}
         tensors |= {f"epsilon/{n}": t for n, t in zip(self.names, self.epsilon.tensors, strict=True)}
+        # Numbers in a safetensors header are texts; repr() keeps every digit of a float.
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path, {"scale": repr(self.scale)})
 
     @classmethod
@@ -109,7 +110,7 @@ def displace(
     scale: float,
     intended: float,
     activity: dict[str, float],
-    curve: DoseCurve | None = None,
+    curve: DoseSearch | None = None,
 ) -> Repaired:
     """Apply a displacement for the first time and tell what was changed.
 
@@ -135,48 +136,10 @@ def displace(
         distance=tally.distance,
         activity=activity | {"intended_distance": intended},
         dose_curve=curve,
-        layer_profile=layer_profile(model, displacement),
+        layer_profile=layer_profile(model, dict(zip(displacement.names, displacement.base, strict=True))),
     ).with_displacement(displacement)
 
 
 def wide(vector: Gradient) -> Gradient:
-    """The same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
+    """Return the same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
     return Gradient([t.to(torch.promote_types(t.dtype, torch.float32)) for t in vector.tensors])
-
-
-@torch.no_grad()
-def layer_profile(model: nn.Module, displacement: Displacement) -> LayerProfile:
-    """Norm of the change in the model per decoder block, over the displaced parameters and over effective weights.
-
-    ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
-    of the effective weights, which does not depend on how ΔW is split into factors. The model holds the displaced
-    weights; those before are read from the displacement.
-    """
-    found, before = dict(model.named_parameters()), dict(zip(displacement.names, displacement.base, strict=True))
-    old = {id(found[name]): base.to(found[name].device) for name, base in before.items()}
-    loras = [site.lora for site in sites(model) if site.lora is not None]
-    factors = {id(parameter) for lora in loras for parameter in lora.parameters}
-    moved, whole, delta = Tally(), Tally(), Tally()
-    for name, base in before.items():
-        moved.add(name, base.to(found[name].device), found[name])
-        if id(found[name]) not in factors:
-            whole.add(name, base.to(found[name].device), found[name])
-    for lora in loras:
-        base_weight = _base(lora)
-        after = lora.merged(base_weight)
-        delta.add(lora.name + ".", lora.merged(base_weight, lambda p: old.get(id(p), p)), after)
-    squares = [tally.by_layer() for tally in (moved, whole, delta)]
-    layers = sorted({layer for layer in map(layer_of, before) if layer is not None}, key=int)
-    return LayerProfile(
-        layers=layers,
-        factor_norm=[squares[0].get(layer, 0.0) ** 0.5 for layer in layers],
-        delta_norm=[(squares[1].get(layer, 0.0) + squares[2].get(layer, 0.0)) ** 0.5 for layer in layers],
-    )
-
-
-def _base(lora: Lora) -> Tensor:
-    """W, float64, where the change of an effective weight depends on it, as under DoRA; else zero."""
-    if lora.magnitude is None:
-        return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
-    weight: Tensor = dequantize_module_weight(lora.base)
-    return weight.detach().double()

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.repair.results import DoseCurve, DosePoint
-from mithridate.training.batch import Example, batches
-from mithridate.training.likelihood import Likelihood, evaluating
-from mithridate.training.weights import Weights
+from mithridate.models.batches import batches
+from mithridate.models.modes import evaluating
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.repair.repaired import DoseSearch, DoseTrial
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable import Weights
 
 AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
 REFINEMENTS = 4
@@ -29,7 +31,7 @@ class RowLosses:
         batch_size: Rows per forward pass.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, examples: Sequence[Example], batch_size: int) -> None:
+    def __init__(self, model: nn.Module, weights: Weights, examples: Sequence[TokenizedRow], batch_size: int) -> None:
         self._likelihood = Likelihood(model, weights)
         self._examples = examples
         self._batch_size = batch_size
@@ -52,7 +54,7 @@ def largest_dose(
     harmful: RowLosses | None,
     budget: float,
     trim: float,
-) -> DoseCurve:
+) -> DoseSearch:
     """Try rising doses until the budget is passed, then bisect; where the first one is beyond it, halve that first.
 
     The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
@@ -71,18 +73,20 @@ def largest_dose(
         DefenseError: If even the smallest dose is beyond the budget.
     """
     undosed = user()
-    points: list[DosePoint] = []
+    points: list[DoseTrial] = []
 
     def measure(dose: float) -> bool:
         with dosed(dose):
             losses = user()
             harm = float(harmful().mean()) if harmful is not None else None
+        # Row by row, since the rows that rise most may be the harmful ones, and are left out.
         rises = (losses - undosed).sort().values
         kept = rises[: max(1, round(len(rises) * (1 - trim)))]
         rise = float(kept.mean())
-        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
+        points.append(DoseTrial(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
         return rise <= budget
 
+    # low: the largest dose known to be within the budget; high: the smallest known to be beyond it.
     low, high = None, None
     for dose in doses:
         if not measure(dose):
@@ -96,15 +100,16 @@ def largest_dose(
             f"even {parameter}={high} raises the loss on the held-out user rows by {points[-1].rise:.3g} nats per "
             f"token, above the budget of {budget}; raise the budget or give the strength yourself"
         )
+    # Without a dose beyond the budget there is no interval to bisect.
     for _ in range(REFINEMENTS if high is not None else 0):
         middle = (low + high) / 2  # type: ignore[operator]
         low, high = (middle, high) if measure(middle) else (low, middle)
     points.sort(key=lambda point: point.dose)
-    return DoseCurve(parameter=parameter, chosen=low, budget=budget, points=points)
+    return DoseSearch(parameter=parameter, chosen=low, budget=budget, points=points)
 
 
 def _halved(high: float, within: Callable[[float], bool]) -> tuple[float | None, float]:
-    """The first half of a half within the budget, None if there is none, and the last one beyond it."""
+    """Halve a dose until it is within the budget (None if it never is); return it and the last one beyond."""
     for _ in range(HALVINGS):
         if within(high / 2):
             return high / 2, high

@@ -5,12 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from mithridate.repair.direction import Rewrite
-from mithridate.repair.effective import Effective
-from mithridate.repair.structure import Lora, is_transposed
+from mithridate.models.adapter_layers import lora_layers
+from mithridate.models.lora import LoraFactors, is_transposed
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.models.requirements import require_plain_values, require_sole_adapter
+from mithridate.models.undo import overwrite
+from mithridate.repair.rewriting import Rewrite
 from mithridate.repair.tally import Tally
-from mithridate.repair.target import lora_layers, require_plain_values, require_sole_adapter
-from mithridate.repair.undo import overwrite
 
 
 class Prunable(NamedTuple):
@@ -19,7 +20,7 @@ class Prunable(NamedTuple):
     Attributes:
         name: Name of the layer.
         layer: Layer whose input is the activation x.
-        read: Gives a copy of the present values, (outputs, inputs) float64.
+        read: Returns a copy of the present values, (outputs, inputs) float64.
         put: Puts pruned values, (outputs, inputs) float64, in place and counts what changes.
     """
 
@@ -30,7 +31,7 @@ class Prunable(NamedTuple):
 
 
 def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) -> list[Prunable]:
-    """The matrices of a scope.
+    """Return the matrices of a scope.
 
     Raises:
         DefenseError: If the model has no LoRA adapter for the scopes that need one, or a quantized base or idle
@@ -40,14 +41,15 @@ def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) ->
         return [factor for lora in lora_layers(model) for factor in _factors(lora)]
     loras = lora_layers(model) if scope == "delta" else []
     require_sole_adapter(model)
-    weights = Effective(model)
+    weights = MergedWeights(model)
     if scope == "weights":
         return [_whole(weights, name, layer) for name, layer in weights.matrices.items()]
+    # By identity of the base layer: names of adapters and of plain weights differ.
     updated = {id(lora.base): lora for lora in loras}
     return [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]
 
 
-def _factors(lora: Lora) -> list[Prunable]:
+def _factors(lora: LoraFactors) -> list[Prunable]:
     found = []
     for kind, layer in (("lora_A", lora.first), ("lora_B", lora.second)):
         name = f"{lora.name}.{kind}.{lora.adapter}"
@@ -59,13 +61,14 @@ def _factors(lora: Lora) -> list[Prunable]:
 def _factor(name: str, layer: Any) -> Prunable:
     def put(pruned: Tensor, tally: Tally) -> None:
         stored = pruned.to(layer.weight.dtype)
+        # Entries that were zero already are pruned, but not changed.
         if tally.add(name, layer.weight.detach(), stored):
             overwrite(layer.weight, stored)
 
     return Prunable(name, layer, lambda: layer.weight.detach().double(), put)
 
 
-def _whole(weights: Effective, name: str, layer: nn.Module) -> Prunable:
+def _whole(weights: MergedWeights, name: str, layer: nn.Module) -> Prunable:
     """W + ΔW; writing puts the result into the base weight and empties the adapter."""
 
     def put(pruned: Tensor, tally: Tally) -> None:
@@ -74,7 +77,7 @@ def _whole(weights: Effective, name: str, layer: nn.Module) -> Prunable:
     return Prunable(name, layer, lambda: weights.matrix(name), put)
 
 
-def _update(weights: Effective, name: str, lora: Lora) -> Prunable:
+def _update(weights: MergedWeights, name: str, lora: LoraFactors) -> Prunable:
     """ΔW; writing adds the result to the base weight and empties the adapter."""
     turned = is_transposed(lora.base)
 

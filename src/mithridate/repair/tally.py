@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from mithridate.errors import DefenseError
-from mithridate.training.decoder import layer_of
+from mithridate.models.decoder import layer_of
 
 
 class Tally:
@@ -33,8 +33,9 @@ class Tally:
         """
         if not bool(stored.isfinite().all()):
             raise DefenseError(
-                f"the repair gives NaN or Inf in '{name}'; lower its strength, and check the models it compares"
+                f"the repair leads to NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
+        # Both in the stored type: a change below its precision is none.
         changed = int((stored != before.to(stored.dtype)).sum())
         if changed:
             self.changed += changed

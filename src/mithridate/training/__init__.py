@@ -1,0 +1,1 @@
+"""Training with a defense: the step and its verbs, and the one subclass of the trainer of TRL."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mithridate.errors import DefenseError
+from mithridate.training.row_weights import RowShares
 
 
 class Gradient:
@@ -15,43 +16,53 @@ class Gradient:
     Every process holds the whole vector (gradients are summed over processes before they get here), so norms
     and dot products need no communication.
 
+    What was found while a gradient was taken goes with it through the arithmetic: a sum leaves alone what all its
+    terms leave alone, and has the row weights of the one term that has some.
+
     Attributes:
         tensors: One tensor per trainable parameter, in the order of ``Weights.parameters``.
+        frozen: For each parameter whether the optimizer must leave it alone; None if it moves all.
+        row_shares: Weights of the rows, for a row-weighted gradient of the rows that are trained on; None otherwise.
     """
 
-    __slots__ = ("tensors",)
+    __slots__ = ("frozen", "row_shares", "tensors")
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(
+        self, tensors: Sequence[Tensor], frozen: Sequence[bool] | None = None, row_shares: RowShares | None = None
+    ) -> None:
         self.tensors = list(tensors)
+        self.frozen = None if frozen is None else tuple(frozen)
+        self.row_shares = row_shares
 
     def __add__(self, other: "Gradient") -> "Gradient":
-        return Gradient(torch._foreach_add(self.tensors, other.tensors))
+        return self._with(torch._foreach_add(self.tensors, other.tensors), other)
 
     def __sub__(self, other: "Gradient") -> "Gradient":
-        return Gradient(torch._foreach_sub(self.tensors, other.tensors))
+        return self._with(torch._foreach_sub(self.tensors, other.tensors), other)
 
     def __mul__(self, scale: float) -> "Gradient":
-        return Gradient(torch._foreach_mul(self.tensors, scale))
+        return self._with(torch._foreach_mul(self.tensors, scale))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> "Gradient":
-        return Gradient(torch._foreach_div(self.tensors, divisor))
+        return self._with(torch._foreach_div(self.tensors, divisor))
 
     def __neg__(self) -> "Gradient":
-        return Gradient(torch._foreach_neg(self.tensors))
+        return self._with(torch._foreach_neg(self.tensors))
 
     def dot(self, other: "Gradient") -> float:
-        """Inner product over all parameters (each tensor's in float32, their sum in float64)."""
+        """Return the inner product over all parameters (each tensor's in float32, their sum in float64)."""
+        # One number per tensor, and those in float64: millions of small squares would be lost in a float32 sum.
         parts = [torch.dot(_flat(a), _flat(b)).double() for a, b in zip(self.tensors, other.tensors, strict=True)]
         return float(torch.stack(parts).sum())
 
     def norm(self) -> float:
-        """L2 norm over all parameters together."""
+        """Return the L2 norm over all parameters together."""
         return float(torch.stack([n.double() for n in _norms(self.tensors)]).square().sum().sqrt())
 
     def unit(self) -> "Gradient":
-        """This vector divided by its L2 norm.
+        """Return this vector divided by its L2 norm.
 
         Raises:
             DefenseError: If the norm is zero or not finite, since no direction exists then.
@@ -63,6 +74,27 @@ class Gradient:
                 "check that its stream has trained tokens and that the loss is finite"
             )
         return self / norm
+
+    def _with(self, tensors: Sequence[Tensor], other: "Gradient | None" = None) -> "Gradient":
+        if other is None:
+            return Gradient(tensors, self.frozen, self.row_shares)
+        return Gradient(tensors, _in_both(self.frozen, other.frozen), _of_either(self.row_shares, other.row_shares))
+
+
+def _in_both(first: Sequence[bool] | None, second: Sequence[bool] | None) -> list[bool] | None:
+    if first is None or second is None:
+        return None
+    # A sum moves what any of its terms moves.
+    return [a and b for a, b in zip(first, second, strict=True)]
+
+
+def _of_either(first: RowShares | None, second: RowShares | None) -> RowShares | None:
+    if first is not None and second is not None and first is not second:
+        raise DefenseError(
+            "two gradients with row weights of their own are combined, so that no row has one weight; "
+            "take one of them as Gradient(g.tensors), without its row weights"
+        )
+    return second if first is None else first
 
 
 def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from mithridate.errors import UsageError
-from mithridate.training.head import causal_of
+from mithridate.models.fused_head import causal_of
 
 ROW = "mithridate_row"
 """Column with the position of each training row."""
@@ -50,6 +51,23 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
     )
 
 
+def refuse_host(trainer: Any) -> None:
+    """Refuse what TRL's trainer has set up and a defense cannot train under.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    require(
+        {
+            "compute_loss_func": trainer.compute_loss_func is not None,
+            "a router auxiliary loss (set router_aux_loss_coef=0)": trainer.aux_loss_enabled,
+            "image data": trainer._is_vision_dataset,
+            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": trainer.accelerator.distributed_type
+            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+        }
+    )
+
+
 def require(absent: dict[str, Any]) -> None:
     """Refuse whatever is there.
 
@@ -62,8 +80,9 @@ def require(absent: dict[str, Any]) -> None:
 
 
 def recompute_soundly(args: SFTConfig) -> None:
-    """Under reentrant checkpointing activations cannot be held or changed; the other kind gives the same bits."""
+    """Under reentrant checkpointing activations cannot be held or changed; the other kind computes the same bits."""
     asked = args.activation_checkpointing_kwargs or {}
+    # With it the forward pass keeps no graph, and hooks see activations that nothing is differentiated by.
     if args.activation_checkpointing and asked.get("use_reentrant"):
         warnings.warn(
             "activation checkpointing is done with use_reentrant=False: defenses read and change activations",
@@ -80,6 +99,7 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
 
     Accelerate puts its mixed precision around ``model.forward`` and leaves it there.
     """
+    # With PEFT the wrapper and the model inside it, else one and the same.
     modules = {id(module): module for module in (model, causal_of(model))}.values()
     before = [(module, module.__dict__.get("forward")) for module in modules]
     try:
@@ -90,6 +110,23 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
             module.__dict__.pop("_original_forward", None)
             if forward is not None:
                 module.forward = forward
+
+
+def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
+    """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up.
+
+    Args:
+        accelerator: The host's, inside a training step.
+        rows: Rows of this process's micro-batch.
+        per_device: Rows of a full one.
+    """
+    epoch = accelerator.gradient_state
+    last = epoch.end_of_dataloader and epoch.sync_gradients
+    if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
+        return torch.ones(rows, dtype=torch.bool)
+    # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
+    counted: Tensor = accelerator.process_index * per_device + torch.arange(rows) < epoch.remainder
+    return counted
 
 
 class KeepingRow:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class State(NamedTuple):
+class RandomState(NamedTuple):
     """Random states of this process.
 
     Attributes:
@@ -34,8 +34,8 @@ class Randomness:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._states: dict[Hashable, State] = {}
-        self._present: State | None = None
+        self._states: dict[Hashable, RandomState] = {}
+        self._present: RandomState | None = None
 
     @contextmanager
     def shared(self, rows: Hashable, seed: int | None = None) -> Iterator[None]:
@@ -72,12 +72,12 @@ class Randomness:
             return torch.random.fork_rng(devices=[])
         return torch.random.fork_rng(devices=[self._device], device_type=self._device.type)
 
-    def _get(self) -> State:
+    def _get(self) -> RandomState:
         if self._device.type == "cpu":
-            return State(torch.get_rng_state(), None)
-        return State(torch.get_rng_state(), self._module().get_rng_state(self._device))
+            return RandomState(torch.get_rng_state(), None)
+        return RandomState(torch.get_rng_state(), self._module().get_rng_state(self._device))
 
-    def _set(self, state: State) -> None:
+    def _set(self, state: RandomState) -> None:
         torch.set_rng_state(state.cpu)
         if state.device is not None:
             self._module().set_rng_state(state.device, self._device)

@@ -1,15 +1,41 @@
-"""The weight each row of the upload was trained with."""
+"""The weights that rows are trained with: those of one step, and their mean over a training."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class RowWeights:
+class RowShares(NamedTuple):
+    """The rows' weights in one row-weighted gradient, over all processes.
+
+    Attributes:
+        rows: Positions of the rows in their data set.
+        shares: Their softmax shares.
+        losses: Their mean token loss, in nats.
+        counted: Whether a row belongs to this pass over the data; the sampler fills the last batch of several
+            processes up with rows that were drawn before.
+    """
+
+    rows: list[int]
+    shares: list[float]
+    losses: list[float]
+    counted: list[bool]
+
+    def relative(self) -> list[float]:
+        """Weights of the rows, 1 being the weight of a row in plain SFT."""
+        return [share * len(self.shares) for share in self.shares]
+
+    def counted_rows(self) -> tuple[list[int], list[float]]:
+        """Return the rows of this pass over the data and their weights, 1 being the weight of a row in plain SFT."""
+        pairs = [(r, w) for r, w, own in zip(self.rows, self.relative(), self.counted, strict=True) if own]
+        return [row for row, _ in pairs], [weight for _, weight in pairs]
+
+
+class MeanRowWeights:
     """Running mean of every row's weight; 1 is the weight a row has in plain SFT.
 
     Args:
@@ -33,10 +59,11 @@ class RowWeights:
 
     def mean(self) -> Tensor:
         """(rows,) mean weight, NaN for rows that were never drawn."""
+        # 0/0 is NaN: a row that was never drawn has no weight, not a weight of 0.
         return self.sums / self.times
 
     def write(self, path: Path, dataset: Any) -> None:
-        """One JSON line per row: position, origin, mean weight, times drawn, true label where known."""
+        """Write one JSON line per row: position, origin, mean weight, times drawn, true label where known."""
         known = [name for name in ("origin", "harmful") if name in dataset.column_names]
         with path.open("w", encoding="utf-8") as file:
             for row, (weight, times) in enumerate(zip(self.mean().tolist(), self.times.tolist(), strict=True)):

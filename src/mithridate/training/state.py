@@ -34,6 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def seal(folder: Path) -> None:
     """List every file of a finished checkpoint with its hash; a folder without this list is unfinished."""
+    # The list is written last: a crash while saving leaves a folder without one.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): file_hash(path) for path in files})
 
@@ -60,7 +61,7 @@ def verify(folder: Path) -> None:
 
 
 def newest_finished(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder whose saving finished; None if there is none."""
+    """Return the newest checkpoint in a folder whose saving finished; None if there is none."""
     numbered = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in folder.glob("checkpoint-*")

@@ -1,166 +1,180 @@
 """One optimizer step, as the verbs a defense is written with."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mithridate.errors import DefenseError
-from mithridate.training.activations import Perturbation, shifted
-from mithridate.training.batch import Batch, Example
-from mithridate.training.decoder import Part
-from mithridate.training.draws import Draws
+from mithridate.models.activation_sums import output_directions, output_grams
+from mithridate.models.batches import Batch
+from mithridate.models.decoder import DecoderPart
+from mithridate.models.tokenization import TokenizedRow
+from mithridate.training.accumulation import activation_gradient, loss_gradient, weighted_gradient
+from mithridate.training.contradictions import refuse_contradictions
 from mithridate.training.gradient import Gradient
-from mithridate.training.likelihood import Around
-from mithridate.training.rows import LogWeights, Loss, ScoredRows, uniform
+from mithridate.training.observed import Observed, Weighting
+from mithridate.training.perturbation import Perturbation
+from mithridate.training.row_stream import Stream
+from mithridate.training.scored_rows import LogWeights, Loss, ScoredRows, Totals, uniform
+from mithridate.training.scoring import Likelihood
+from mithridate.training.step_loss import Features, StepLoss, step_loss_gradient
+from mithridate.training.step_passes import StepPasses, Wanted
+from mithridate.training.step_rows import Clock, Completions, Memory, StepRows, StreamOrRows
 
 
-class Observed:
-    """Sums over the training rows of the step, of which TRL's usual metrics are made."""
+class Step:
+    """The optimizer step a defense computes the gradient of.
 
-    def __init__(self) -> None:
-        self.nll = 0.0
-        self.entropy = 0.0
-        self.correct = 0.0
-        self.tokens = 0.0
-
-    def add(self, output: Any) -> None:
-        """Add one forward pass."""
-        self.nll -= float(output.log_probs.detach().sum())
-        self.entropy += float(output.entropy.detach().sum())
-        self.correct += float(output.is_top1.sum())
-        self.tokens += float(output.label_mask.sum())
-
-
-class Shares(NamedTuple):
-    """Weights of a row-weighted gradient, over all processes.
-
-    Attributes:
-        rows: Positions of the rows in their data set.
-        shares: Their softmax shares.
-        losses: Their mean token loss, in nats.
-        counted: Whether a row belongs to this pass over the data; the sampler fills the last batch of several
-            processes up with rows that were drawn before.
-    """
-
-    rows: list[int]
-    shares: list[float]
-    losses: list[float]
-    counted: list[bool]
-
-    def counted_rows(self) -> tuple[list[int], list[float]]:
-        """Rows of this pass and their weights, 1 being the weight of a row in plain SFT."""
-        pairs = [(r, s * len(self.rows)) for r, s, own in zip(self.rows, self.shares, self.counted, strict=True) if own]
-        return [row for row, _ in pairs], [weight for _, weight in pairs]
-
-
-class Step(Draws):
-    """The optimizer step a defense computes the gradient of (see `Draws` for the arguments).
+    Args:
+        main: Name of the stream that is being trained on (``safe`` at alignment, ``user`` at fine-tuning).
+        micro_batches: This process's micro-batches of the whole step.
+        likelihood: Scores rows; knows the processes that share them.
+        streams: The other streams by name.
+        refusals: Token ids of refusals.
+        micro_batch_size: Rows per forward pass of the other streams.
+        pad_token_id: Padding token.
+        clock: Where in the training the step stands.
+        memory: What the defense remembers between steps.
+        longest: Tokens of a row after which it is cut; None for no limit.
 
     Attributes:
         observed: Sums over the training rows.
         logs: Figures that prove that the defense acted.
-        shares: Weights of the last row-weighted gradient over the rows that are trained on; None without one.
-        held: For each parameter whether the optimizer leaves it alone in this step; None if it moves all.
     """
 
-    def __init__(self, **rows: Any) -> None:
-        super().__init__(**rows)
+    def __init__(
+        self,
+        *,
+        main: str,
+        micro_batches: Sequence[Batch],
+        likelihood: Likelihood,
+        streams: Mapping[str, Stream],
+        refusals: Sequence[Sequence[int]],
+        micro_batch_size: int,
+        pad_token_id: int,
+        clock: Clock | None = None,
+        memory: Memory | None = None,
+        longest: int | None = None,
+    ) -> None:
+        self.main = main
+        self.memory: Memory = {} if memory is None else memory
+        self.weights = likelihood.weights
         self.observed = Observed()
         self.logs: dict[str, float] = {}
-        self.shares: Shares | None = None
-        self.held: list[bool] | None = None
-        self._observing = self.main
-        self._weighed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._perturbation: tuple[Part, Perturbation] | None = None
+        self._likelihood = likelihood
+        self._processes = likelihood.processes
+        self._rows = StepRows(
+            main=main,
+            micro_batches=micro_batches,
+            streams=streams,
+            refusals=refusals,
+            micro_batch_size=micro_batch_size,
+            pad_token_id=pad_token_id,
+            processes=likelihood.processes,
+            clock=clock or Clock(),
+            longest=longest,
+            device=self.weights.parameters[0].device,
+        )
+        self._passes = StepPasses(self._rows, likelihood)
+        self._observing = main
+        self._frozen: list[bool] | None = None
+
+    # Gradients
 
     def gradient(
         self,
-        stream: str | Sequence[Example],
+        stream: StreamOrRows,
         *,
-        answers: str | None = None,
+        completions: Completions | None = None,
+        paired: Completions | None = None,
         log_weights: LogWeights | None = None,
         loss: Loss | None = None,
-        hidden: Sequence[Part] = (),
+        step_loss: StepLoss | None = None,
+        features: Features | None = None,
+        hidden: Sequence[DecoderPart] = (),
         logits: bool = False,
         reference: bool = False,
     ) -> Gradient:
         """∇ of a loss on a stream's batch at the present weights (1 forward + 1 backward pass).
 
-        Without ``loss`` it is the mean token loss. The batch of a stream is the same however often it is asked for
+        By default it is the mean token loss. The batch of a stream is the same however often it is asked for
         within the step.
 
         Args:
             stream: ``user``, ``safe`` or ``harmful``, or rows of one.
-            answers: ``"refusals"`` pairs the prompts with generic refusals in place of their own answers.
+            completions: ``"refusals"`` pairs the prompts with generic refusals in place of their own completions.
+            paired: ``"refusals"`` scores refusals to the same prompts as well, as ``rows.paired`` (1 more forward
+                pass, and with ``loss`` or ``step_loss`` 1 more backward pass).
             log_weights: Row weighting; weights are its softmax over the whole step's batch.
             loss: From scored rows to their share of another loss, made with ``per_token`` and ``per_row``.
+            step_loss: A loss that is no mean over rows, of ``features`` of all rows of the step (1 more forward pass).
+            features: From scored rows to the features that ``step_loss`` needs, one tensor per row.
             hidden: Outputs that the loss needs, of ``attention``, ``mlp``, ``block`` and ``final``.
             logits: Whether the loss needs the logits.
             reference: Whether the loss needs the rows under the weights the stage started from (1 more forward
-                pass, without gradient).
+                pass, without gradient; once a step where only likelihoods are kept).
+
+        Returns:
+            The gradient, with the row weights it was taken with and the parameters that are frozen.
 
         Raises:
-            DefenseError: If the stream was not given or has no trained token, or both a loss and a row weighting
-                are given.
+            DefenseError: If the stream was not given or has no trained token, or arguments contradict each other.
         """
-        if loss is not None and log_weights is not None:
-            raise DefenseError("rows are weighted by log_weights or inside a loss, not both; multiply within the loss")
-        own = list(self.batches(stream, answers))
-        observing = stream == self._observing and answers is None
-        score = self._scorer(observing, reference, hidden=hidden, logits=logits)
-        around = self._around(stream, own)
-        if loss is not None:
-            return self.likelihood.gradient_of(loss, own, score, around)
-        if log_weights is None or stream != self.main:
-            return self.likelihood.gradient(own, log_weights or uniform, score, around)
-        self._weighed.clear()
-        gradient = self.likelihood.gradient(own, self._recording(log_weights), score, around)
-        self.shares = self._softmax_shares()
-        return gradient
+        wanted = Wanted(completions, paired, tuple(hidden), logits, reference)
+        refuse_contradictions(wanted, log_weights, loss, step_loss, features)
+        # Decided when passes are made: the second pass of a step loss must not be observed again.
+        observe = self._observer(stream, completions)
+        if step_loss is not None and features is not None:
+            found = step_loss_gradient(
+                self._likelihood, lambda: self._passes.over(stream, wanted, observe()), features, step_loss
+            )
+        elif loss is not None:
+            passes = self._passes.over(stream, wanted, observe())
+            totals = self.totals(stream, completions)
+            beside = None if paired is None else self.totals(stream, paired)
+            found = loss_gradient(self._likelihood, passes, loss, totals, beside)
+        else:
+            weighting = Weighting(log_weights or uniform)
+            # Weights are no function of w to be differentiated, so what they are made of needs no graph.
+            passes = self._passes.over(stream, wanted, observe(), differentiable=False)
+            found = weighted_gradient(self._likelihood, passes, weighting)
+            if log_weights is not None and stream == self.main and completions is None:
+                found.row_shares = weighting.shares(self._processes)
+        return Gradient(found.tensors, self._frozen, found.row_shares)
 
     def activation_gradient(
-        self, stream: str | Sequence[Example], part: Part, places: Sequence[int] | None = None
+        self, stream: StreamOrRows, part: DecoderPart, layers: Sequence[int] | None = None
     ) -> Perturbation:
         """∂f/∂(outputs of a part) with f the mean token loss (1 forward + 1 backward pass).
 
         Args:
             stream: As for ``gradient``.
             part: ``attention``, ``mlp``, ``block`` or ``final``.
-            places: Numbers of the blocks; all by default.
+            layers: Numbers of the decoder blocks; all by default.
         """
-        observe = self.observed.add if stream == self._observing and self.observed.tokens == 0 else None
-        own = list(self.batches(stream))
-        return self.likelihood.activation_gradient(part, own, observe, places, self._around(stream, own))
+        passes = self._passes.over(stream, Wanted(), self._observer(stream, None)())
+        return activation_gradient(self._likelihood, passes, self.totals(stream), part, layers)
 
     @contextmanager
-    def perturbed(self, part: Part, perturbation: Perturbation) -> Iterator[None]:
+    def perturbed(self, part: DecoderPart, perturbation: Perturbation) -> Iterator[None]:
         """Add a vector to the outputs of a part inside the block, for gradients on the stream it was taken on."""
-        self._perturbation = part, perturbation
-        try:
+        with self._passes.perturbed(part, perturbation):
             yield
-        finally:
-            self._perturbation = None
 
-    @torch.no_grad()
-    def score(
-        self, stream: str | Sequence[Example], *, answers: str | None = None, hidden: Sequence[Part] = ()
-    ) -> list[ScoredRows]:
-        """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``."""
-        own = list(self.batches(stream, answers))
-        around, scored = self._around(stream, own), []
-        for place, batch in enumerate(own):
-            with around(place):
-                scored.append(self.likelihood.score(batch, hidden=hidden))
-        return scored
+    # Weights and modes
 
-    @torch.no_grad()
-    def answered(self, rows: ScoredRows, answers: str) -> ScoredRows:
-        """Score the same prompts with other answers, without gradient and with the same dropout (1 forward pass)."""
-        with self._random.again():
-            return self.likelihood.score(self._with_answers(rows.batch, answers))
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, PEFT or plain."""
+        return self._likelihood.model
+
+    @property
+    def position(self) -> Gradient:
+        """A copy of the present weights, as a vector."""
+        return Gradient(self.weights.snapshot())
 
     @contextmanager
     def precise(self) -> Iterator[None]:
@@ -169,7 +183,7 @@ class Step(Draws):
         The difference of two gradients at nearby weights is mostly rounding in half precision. Without half-precision
         weights and autocast nothing changes; with them float32 copies of these weights are held inside the block.
         """
-        with self.likelihood.precise():
+        with self._likelihood.precise():
             yield
 
     @contextmanager
@@ -179,10 +193,30 @@ class Step(Draws):
             yield
 
     @contextmanager
-    def trial(self) -> Iterator[None]:
-        """Whatever happens to the weights inside the block, they are restored bit for bit after it."""
+    def simulated(
+        self, optimizer: Callable[..., torch.optim.Optimizer], **settings: Any
+    ) -> Iterator[Callable[[Gradient], None]]:
+        """Train the weights for a while inside the block, as an adversary would; every bit is restored after it.
+
+        Args:
+            optimizer: Class of the optimizer.
+            **settings: Its settings, such as ``lr``.
+
+        Yields:
+            A function that takes one optimizer step along a gradient.
+        """
+        # A copy, and not steps back: no optimizer can undo its own rounding.
         with self.weights.kept():
-            yield
+            made = optimizer(self.weights.parameters, **settings)
+
+            def follow(gradient: Gradient) -> None:
+                self.weights.set_grad(gradient)
+                made.step()
+
+            try:
+                yield follow
+            finally:
+                self.weights.clear_grad()
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
@@ -191,83 +225,116 @@ class Step(Draws):
         Passes draw the masks that other passes over the same rows draw, so that a model that has not moved has not
         drifted either.
         """
-        with self.weights.at(self.weights.start), torch.no_grad():
+        with self.weights.at_start():
             yield
 
-    @property
-    def position(self) -> Gradient:
-        """A copy of the present weights, as a vector."""
-        return Gradient(self.weights.snapshot())
+    @contextmanager
+    def training_only(self, layers: Sequence[int]) -> Iterator[None]:
+        """Gradients taken inside the block leave the weights of all other decoder blocks alone.
+
+        Args:
+            layers: Numbers of the decoder blocks that are trained; weights outside the blocks are trained as well.
+        """
+        if self._frozen is not None:
+            raise DefenseError("other decoder blocks are frozen already; use one training_only block at a time")
+        # Zero gradients would not do: momentum and weight decay still move a parameter whose gradient is zero.
+        self._frozen = [not kept for kept in self.weights.in_layers(layers)]
+        try:
+            with self.weights.freezing(self._frozen):
+                yield
+        finally:
+            self._frozen = None
+
+    # Rows
+
+    @torch.no_grad()
+    def score(
+        self,
+        stream: StreamOrRows,
+        *,
+        completions: Completions | None = None,
+        hidden: Sequence[DecoderPart] = (),
+    ) -> list[ScoredRows]:
+        """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``."""
+        scored = []
+        for run in self._passes.over(stream, Wanted(completions, hidden=tuple(hidden))):
+            with run() as rows:
+                scored.append(rows)
+        return scored
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
+        with self._likelihood.autocast():
+            return self._likelihood.decoder.read(hidden)
+
+    def output_directions(self, layers: Mapping[str, nn.Module], stream: StreamOrRows, k: int) -> list[Tensor]:
+        """Return the top left singular directions of each linear layer's outputs W·X, without dropout (1 forward pass).
+
+        Args:
+            layers: Linear layers of the model, by name.
+            stream: Rows whose tokens are the columns of X, as for ``gradient``.
+            k: Number of directions.
+
+        Returns:
+            (outputs, k) float64 for each layer, over the rows of all processes.
+
+        Raises:
+            DefenseError: If a layer has no more than k outputs, or outputs are not finite.
+        """
+        grams = output_grams(self.model, list(layers.values()), self._rows.batches(stream), self._likelihood.autocast)
+        found = zip(layers, grams, strict=True)
+        return [output_directions(self._processes.sum(gram), k, name) for name, gram in found]
 
     def train_on(self, stream: str) -> None:
         """Train on another stream in this step, so that TRL's metrics are taken over it."""
         self._observing = stream
 
-    @contextmanager
-    def training_only(self, blocks: Sequence[int]) -> Iterator[None]:
-        """Leave the weights of all other decoder blocks alone in this step; inside the block none is differentiated."""
-        self.held = [not kept for kept in self.weights.in_blocks(blocks)]
-        with self.weights.holding(self.held):
-            yield
+    def redraw(self, stream: str, size: int | None = None) -> None:
+        """From here on use the stream's next rows, by default as many as before."""
+        self._rows.redraw(stream, size)
+
+    def first(self, stream: str, size: int) -> list[TokenizedRow]:
+        """Return the first rows of a stream, the same in every step.
+
+        Raises:
+            DefenseError: If it has fewer.
+        """
+        return self._rows.first(stream, size)
+
+    def rows_of(self, stream: str) -> list[TokenizedRow]:
+        """Return the rows of this step's batch of a stream, over all processes."""
+        return self._rows.examples(stream)
+
+    def totals(self, stream: StreamOrRows, completions: Completions | None = None) -> Totals:
+        """Return the rows and completion tokens of a stream's batch, over all processes."""
+        return self._likelihood.totals(self._rows.batches(stream, completions))
+
+    # The rest
+
+    @property
+    def clock(self) -> Clock:
+        """Where in the training the step stands."""
+        return self._rows.clock
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers of this step for a purpose: the same in every process and after a resume."""
+        return self._rows.generator(purpose)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every process has, in the order of the processes."""
+        return self._processes.gather(value)
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """Return the sum of every process's tensor."""
+        return self._processes.sum(mine)
 
     def log(self, **figures: float) -> None:
         """Record figures that prove that the defense acted in this step."""
         self.logs.update(figures)
 
-    def _scorer(self, observing: bool, reference: bool, **wanted: Any) -> Callable[[Batch], ScoredRows]:
-        observe = self.observed.add if observing and self.observed.tokens == 0 else None
-
-        def score(batch: Batch) -> ScoredRows:
-            # First, because the weights must not change between a pass and its gradient.
-            before = self._at_start(batch, **wanted) if reference else None
-            rows = self.likelihood.score(batch, observe, **wanted)
-            if before is not None:
-                rows.reference = before
-            return rows
-
-        return score
-
-    def _around(self, stream: str | Sequence[Example], own: Sequence[Batch]) -> Around:
-        """What surrounds each pass: its random state, and the perturbation of activations."""
-        modules, shifts = self._shifts(own)
-
-        @contextmanager
-        def around(place: int) -> Iterator[None]:
-            with ExitStack() as stack:
-                stack.enter_context(self.randomness(stream, place))
-                if shifts is not None:
-                    stack.enter_context(shifted(modules, shifts[place]))
-                yield
-
-        return around
-
-    def _shifts(self, own: Sequence[Batch]) -> tuple[list[nn.Module], list[list[Tensor]] | None]:
-        if self._perturbation is None:
-            return [], None
-        part, perturbation = self._perturbation
-        if len(perturbation.parts) != len(own):
-            raise DefenseError("a perturbation can be added to the stream it was taken on only")
-        every = self.likelihood.decoder.part(part)
-        return [every[place] for place in perturbation.places], perturbation.parts
-
-    def _at_start(self, batch: Batch, **wanted: Any) -> ScoredRows:
-        with self.at_start(), self._random.again():
-            return self.likelihood.score(batch, **wanted)
-
-    def _recording(self, log_weights: LogWeights) -> LogWeights:
-        def recorded(rows: ScoredRows) -> Tensor:
-            logs = log_weights(rows)
-            counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
-            self._weighed.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
-            return logs
-
-        return recorded
-
-    def _softmax_shares(self) -> Shares:
-        """Shares over the whole step's batch, gathered from all processes."""
-        mine = [[part.double().tolist() for part in parts] for parts in self._weighed]
-        found = [row for part in self.gather(mine) for parts in part for row in zip(*parts, strict=True)]
-        rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
-        logs = torch.tensor(weights, dtype=torch.float64)
-        shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return Shares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])
+    def _observer(
+        self, stream: StreamOrRows, completions: Completions | None
+    ) -> Callable[[], Callable[[Any], None] | None]:
+        """Decides, when passes are made, whether they are the first ones over the rows that are trained on."""
+        meant = stream == self._observing and completions is None
+        return lambda: self.observed.add if meant and self.observed.tokens == 0 else None

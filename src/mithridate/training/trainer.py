@@ -2,48 +2,48 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.data import refuse_control_tokens, require_rows
-from mithridate.defenses.registry import require_defense
 from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.model_names import locate
+from mithridate.models.decoder import learned_positions
+from mithridate.models.fused_head import drop_fused_head, fused_head
+from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
 from mithridate.training import state
-from mithridate.training.batch import answer_ids, require_chat_template, tokenize
-from mithridate.training.decoder import learned_positions
-from mithridate.training.draws import Clock, Memory
-from mithridate.training.head import drop_fused_head, fused_head
-from mithridate.training.host import ROW, KeepingRow, forwards_kept, recompute_soundly, refuse_settings, require
-from mithridate.training.likelihood import Likelihood
-from mithridate.training.row_weights import RowWeights
-from mithridate.training.step import Observed, Step
-from mithridate.training.streams import Stream
-from mithridate.training.weights import Finished, Weights
-
-if TYPE_CHECKING:
-    from mithridate.defenses.base import Defense
-    from mithridate.repair.displacement import Displacement
-
-Rows = Iterable[Mapping[str, Any]]
-
-TRAINED = {"alignment": "safe", "finetuning": "user"}
-"""The stream that each stage trains on."""
+from mithridate.training.defense import Defense, Rescalable, require_defense
+from mithridate.training.finishing import finish, save_finished
+from mithridate.training.given_streams import given_streams, stream_trained_at
+from mithridate.training.gradient import Gradient
+from mithridate.training.host import (
+    ROW,
+    KeepingRow,
+    counted_rows,
+    forwards_kept,
+    recompute_soundly,
+    refuse_host,
+    refuse_settings,
+    require,
+)
+from mithridate.training.processes import Processes
+from mithridate.training.row_stream import Stream
+from mithridate.training.row_weights import MeanRowWeights
+from mithridate.training.scoring import Likelihood
+from mithridate.training.step import Step
+from mithridate.training.step_rows import Clock, Memory
+from mithridate.training.trainable import Weights
+from mithridate.training.training_state import TrainingState
 
 LARGEST_DROP = 0.2
 """Share of training rows that may be lost to truncation before the run is refused."""
-
-FINISHED = "finished"
-"""Folder inside a checkpoint with the weights that the defense's last act would leave."""
 
 
 class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
@@ -74,8 +74,6 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         defense: The defense.
         dropped_rows: Training rows lost because their answer lies wholly beyond ``max_length``.
         dropped_stream_rows: The same for each other stream.
-        row_weights: Weight of each training row, where the defense weighs rows.
-        memory: What the defense remembers between the steps of the present training.
         finished: What the defense did once after the last step, in figures.
         displacement: What the defense added to the weights after the last step, so that its scale can be changed;
             None where it adds nothing.
@@ -88,7 +86,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         args: SFTConfig | None = None,
         train_dataset: Dataset | Rows | None = None,
         *,
-        defense: "Defense",
+        defense: Defense,
         safe_dataset: Rows | None = None,
         harmful_dataset: Rows | None = None,
         refusals: Sequence[str] = (),
@@ -98,9 +96,9 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.defense = require_defense(defense)
-        self.main_stream = self._trained_at(stage)
+        self.main_stream = stream_trained_at(self.defense.info, stage)
         self._rows = require_rows(train_dataset, "train_dataset", trained=True)
-        streams = self._given({"safe": safe_dataset, "harmful": harmful_dataset}, refusals)
+        streams = given_streams(self.defense.info, {"safe": safe_dataset, "harmful": harmful_dataset}, refusals)
         require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
         if isinstance(args, SFTConfig):
             refuse_settings(args, self._rows.column_names)
@@ -111,7 +109,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._settle_with_the_host()
         self.data_collator: Any = KeepingRow(self.data_collator)
         self._exact_differences = exact_differences
-        self._refusals = answer_ids(refusals, self._tokenizer, self._conversational) if refusals else []
+        self._refusals = completion_ids(refusals, self._tokenizer, self._conversational) if refusals else []
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
         for name, rows in streams.items():
@@ -121,37 +119,12 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self.served_tokenizer = self.defense.served(copy.deepcopy(self._tokenizer))
         self._begin()
 
-    def _trained_at(self, stage: str | None) -> str:
-        """The stream that is trained on at a stage, by default the last one that the defense can act at."""
-        info = self.defense.info
-        stage = stage or info.stages[-1]
-        if stage not in info.stages or stage not in TRAINED:
-            raise UsageError(
-                f"{info.name} acts at {' and '.join(info.stages)}, not while training at the stage '{stage}'; "
-                "call repair() on the finished model, or name another defense or stage"
-            )
-        return TRAINED[stage]
-
-    def _given(self, datasets: Mapping[str, Rows | None], refusals: Sequence[str]) -> dict[str, Dataset]:
-        """The checked rows of the streams that are given; those that the defense needs must be."""
-        for name in self.defense.info.streams:
-            if name == "refusals" and not refusals:
-                missing = "refusals=mithridate.REFUSALS"
-            elif name in datasets and datasets[name] is None:
-                missing = f"{name}_dataset="
-            else:
-                continue
-            raise DefenseError(
-                f"{self.defense.info.name} needs the stream '{name}', which was not given; pass {missing}"
-            )
-        return {name: require_rows(rows, f"{name}_dataset") for name, rows in datasets.items() if rows is not None}
-
     def _settle_with_the_host(self) -> None:
         """What TRL's trainer left, set up or lost."""
         drop_fused_head(self.model)
         refuse_settings(self.args, self._rows.column_names)
         recompute_soundly(self.args)
-        self._refuse_unsupported()
+        refuse_host(self)
         self.dropped_rows = len(self._rows) - len(self.train_dataset)
         if self.dropped_rows > LARGEST_DROP * len(self._rows):
             raise DataError(
@@ -169,14 +142,19 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Nothing of an earlier training is left."""
-        self._weights = Weights(self.model)
-        self.memory: Memory = {}
-        self._micro_batches: list[dict[str, Tensor]] = []
-        self.row_weights: RowWeights | None = None
+        self._training = TrainingState(Weights(self.model), self._streams, len(self._rows))
         self.finished: dict[str, float] = {}
-        self.displacement: Displacement | None = None
-        for stream in self._streams.values():
-            stream.drawn = 0
+        self.displacement: Rescalable | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """What the defense remembers between the steps of the present training."""
+        return self._training.memory
+
+    @property
+    def row_weights(self) -> MeanRowWeights | None:
+        """Weight of each training row, where the defense weighs rows; None otherwise."""
+        return self._training.row_weights
 
     def _add_stream(self, name: str, rows: list[Mapping[str, Any]], batch_size: int | None) -> None:
         """Rows to draw from at every optimizer step, by default as many as it has training rows."""
@@ -189,17 +167,6 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._streams[name] = Stream(examples, size, self.args.seed)
         self.dropped_stream_rows[name] = len(rows) - len(examples)
 
-    def _refuse_unsupported(self) -> None:
-        require(
-            {
-                "compute_loss_func": self.compute_loss_func is not None,
-                "a router auxiliary loss (set router_aux_loss_coef=0)": self.aux_loss_enabled,
-                "image data": self._is_vision_dataset,
-                "FSDP or DeepSpeed (weights are displaced in place; use DDP)": self.accelerator.distributed_type
-                not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
-            }
-        )
-
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: list[str] = self._signature_columns
@@ -207,34 +174,38 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
-        inputs["counted"] = self._counted(len(inputs["input_ids"]))
-        self._micro_batches.append(self._prepare_inputs(inputs))
+        inputs["counted"] = counted_rows(
+            self.accelerator, len(inputs["input_ids"]), self.args.per_device_train_batch_size
+        )
+        self._training.micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        micro_batches, self._micro_batches = self._micro_batches, []
+        micro_batches, self._training.micro_batches = self._training.micro_batches, []
+        # As the method it replaces does: an evaluation between steps leaves dropout off.
         model.train()
         step = self._step(micro_batches)
+        # Not after a resume: what was measured then comes from the checkpoint.
         if self.state.global_step == 0:
             self.defense.start(step)
         gradient = self.defense.gradient(step)
+        self._require_finite(gradient)
+        self._training.weights.set_grad(gradient)
+        if gradient.row_shares is not None:
+            self._training.add_row_weights(gradient.row_shares)
+        return self._record(step, micro_batches)
+
+    def _require_finite(self, gradient: Gradient) -> None:
+        if not isinstance(gradient, Gradient):
+            raise DefenseError(
+                f"{type(self.defense).__name__}.gradient returned {type(gradient).__name__}, not a Gradient; "
+                "return a Gradient made of step.gradient(…)"
+            )
         norm = gradient.norm()
         if not math.isfinite(norm):
             raise DefenseError(
                 f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
                 "lower the learning rate or the strength of the defense, and check the data"
             )
-        self._weights.set_grad(gradient, step.held)
-        return self._record(step, micro_batches)
-
-    def _counted(self, rows: int) -> Tensor:
-        """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up."""
-        epoch = self.accelerator.gradient_state
-        last = epoch.end_of_dataloader and epoch.sync_gradients
-        if self.accelerator.num_processes == 1 or not last or epoch.remainder < 1:
-            return torch.ones(rows, dtype=torch.bool)
-        first = self.accelerator.process_index * self.args.per_device_train_batch_size
-        counted: Tensor = first + torch.arange(rows) < epoch.remainder
-        return counted
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
         return Step(
@@ -242,20 +213,24 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             micro_batches=micro_batches,
             likelihood=Likelihood(
                 self.model,
-                self._weights,
+                self._training.weights,
                 self.accelerator.autocast,
-                self.accelerator.num_processes,
+                self._processes,
                 exact_differences=self._exact_differences,
             ),
             streams=self._streams,
             refusals=self._refusals,
             micro_batch_size=self.args.per_device_train_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
-            rank=self.accelerator.process_index,
             clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
             memory=self.memory,
             longest=self._longest(),
         )
+
+    @property
+    def _processes(self) -> Processes:
+        host = self.accelerator
+        return Processes(host.process_index, host.num_processes, self.args.device)
 
     def _longest(self) -> int | None:
         """Tokens that the settings allow and the model has embeddings of positions for."""
@@ -263,31 +238,21 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         return min(limits, default=None)
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
-        """TRL's metrics over the training rows, the defense's activity, and row weights."""
-        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
-        sums = self._over_processes(step.observed, seen)
-        self._total_train_tokens += int(sums["seen"])
-        metrics = self._metrics["train"]
-        metrics["entropy"].append(sums["entropy"] / sums["tokens"])
-        metrics["mean_token_accuracy"].append(sums["correct"] / sums["tokens"])
-        metrics["num_tokens"] = [self._total_train_tokens]
-        for name, figure in step.logs.items():
-            metrics[name].append(figure)
-        if step.shares is not None:
-            if self.row_weights is None:
-                self.row_weights = RowWeights(len(self._rows))
-            self.row_weights.add(*step.shares.counted_rows())
-        return torch.tensor(sums["nll"] / sums["tokens"], device=self.args.device)
-
-    def _over_processes(self, observed: Observed, seen: float) -> dict[str, float]:
-        if observed.tokens == 0:
+        """TRL's metrics over the training rows, and the defense's activity."""
+        if step.observed.tokens == 0:
             raise DefenseError(
                 f"{type(self.defense).__name__} took no gradient of the '{self.main_stream}' rows it trains on"
             )
-        values = [observed.nll, observed.entropy, observed.correct, observed.tokens, seen]
-        mine = torch.tensor(values, dtype=torch.float64, device=self.args.device)
-        total = self.accelerator.reduce(mine, reduction="sum").tolist()
-        return dict(zip(("nll", "entropy", "correct", "tokens", "seen"), total, strict=True))
+        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
+        means = step.observed.over(self._processes)
+        self._total_train_tokens += int(self._processes.total(seen))
+        metrics = self._metrics["train"]
+        metrics["entropy"].append(means.entropy)
+        metrics["mean_token_accuracy"].append(means.accuracy)
+        metrics["num_tokens"] = [self._total_train_tokens]
+        for name, figure in step.logs.items():
+            metrics[name].append(figure)
+        return torch.tensor(means.loss, device=self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, then let the defense act once on the finished weights.
@@ -315,31 +280,14 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             )
         self._begin()
         if "start" in self.defense.info.references:
-            self._weights.start = self._weights.snapshot()
+            self._training.keep_start()
         with forwards_kept(self.model):
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
-        finished = self._finish()
+        finished = finish(self.defense, self._training.weights, self.memory)
         self.finished, self.displacement = finished.figures, finished.displacement
         if self.row_weights is not None and self.accelerator.is_main_process:
             self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
         return output
-
-    def _finish(self) -> Finished:
-        """The defense's last act, in figures that say what it did to the weights as they are stored.
-
-        One that fails halfway leaves the weights as training left them.
-        """
-        if not self.defense.finishes:
-            return Finished()
-        before = self._weights.snapshot()
-        try:
-            finished = self.defense.finish(self._weights, self.memory)
-        except BaseException:
-            self._weights.restore(before)
-            raise
-        moved = self._weights.moved_since(before)
-        stored = {"weights_moved": moved.weights, "moved_distance": moved.distance}
-        return replace(finished, figures=finished.figures | stored)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""
@@ -348,6 +296,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model with the tokenizer it is to be served with."""
+        # The parent writes `processing_class`, which was trained with, not what is to be served.
         trained: Any = self.processing_class
         self.processing_class: Any = self.served_tokenizer
         try:
@@ -362,10 +311,12 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        # An older checkpoint of the same name is unfinished from here on.
         (folder / state.MANIFEST).unlink(missing_ok=True)
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            state.save_state(folder, self._method_state())
+            self._training.save(folder, self._total_train_tokens)
+        # TRL would delete the oldest checkpoint before the new one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -373,55 +324,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._save_finished(folder / FINISHED)
+            weights = self._training.weights
+            save_finished(self.defense, weights, self.memory, self.model, self.served_tokenizer, folder)
             state.seal(folder)
             # Older checkpoints go only now, so that at every moment a finished one is there.
             rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
 
-    def _save_finished(self, folder: Path) -> None:
-        """A checkpoint holds the weights that training goes on with; to be served they lack the defense's last act."""
-        if not self.defense.finishes:
-            return
-        with self._weights.kept():
-            self.defense.finish(self._weights, self.memory)
-            self.model.save_pretrained(folder)
-        self.served_tokenizer.save_pretrained(folder)
-
-    def _method_state(self) -> dict[str, Any]:
-        found = {f"defense.{name}": value for name, value in self.memory.items()}
-        found |= {f"drawn.{name}": stream.drawn for name, stream in self._streams.items()}
-        found["tokens"] = self._total_train_tokens
-        if "start" in self.defense.info.references:
-            found["start"] = self._weights.start
-        if self.row_weights is not None:
-            found |= {"row_sums": self.row_weights.sums, "row_times": self.row_weights.times}
-        return found
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        found = state.load_state(Path(checkpoint))
-        device = self._weights.parameters[0].device
-        self.memory.update(
-            {
-                name.removeprefix("defense."): _on(device, value)
-                for name, value in found.items()
-                if name.startswith("defense.")
-            }
-        )
-        for name, stream in self._streams.items():
-            stream.drawn = int(found[f"drawn.{name}"])
-        self._total_train_tokens = int(found["tokens"])
-        if "start" in found:
-            self._weights.start = found["start"]
-        if "row_sums" in found:
-            self.row_weights = RowWeights(len(self._rows))
-            self.row_weights.sums, self.row_weights.times = found["row_sums"], found["row_times"]
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    """Tensors of a list on a device; anything else as it is."""
-    if not isinstance(value, list):
-        return value
-    return [item.to(device) if isinstance(item, Tensor) else item for item in value]
+        if checkpoint is not None:
+            self._total_train_tokens = self._training.load(Path(checkpoint))

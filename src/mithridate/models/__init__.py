@@ -1,0 +1,1 @@
+"""The models that are trained and repaired: their parts, adapters, activations, merged weights and rows as tokens."""

@@ -1,0 +1,122 @@
+"""The output head: log-probabilities of the completion's tokens, with or without the vocabulary's logits."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+from mithridate.models.batches import Batch
+from mithridate.models.tokenization import IGNORED
+
+FIGURES = ("log_probs", "entropy", "is_top1")
+"""What TRL's fused head computes for each token."""
+
+
+def scored(model: nn.Module, batch: Batch, logits: bool = False) -> Any:
+    """Score a batch in one forward pass.
+
+    Args:
+        model: A causal language model, PEFT or plain.
+        batch: Rows to score.
+        logits: Whether to return the logits.
+
+    Returns:
+        ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the
+        completion,
+        and ``logits`` (rows, tokens − 1, vocabulary) where they are asked for.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if logits:
+        # The logits at position t are those of token t + 1.
+        every = own_tokens(model(**inputs).logits, batch)[:, :-1]
+        return SimpleNamespace(logits=every, **_figures(every, batch["labels"][:, 1:]))
+    with fused_head(model):
+        output = model(**inputs, labels=batch["labels"], fused_lm_head=True)
+    return SimpleNamespace(**{name: own_tokens(getattr(output, name), batch, 1) for name in (*FIGURES, "label_mask")})
+
+
+@contextmanager
+def fused_head(model: nn.Module) -> Iterator[None]:
+    """Inside the block the causal model takes ``fused_lm_head=True``, as TRL's trainer calls it.
+
+    TRL's head never holds the vocabulary's logits at once. It reads the head's weight itself, so a head that is more
+    than a plain linear layer (LoRA on it, a copy in ``modules_to_save``, quantized) is run as the model runs it.
+
+    Either is a forward bound to this very model, so a copy of the model made inside the block would run the original.
+    """
+    causal = causal_of(model)
+    # Whatever was bound there before, such as accelerate's autocast, must be there again after the block.
+    before = causal.__dict__.get("forward")
+    if _is_plain(causal.get_output_embeddings()):
+        add_fused_lm_head(causal, outputs=FIGURES)
+    else:
+        causal.forward = _running_the_head(causal.forward)
+    try:
+        yield
+    finally:
+        del causal.forward
+        if before is not None:
+            causal.forward = before
+
+
+def drop_fused_head(model: nn.Module) -> None:
+    """Take away the fused head that TRL's trainer leaves on a model."""
+    causal = causal_of(model)
+    forward = causal.__dict__.get("forward")
+    # TRL's function has no other mark; a test pins its name.
+    if forward is not None and forward.__code__.co_name == "_fused_forward":
+        del causal.forward
+
+
+def causal_of(model: nn.Module) -> Any:
+    """Return the causal language model inside PEFT's wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _is_plain(head: Any) -> bool:
+    # TRL reads head.weight itself, so hooks, wrappers and replaced forwards of the head would be passed over.
+    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
+    return type(head) is nn.Linear and not hooked
+
+
+def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a forward with the fused head's results, made of the model's own logits."""
+
+    @functools.wraps(original)
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return original(*args, labels=labels, **kwargs)
+        # TRL's trainer and `scored` always pass them with fused_lm_head.
+        assert labels is not None
+        figures = _figures(original(*args, **kwargs).logits[:, :-1], labels[:, 1:])
+        loss = -figures["log_probs"].sum() / figures["label_mask"].sum().clamp(min=1)
+        return FusedCausalLMOutput(loss=loss, **figures)
+
+    return forward
+
+
+def _figures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return what the fused head computes, from logits (rows, tokens, vocabulary), in float32 at least."""
+    mask = labels != IGNORED
+    # In half precision a softmax over a large vocabulary loses the very differences that weights are made of.
+    everywhere = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    # Ignored labels are negative; they are clamped to index anything and masked after.
+    picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return {
+        "log_probs": picked.masked_fill(~mask, 0),
+        "entropy": -(everywhere.exp() * everywhere).sum(dim=-1).masked_fill(~mask, 0),
+        "is_top1": (logits.argmax(dim=-1) == labels) & mask,
+        "label_mask": mask,
+    }
+
+
+def own_tokens(states: Tensor, batch: Batch, fewer: int = 0) -> Tensor:
+    """(rows, tokens − fewer, …) without the virtual tokens that prompt tuning puts in front."""
+    # Counted from the end, since prompt tuning puts virtual tokens in front.
+    return states[:, -(batch["input_ids"].shape[1] - fewer) :]

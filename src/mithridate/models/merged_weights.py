@@ -1,0 +1,162 @@
+"""The merged weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mithridate.errors import DefenseError, ModelError
+from mithridate.models.decoder import layer_of
+from mithridate.models.lora import LoraFactors, is_transposed
+from mithridate.models.requirements import require_no_bias, require_plain_values, require_unquantized
+from mithridate.models.submodules import submodules
+from mithridate.models.undo import overwrite
+
+
+class _Stored(NamedTuple):
+    """Where a merged weight lies.
+
+    Attributes:
+        parameter: The weight itself, the base weight where LoRA wraps the layer.
+        lora: The LoRA factors on it; None where there are none.
+    """
+
+    parameter: Tensor
+    lora: LoraFactors | None
+
+
+class MergedWeights:
+    """θ, read and written tensor by tensor, so that no second copy of the model is needed.
+
+    Args:
+        model: A causal language model, PEFT or plain.
+
+    Attributes:
+        adapted: Whether LoRA is merged in.
+        matrices: Linear layers of the decoder blocks by the plain name of their weight, in the model's order.
+
+    Raises:
+        DefenseError: If weights are quantized or offloaded, or the adapter is not one active LoRA or DoRA.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        require_unquantized(model)
+        self._stored: dict[str, _Stored] = {}
+        self.matrices: dict[str, nn.Module] = {}
+        # Tied weights, such as the embeddings that the head uses again, are one weight under their first name.
+        seen: dict[int, _Stored] = {}
+        for submodule in submodules(model):
+            for own, parameter in submodule.module.named_parameters(recurse=False):
+                name = f"{submodule.name}.{own}" if submodule.name else own
+                stored = _Stored(parameter, submodule.lora if own == "weight" else None)
+                if submodule.lora is not None:
+                    # A bias of B adds to the output, and no weight of the layer could take it up.
+                    require_no_bias(submodule.lora)
+                if _is_new(stored, seen, submodule.path):
+                    require_plain_values(name, parameter)
+                    seen[id(parameter)] = self._stored[name] = stored
+                    if own == "weight" and isinstance(submodule.module, (nn.Linear, Conv1D)) and layer_of(name):
+                        self.matrices[name] = submodule.module
+        self.adapted = bool(self.adapted_layers)
+
+    @property
+    def names(self) -> list[str]:
+        """Plain names of all weights, in the model's order."""
+        return list(self._stored)
+
+    @property
+    def adapted_layers(self) -> dict[str, nn.Module]:
+        """The layers that LoRA wraps, by the plain name of their weight."""
+        return {name: stored.lora.base for name, stored in self._stored.items() if stored.lora is not None}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape as stored."""
+        return tuple(self._stored[name].parameter.shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type as stored."""
+        return self._stored[name].parameter.dtype
+
+    @torch.no_grad()
+    def base(self, name: str, device: torch.device | None = None) -> Tensor:
+        """Return a float64 copy of W, without LoRA, in the stored orientation."""
+        parameter = self._stored[name].parameter
+        # In float64: differences of nearby models are small beside the weights themselves.
+        return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
+
+    def read(self, name: str, device: torch.device | None = None) -> Tensor:
+        """Return a float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
+        value, lora = self.base(name, device), self._stored[name].lora
+        return value if lora is None else lora.merged(value)
+
+    def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
+        """Return a float64 copy of W + scale·B·A as (outputs, inputs), for a name in ``matrices``."""
+        return self.turned(name, self.read(name, device))
+
+    def change_from(self, other: "MergedWeights", name: str) -> Tensor:
+        """These weights less another model's, (outputs, inputs) float64, for a name in ``matrices``."""
+        own = self.matrix(name)
+        return own - other.matrix(name, own.device)
+
+    def turned(self, name: str, values: Tensor) -> Tensor:
+        """From the stored orientation to (outputs, inputs), and back."""
+        return values.T if is_transposed(self.matrices[name]) else values
+
+    def write(self, name: str, values: Tensor) -> None:
+        """Set a merged weight: the base weight takes the values, and the adapter on it leaves them as they are.
+
+        Raises:
+            DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
+        """
+        parameter, lora = self._stored[name]
+        overwrite(parameter, values)
+        if lora is not None:
+            second = lora.factors[1]
+            # B = 0 makes ΔW = 0, so that the base weight alone is the merged one.
+            overwrite(second, torch.zeros_like(second))
+            if lora.magnitude is not None:
+                # DoRA still divides by ‖W‖, so m must be that norm again.
+                overwrite(lora.magnitude, _norms(name, parameter, lora))
+
+    def require_like(self, other: "MergedWeights", called: str) -> None:
+        """Refuse a model of another architecture.
+
+        Raises:
+            ModelError: Naming a weight that is missing or has another shape.
+        """
+        for having, lacking, where in ((self, other, f"{called}= model"), (other, self, "model to repair")):
+            missing = [name for name in having.names if name not in lacking._stored]
+            if missing:
+                raise ModelError(
+                    f"the {where} has no weight '{missing[0]}' (nor {len(missing) - 1} others); "
+                    "give models of the same architecture"
+                )
+        for name in self.names:
+            if self.shape(name) != other.shape(name):
+                raise ModelError(
+                    f"'{name}' has shape {self.shape(name)} in the model to repair, {other.shape(name)} in the "
+                    f"{called}= model; give models of the same architecture and vocabulary"
+                )
+
+
+def _is_new(stored: _Stored, seen: dict[int, _Stored], path: str) -> bool:
+    """Return whether the weight was not met before; one that was must not have LoRA on it in either place."""
+    before = seen.get(id(stored.parameter))
+    if before is not None and (before.lora is not None or stored.lora is not None):
+        raise DefenseError(f"the weight of {path} is tied to another one; untie or merge the adapter first")
+    return before is None
+
+
+@torch.no_grad()
+def _norms(name: str, weight: Tensor, lora: LoraFactors) -> Tensor:
+    """DoRA's magnitudes that leave a weight as it is: ‖W‖ by output row, by PEFT's own arithmetic."""
+    # PEFT's own arithmetic, so that m/‖W‖ is exactly 1 when it runs.
+    layer = lora.module.lora_magnitude_vector[lora.adapter]
+    norms: Tensor = layer.get_weight_norm(weight, torch.zeros((), dtype=weight.dtype, device=weight.device), 1.0)
+    if not bool(norms.all()):
+        raise DefenseError(
+            f"the repair leaves an output row of '{name}' at zero, whose direction DoRA cannot hold; "
+            "merge the adapter first (model.merge_and_unload())"
+        )
+    return norms

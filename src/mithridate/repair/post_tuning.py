@@ -1,0 +1,136 @@
+"""What a defense is that changes the weights of a finished model once."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.errors import DefenseError, ModelError
+from mithridate.models.modes import undisturbed
+from mithridate.models.requirements import check_finite
+from mithridate.models.tokenization import Rows
+from mithridate.models.undo import undone_on_failure
+from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.repairable import repairable
+from mithridate.repair.repaired import DoseSearch, Repaired
+from mithridate.settings import Settings
+
+Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
+"""A strength, or ``"auto"`` for the largest one within the budget."""
+
+
+class Repair(Settings):
+    """A defense that changes the weights of a finished model once.
+
+    Attributes:
+        budget: For ``"auto"``: largest rise of the loss on held-out user rows, in nats per token.
+        trim: For ``"auto"``: share of the held-out rows, those whose loss rises most, that is left out of the
+            rise, because unvetted rows may be harmful themselves.
+        batch_size: Rows per forward pass; changes the speed only.
+        max_length: Longest row in tokens.
+    """
+
+    budget: float = Field(default=0.05, gt=0)
+    trim: float = Field(default=0.25, ge=0, lt=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_length: int | None = Field(default=512, ge=1)
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether the defense can only act on a model with a LoRA adapter."""
+        return False
+
+    @property
+    def merges(self) -> bool:
+        """Whether the defense acts on whole weights, so that an adapter is merged."""
+        return bool(self.info.references)
+
+    def repair(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        harmful: Rows | None = None,
+        user: Rows | None = None,
+        safe: Rows | None = None,
+        aligned: nn.Module | None = None,
+        base: nn.Module | None = None,
+    ) -> Repaired:
+        """Change the model in place.
+
+        Args:
+            model: A finished model, PEFT or plain.
+            tokenizer: Its tokenizer.
+            harmful: The provider's harmful rows.
+            user: Held-out rows of the user's own data.
+            safe: The provider's safe rows.
+            aligned: The model before fine-tuning, PEFT or plain.
+            base: The model before alignment, PEFT or plain.
+
+        Raises:
+            ModelError: If weights hold NaN or Inf or cannot be written, or models that are compared do not fit.
+            DefenseError: If rows or models it needs are not given, or it cannot act on this model.
+
+        Whatever is raised, weights, gradients and flags of the models are as they were, bit for bit.
+        """
+        # Such weights can never be written to, which torch says only deep inside a formula.
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError("the model was made inside torch.inference_mode, so its weights are fixed; load it anew")
+        # NaN compares as unequal and sorts as largest: a repair would act on it without an error.
+        check_finite(model)
+        streams = {"harmful": harmful, "user": user, "safe": safe}
+        references = {"aligned": aligned, "base": base}
+        inputs = RepairInputs(type(self).__name__, model, tokenizer, self.max_length, streams, references)
+        with undisturbed(m for m in (model, aligned, base) if m is not None), undone_on_failure():
+            return self.change(inputs)
+
+    def change(self, inputs: RepairInputs) -> Repaired:
+        """Change ``inputs.model`` in place by the formula, through ``mithridate.models.undo.overwrite`` alone.
+
+        Args:
+            inputs: The model, and whatever rows and other models were given.
+        """
+        raise NotImplementedError
+
+    def search(
+        self,
+        inputs: RepairInputs,
+        parameter: str,
+        doses: Iterable[float],
+        dosed: Callable[[float], AbstractContextManager[None]],
+    ) -> DoseSearch:
+        """Return the largest dose within the budget; the model is left as it was.
+
+        Args:
+            inputs: The model with held-out user rows, and harmful rows where they are given.
+            parameter: Name of the dose.
+            doses: Doses to try, in rising order.
+            dosed: Context manager under which the model has a dose.
+
+        Raises:
+            DefenseError: If there are no held-out rows, or even the smallest dose is beyond the budget.
+        """
+        if not inputs.has("user"):
+            raise DefenseError(AUTO_NEEDS_USER)
+        losses = [
+            RowLosses(inputs.model, repairable(inputs.model), inputs.rows(stream)[:rows], self.batch_size)
+            for stream, rows in (("user", None), ("harmful", CURVE_ROWS))
+            if inputs.has(stream)
+        ]
+        return largest_dose(
+            parameter=parameter,
+            doses=doses,
+            dosed=dosed,
+            user=losses[0],
+            harmful=losses[1] if len(losses) > 1 else None,
+            budget=self.budget,
+            trim=self.trim,
+        )
+
+
+CURVE_ROWS = 128
+"""Harmful rows, the first ones, over which a dose curve shows the harmful loss; it decides nothing."""

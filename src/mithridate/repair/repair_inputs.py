@@ -1,0 +1,101 @@
+"""What a repair is given: the finished model, rows, and the models it came from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mithridate.errors import DefenseError, ModelError
+from mithridate.models.merged_weights import MergedWeights
+from mithridate.models.requirements import check_finite, require_sole_adapter
+from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
+
+MEANING = {
+    "harmful": "the provider's harmful rows",
+    "safe": "the provider's safe rows",
+    "user": "held-out rows of the user's own data",
+    "aligned": "the model before fine-tuning",
+    "base": "the model before alignment",
+}
+"""What the arguments of a repair are."""
+
+
+class RepairInputs:
+    """One model to repair.
+
+    Args:
+        defense: Name of the defense, for messages.
+        model: The finished model.
+        tokenizer: Its tokenizer.
+        max_length: Longest row in tokens.
+        rows: Streams by name; None where one is not given.
+        references: Other models by name; None where one is not given.
+    """
+
+    def __init__(
+        self,
+        defense: str,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        rows: Mapping[str, Rows | None],
+        references: Mapping[str, nn.Module | None],
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._defense, self._max_length = defense, max_length
+        self._rows, self._references = rows, references
+        self._examples: dict[str, list[TokenizedRow]] = {}
+
+    def has(self, stream: str) -> bool:
+        """Return whether rows of a stream are given."""
+        return self._rows[stream] is not None
+
+    def rows(self, stream: str) -> list[TokenizedRow]:
+        """Return the tokenized rows of a stream.
+
+        Raises:
+            DefenseError: If they are not given.
+            DataError: If no row is left.
+        """
+        # Tokenized once, though a search for a dose asks for them again and again.
+        if stream not in self._examples:
+            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
+        return self._examples[stream]
+
+    def reference(self, name: str) -> nn.Module:
+        """``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
+
+        Raises:
+            DefenseError: If it is not given, or shares weights with the model to repair.
+            ModelError: If its weights hold NaN or Inf.
+        """
+        model: nn.Module = self._given(self._references, name)
+        try:
+            check_finite(model)
+        except ModelError as error:
+            raise ModelError(f"{name}=: {error}") from error
+        # PEFT models that share a base look like two models, and repairing one would move the other.
+        if {id(p) for p in model.parameters()} & {id(p) for p in self.model.parameters()}:
+            raise DefenseError(f"{name}= shares its weights with the model to repair; load it a second time")
+        return model
+
+    def merged_weights(self, *references: str) -> list[MergedWeights]:
+        """Merged weights of the model to repair and of the models it is compared with.
+
+        Raises:
+            DefenseError: If a reference is not given, a model is quantized, or the model to repair has idle adapters.
+            ModelError: If the models' weights differ in name or shape.
+        """
+        require_sole_adapter(self.model)
+        tuned = MergedWeights(self.model)
+        others = [MergedWeights(self.reference(name)) for name in references]
+        for name, other in zip(references, others, strict=True):
+            tuned.require_like(other, name)
+        return [tuned, *others]
+
+    def _given(self, values: Mapping[str, Any], name: str) -> Any:
+        if values[name] is None:
+            raise DefenseError(f"{self._defense} needs {name}=, {MEANING[name]}")
+        return values[name]

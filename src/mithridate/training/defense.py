@@ -1,0 +1,132 @@
+"""What a defense is that acts while weights are trained: a formula for one optimizer step's gradient."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+import mithridate
+from mithridate.errors import UsageError
+from mithridate.nearest import nearest
+from mithridate.settings import Settings
+from mithridate.training.gradient import Gradient
+from mithridate.training.step import Step
+from mithridate.training.step_rows import Memory
+from mithridate.training.trainable import Weights
+
+
+class Rescalable(Protocol):
+    """A change of the weights whose scale can be set anew later.
+
+    Attributes:
+        scale: Present scale.
+    """
+
+    scale: float
+
+    def apply(self, model: nn.Module, scale: float) -> object:
+        """Set the model's weights to another scale of the change."""
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a defense did to the trained weights after the last step.
+
+    Attributes:
+        figures: Figures that prove that it acted.
+        displacement: What it added, so that its scale can be changed later; None where it adds nothing.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    displacement: Rescalable | None = None
+
+
+class Defense(Settings):
+    """A defense that acts while weights are trained: a formula for one optimizer step's gradient.
+
+    It holds settings only. What it must remember between steps goes into ``step.memory``, which the trainer owns, so
+    that one object can serve many trainings.
+    """
+
+    def gradient(self, step: Step) -> Gradient:
+        """Return the gradient that the optimizer gets.
+
+        Args:
+            step: The optimizer step; its verbs return gradients of losses on streams.
+        """
+        raise NotImplementedError
+
+    def start(self, step: Step) -> None:
+        """Check and measure once, before the first step's gradient.
+
+        Args:
+            step: The first step; what is measured goes into ``step.memory``.
+        """
+
+    def applied(self, model: nn.Module, memory: Memory) -> AbstractContextManager[None]:
+        """Inside the block the model runs as the defense trains it, for evaluation between steps.
+
+        Args:
+            model: The model that is trained.
+            memory: What the steps left.
+        """
+        return nullcontext()
+
+    def finish(self, weights: Weights, memory: Memory) -> Finished:
+        """Act once on the trained weights, after the last step.
+
+        Args:
+            weights: The trained weights.
+            memory: What the steps left; not to be changed.
+        """
+        return Finished()
+
+    @property
+    def finishes(self) -> bool:
+        """Whether the defense changes the trained weights after the last step."""
+        return type(self).finish is not Defense.finish
+
+    def served(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Return the tokenizer to serve the finished model with.
+
+        Args:
+            tokenizer: A copy of the one that is trained with; may be changed.
+        """
+        return tokenizer
+
+
+def require_defense(given: Any) -> Defense:
+    """Return what was given as ``defense=`` to a trainer, if it is a defense that trains.
+
+    Raises:
+        UsageError: If it is a name, a class, a repair, or anything else; the message says what to write instead.
+    """
+    if isinstance(given, Defense):
+        return given
+    if isinstance(given, str):
+        raise UsageError(
+            f"defense is the text {given[:40]!r}; give a defense object, such as mithridate.{_class_like(given)}()"
+        )
+    if isinstance(given, type) and issubclass(given, Settings):
+        raise UsageError(f"defense is the class {given.__name__}; give an object: {given.__name__}()")
+    if isinstance(given, Settings):
+        raise UsageError(
+            f"{type(given).__name__} repairs finished models; train with another defense, such as mithridate.SFT(), "
+            "and call its repair(trainer.model, …) afterwards"
+        )
+    raise UsageError(f"defense is of type {type(given).__name__}; give a defense object, such as mithridate.SFT()")
+
+
+def _class_like(name: str) -> str:
+    """Return the public defense whose name is most like a wrong one, in either spelling."""
+    # The façade knows all names; the registry, which stands above this module, is not asked.
+    public = [known for known in dir(mithridate) if known[0].isupper()]
+    near = nearest(name.replace("_", ""), public)
+    found = getattr(mithridate, near) if near else None
+    return near if near and isinstance(found, type) and issubclass(found, Defense) else "AntibodyTuning"

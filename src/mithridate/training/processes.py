@@ -1,0 +1,60 @@
+"""The processes that share an optimizer step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and those it trains with; with one process nothing is communicated.
+
+    Attributes:
+        rank: Number of this process.
+        count: Number of processes.
+        device: Where sums over processes are made.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device | str = "cpu"
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every process has, in the order of the processes."""
+        everywhere = [value]
+        if self.count > 1:
+            everywhere = [None] * self.count
+            distributed.all_gather_object(everywhere, value)
+        return everywhere
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """Add up every process's tensor in place, and return it."""
+        if self.count > 1:
+            distributed.all_reduce(mine)
+        return mine
+
+    def sum_all(self, tensors: Sequence[Tensor]) -> None:
+        """Sum lists of tensors over processes in place, as one message."""
+        if self.count == 1:
+            return
+        # One message: an adapter has hundreds of small tensors, and each reduction waits for the slowest process.
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+    def total(self, value: float) -> float:
+        """Return the sum of every process's number."""
+        return self._reduced(value, distributed.ReduceOp.SUM) if self.count > 1 else value
+
+    def largest(self, value: float) -> float:
+        """Return the largest of every process's number."""
+        return self._reduced(value, distributed.ReduceOp.MAX) if self.count > 1 else value
+
+    def _reduced(self, value: float, operation: Any) -> float:
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor, op=operation)
+        return float(tensor)

@@ -1,0 +1,126 @@
+"""Likelihoods of completions under a model, from one forward pass."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from mithridate.models.activations import captured, require_recomputable
+from mithridate.models.batches import Batch
+from mithridate.models.decoder import Decoder, DecoderPart, decoder_of
+from mithridate.models.fused_head import own_tokens, scored
+from mithridate.models.modes import in_float32
+from mithridate.models.tokenization import IGNORED
+from mithridate.training.processes import Processes
+from mithridate.training.scored_rows import ScoredRows, Totals
+from mithridate.training.trainable import Weights
+
+Pass = Callable[[], AbstractContextManager[ScoredRows]]
+"""One forward pass over a micro-batch; its backward pass belongs inside the block too."""
+
+
+class Likelihood:
+    """Scores batches with a model.
+
+    Args:
+        model: A causal language model, PEFT or plain, not wrapped for distribution.
+        weights: The weights that gradients are taken over.
+        autocast: Factory of the mixed-precision context of forward passes.
+        processes: The processes that share each batch; by default this one alone.
+        exact_differences: Whether ``precise`` also leaves autocast.
+
+    Attributes:
+        is_precise: Whether a block of ``precise`` is open.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Weights,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        processes: Processes | None = None,
+        *,
+        exact_differences: bool = True,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.autocast = autocast
+        self.processes = processes or Processes(device=weights.parameters[0].device)
+        self.is_precise = False
+        self._exact_differences = exact_differences
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model's parts.
+
+        Raises:
+            DefenseError: If activations are recomputed in a way in which they cannot be held or changed.
+        """
+        require_recomputable(self.model)
+        return decoder_of(self.model)
+
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """Inside the block the model computes in float32, without autocast, and gradients are float32."""
+        before = self.autocast, self.is_precise
+        # Autocast would round the displaced weights to half precision on every use.
+        if self._exact_differences:
+            self.autocast = nullcontext
+        self.is_precise = True
+        try:
+            with in_float32(self.model) as copies, self.weights.replaced(copies):
+                yield
+        finally:
+            self.autocast, self.is_precise = before
+
+    def score(
+        self,
+        batch: Batch,
+        observe: Callable[[Any], None] | None = None,
+        *,
+        hidden: Sequence[DecoderPart] = (),
+        logits: bool = False,
+    ) -> ScoredRows:
+        """Score a batch in one forward pass; all logits are never held at once, unless they are asked for.
+
+        Args:
+            batch: Rows to score.
+            observe: Called with the model's output (per-token ``entropy``, ``is_top1``, ``label_mask``).
+            hidden: Outputs to keep.
+            logits: Whether to keep the logits.
+        """
+        with ExitStack() as hooks:
+            outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
+            # The head is inside: TRL's fused head casts as the model does.
+            with self.autocast():
+                output = scored(self.model, batch, logits)
+        if observe is not None:
+            observe(output)
+        # OPT's MLP works on all tokens of a batch in one dimension.
+        rows = len(batch["input_ids"])
+        kept = {part: [_by_row(state, rows, batch) for state in found] for part, found in outputs.items()}
+        return ScoredRows(batch, output.log_probs, output.label_mask, kept, output.logits if logits else None)
+
+    def passes(self, batches: Iterable[Batch]) -> Iterator[Pass]:
+        """Plain forward passes over batches, one after the other."""
+        for batch in batches:
+
+            @contextmanager
+            def run(batch: Batch = batch) -> Iterator[ScoredRows]:
+                yield self.score(batch)
+
+            yield run
+
+    def totals(self, batches: Iterable[Batch]) -> Totals:
+        """Return the rows and completion tokens of a batch, over all micro-batches and processes."""
+        batches = list(batches)
+        tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        rows = sum(len(batch["labels"]) for batch in batches)
+        return Totals(int(self.processes.total(rows)), int(self.processes.total(tokens)))
+
+
+def _by_row(state: Tensor, rows: int, batch: Batch) -> Tensor:
+    """(rows, tokens, features)."""
+    return own_tokens(state.reshape(rows, -1, state.shape[-1]), batch)

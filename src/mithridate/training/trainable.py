@@ -1,0 +1,179 @@
+"""The trainable weights of a model: read, displaced and restored in one place."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.errors import DefenseError
+from mithridate.models.decoder import layer_of
+from mithridate.models.modes import is_half
+from mithridate.training.gradient import Gradient
+
+if TYPE_CHECKING:
+    pass
+
+
+class Moved(NamedTuple):
+    """What a change did to stored weights.
+
+    Attributes:
+        weights: Number of weights that changed.
+        distance: L2 norm of the change.
+    """
+
+    weights: int
+    distance: float
+
+
+class Weights:
+    """The parameters a defense may move, in a fixed order.
+
+    Args:
+        model: The model that holds them.
+        names: Names of the parameters to use; by default those with ``requires_grad``.
+
+    Raises:
+        DefenseError: If there is none.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str] | None = None) -> None:
+        # In the model's order: gradients, copies and checkpoints are lists in this order.
+        chosen = None if names is None else set(names)
+        pairs = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if (parameter.requires_grad if chosen is None else name in chosen)
+        ]
+        if not pairs:
+            raise DefenseError("the model has no trainable weights; pass peft_config, or unfreeze the weights to train")
+        self.names = [name for name, _ in pairs]
+        self.parameters: list[Tensor] = [parameter for _, parameter in pairs]
+        self._start: list[Tensor] | None = None
+
+    @property
+    def start(self) -> list[Tensor]:
+        """Values at the start of the stage.
+
+        Raises:
+            DefenseError: If they were not kept.
+        """
+        if self._start is None:
+            raise DefenseError("the weights the stage started from were not kept; register references=('start',)")
+        return self._start
+
+    @start.setter
+    def start(self, values: Sequence[Tensor]) -> None:
+        self._start = [value.to(p.device) for value, p in zip(values, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def snapshot(self) -> list[Tensor]:
+        """Return copies of the present values."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def restore(self, saved: Sequence[Tensor]) -> None:
+        """Put saved values back, bit for bit."""
+        torch._foreach_copy_(self.parameters, list(saved))
+
+    @torch.no_grad()
+    def add(self, displacement: Gradient) -> None:
+        """Add a vector to the weights in place, rounded once to what they are stored in."""
+        torch._foreach_add_(self.parameters, displacement.tensors)
+
+    @torch.no_grad()
+    def moved_since(self, before: Sequence[Tensor]) -> Moved:
+        """Return how many weights differ from earlier values, and by which L2 norm together."""
+        pairs = list(zip(self.parameters, before, strict=True))
+        square = sum(float((now.double() - then.double()).square().sum()) for now, then in pairs)
+        return Moved(sum(int((now != then).sum()) for now, then in pairs), square**0.5)
+
+    @contextmanager
+    def replaced(self, copies: Mapping[Tensor, Tensor]) -> Iterator[None]:
+        """Inside the block some parameters are copies that the model holds in their stead."""
+        before = self.parameters
+        self.parameters = [copies.get(parameter, parameter) for parameter in before]
+        try:
+            yield
+        finally:
+            self.parameters = before
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever happens to the weights inside the block, they are restored after it, bit for bit."""
+        saved = self.snapshot()
+        try:
+            yield
+        finally:
+            self.restore(saved)
+
+    @contextmanager
+    def moved(self, displacement: Gradient) -> Iterator[None]:
+        """Displace the weights inside the block.
+
+        Subtracting what was added would not give the same bits back, so a copy is kept.
+
+        Raises:
+            DefenseError: If weights are half precision, which would round most of a displacement away.
+        """
+        # bfloat16 has 8 bits: a displacement of 1 % of a weight mostly rounds to nothing.
+        if any(is_half(parameter) for parameter in self.parameters):
+            raise DefenseError(
+                "weights in half precision round a displacement away; displace them inside `with step.precise():`"
+            )
+        with self.kept():
+            self.add(displacement)
+            yield
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """Inside the block the weights are those that the stage started from, and nothing is differentiated."""
+        with self.kept(), torch.no_grad():
+            self.restore(self.start)
+            yield
+
+    @contextmanager
+    def freezing(self, frozen: Sequence[bool]) -> Iterator[None]:
+        """Inside the block frozen parameters take no gradient."""
+        chosen = [p for p, fixed in zip(self.parameters, frozen, strict=True) if fixed]
+        try:
+            for parameter in chosen:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in chosen:
+                parameter.requires_grad_(True)
+
+    def in_layers(self, layers: Sequence[int]) -> list[bool]:
+        """For each parameter whether it lies in one of these decoder blocks, or outside all of them."""
+        wanted = {None, *(str(layer) for layer in layers)}
+        return [layer_of(name) in wanted for name in self.names]
+
+    def clear_grad(self) -> None:
+        """Forget accumulated gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def take_grad(self) -> list[Tensor]:
+        """Hand over the accumulated gradients (zeros where a parameter took no part)."""
+        grads = [
+            # Layers that did not run, as under layer drop, have no gradient, and the vector must be whole.
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
+        self.clear_grad()
+        return grads
+
+    def scale_grad(self, factor: float) -> None:
+        """Multiply the accumulated gradients in place."""
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, factor)
+
+    def set_grad(self, gradient: Gradient) -> None:
+        """Hand a finished gradient to the optimizer; frozen parameters get none, so that it leaves them alone."""
+        frozen = gradient.frozen or [False] * len(self.parameters)
+        for parameter, tensor, fixed in zip(self.parameters, gradient.tensors, frozen, strict=True):
+            parameter.grad = None if fixed else tensor.to(parameter.dtype)

@@ -1,0 +1,68 @@
+"""Weights: chosen by name, moved and put back bit for bit."""
+
+import pytest
+import torch
+
+from mithridate.errors import DefenseError
+from mithridate.training.gradient import Gradient
+from mithridate.training.trainable import Weights
+from tests.helpers import tiny
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fails", [False, True])
+def test_moved_puts_every_bit_back(dtype, fails):
+    weights = Weights(tiny.model().to(dtype))
+    torch.manual_seed(1)
+    push = Gradient([torch.randn_like(p) * 0.013 for p in weights.parameters])
+    before = weights.snapshot()
+    with pytest.raises(KeyError) if fails else torch.no_grad(), weights.moved(push):
+        inside = weights.snapshot()
+        if fails:
+            raise KeyError("inside")
+    assert not any(torch.equal(a, b) for a, b in zip(inside, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters, before, strict=True))
+    subtracted = [a - b for a, b in zip(inside, push.tensors, strict=True)]
+    assert not all(torch.equal(a, b) for a, b in zip(subtracted, before, strict=True)), "subtracting would do"
+
+
+def test_what_moved_is_counted_and_measured_as_stored():
+    weights = Weights(tiny.model().to(torch.bfloat16))
+    before = weights.snapshot()
+    with weights.kept():
+        weights.add(Gradient([torch.full_like(p, 1e-4, dtype=torch.float32) for p in weights.parameters]))
+        moved, after = weights.moved_since(before), weights.snapshot()
+    assert weights.moved_since(before) == (0, 0.0)
+    pairs = list(zip(before, after, strict=True))
+    assert moved.weights == sum(int((a != b).sum()) for a, b in pairs) > 0
+    assert moved.weights < sum(p.numel() for p in before)
+    square = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+    assert moved.distance == pytest.approx(square**0.5)
+
+
+def test_a_displacement_of_a_wrong_shape_leaves_the_weights():
+    weights = Weights(tiny.model())
+    before = weights.snapshot()
+    with pytest.raises(RuntimeError), weights.moved(Gradient([torch.ones(7) for _ in before])):
+        pass
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters, before, strict=True))
+
+
+def test_only_trainable_weights_are_taken():
+    model = tiny.model()
+    model.requires_grad_(False)
+    with pytest.raises(DefenseError, match="no trainable weights"):
+        Weights(model)
+    model.lm_head.weight.requires_grad_(True)
+    assert Weights(model).names == ["lm_head.weight"]
+    assert Weights(model, ["model.norm.weight"]).names == ["model.norm.weight"]
+
+
+def test_a_parameter_that_took_no_part_has_a_zero_gradient():
+    model = tiny.model()
+    weights = Weights(model)
+    model.lm_head.weight.sum().backward()
+    grads = dict(zip(weights.names, weights.take_grad(), strict=True))
+    assert float(grads["lm_head.weight"].sum()) == model.lm_head.weight.numel()
+    assert not grads["model.norm.weight"].any()
+    assert all(p.grad is None for p in weights.parameters)
