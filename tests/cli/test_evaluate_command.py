@@ -145,6 +145,12 @@ def test_judges_that_cannot_be(name: str, message: str) -> None:
         judge_named(name)
 
 
+@pytest.mark.parametrize("name", ["refusal", "classifier:m", "guard:llama-guard:m"])
+def test_a_key_for_a_judge_that_sends_none_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="--judge-key-env has no effect with"):
+        judge_named(name, "MINE")
+
+
 def test_rules_need_nothing() -> None:
     assert isinstance(judge_named("refusal"), RefusalJudge)
 

@@ -7,6 +7,7 @@ from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge,
 from mithridate.evaluation.judges.endpoint import is_local
 from mithridate.evaluation.judges.guard_forms import FORMS
 from mithridate.nearest import nearest
+from mithridate.pipeline.models import device
 
 # The port may be given or not; the path has no colon, the model's name may have one.
 _ADDRESS = re.compile(r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s]+)(?::\d++)?+(?:/[^:\s]*)?):(?P<model>\S.*)")
@@ -23,10 +24,12 @@ def judge_named(name: str, key_env: str | None = None) -> Judge:
     """
     kind, _, rest = name.partition(":")
     address = _ADDRESS.fullmatch(rest)
+    if key_env is not None and kind in ("refusal", "classifier"):
+        raise UsageError(f"--judge-key-env has no effect with --judge {kind}; leave it out")
     if kind == "refusal" and not rest:
         return RefusalJudge()
     if kind == "classifier" and rest:
-        return ClassifierJudge(rest)
+        return ClassifierJudge(rest, device=device())
     if kind == "guard" and rest:
         return _guard(rest, key_env)
     if kind == "chat" and address:
@@ -44,7 +47,9 @@ def _guard(rest: str, key_env: str | None) -> GuardJudge:
     form, rest = (start, behind) if start in FORMS else (None, rest)
     address = _ADDRESS.fullmatch(rest)
     if address is None:
-        return GuardJudge(rest, form, api_key_env=key_env)
+        if key_env is not None:
+            raise UsageError("--judge-key-env has no effect with a guard that runs here; leave it out")
+        return GuardJudge(rest, form, device=device())
     url = address["url"]
     return GuardJudge(address["model"], form, base_url=url, api_key_env=_key_of(url, key_env))
 
