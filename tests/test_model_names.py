@@ -10,7 +10,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from mithridate.cli.finished_models import open_model, where_named
+from mithridate.cli.models import open_model, where_named
 from mithridate.errors import JudgeError, ModelError
 from mithridate.evaluation.judges import ClassifierJudge
 from mithridate.model_names import locate

@@ -32,7 +32,7 @@ def command(file: Path, model: str | None, max_length: int | None, template: str
 
 
 def _print_cuts(file: Path, model: str, max_length: int, template: str | None, ignore: list[str]) -> None:
-    from mithridate.cli.finished_models import open_tokenizer
+    from mithridate.cli.models import open_tokenizer
 
     rows, tokenizer = load_rows(file, ignore=ignore), open_tokenizer(model, template)
     refuse_control_tokens(rows, tokenizer)

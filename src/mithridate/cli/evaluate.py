@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 from rich.console import Console
 from rich.table import Table
 
-from mithridate.cli.finished_models import open_model
+from mithridate.cli.models import open_model
 from mithridate.cli.named_judges import judge_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import open_rows, read_prompts

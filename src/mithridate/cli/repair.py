@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.finished_models import open_model, open_to_rescale, where_named
+from mithridate.cli.models import open_model, open_to_rescale, where_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import open_rows
 from mithridate.data.sources import MINIATURE
