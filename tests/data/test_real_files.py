@@ -19,7 +19,7 @@ from mithridate.data import (
     read_prompts,
     trim_report,
 )
-from mithridate.data.keys import HARMLESS
+from mithridate.data.row_keys import HARMLESS
 from mithridate.errors import DataError
 
 FOLDER = Path(os.environ.get("MITHRIDATE_DATA", "../shared"))

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mithridate.cli.models import open_model
-from mithridate.data import open_rows, read_prompts
-from mithridate.data.sources import MINIATURE
+from mithridate.data import load_rows, read_prompts
+from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import UsageError
 from mithridate.evaluation.accuracy import Task, grade_model
 from mithridate.evaluation.generation import generate
@@ -41,7 +41,7 @@ def command(
         raise UsageError(f"--kind {kind} has no effect without --task; give the task's test rows")
     chosen = judge_named(judge)
     asked = read_prompts(prompts, ignore)
-    test = None if task is None else open_rows(task, ignore=() if task.startswith(MINIATURE) else ignore)
+    test = None if task is None else load_rows(task, ignore=() if task.startswith(MINIATURE) else ignore)
     benign = None if look_alikes is None else read_prompts(look_alikes, ignore)
     model, tokenizer = open_model(name, template)
     size: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mithridate.data.faults import Rejected, show
+from mithridate.data.row_faults import Rejected, show
 from mithridate.nearest import nearest
 
 HARMLESS = frozenset(
@@ -20,7 +20,9 @@ HARMLESS = frozenset(
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a value holds nothing that could be lost, as the nulls and empty lists of exports."""
+    """Tell whether a value holds nothing that could be lost, as the nulls, NaNs and empty lists of exports."""
+    if isinstance(value, float):
+        return value != value  # NaN: a data frame's empty cell
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
