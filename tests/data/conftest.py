@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mithridate.data import ensure_chat_template
 from mithridate.data.row_loading import to_dataset
-from mithridate.data.row_reader import Row
+from mithridate.data.row_reader import TrainingRow
 
 Writer = Callable[[str, Any], Path]
 

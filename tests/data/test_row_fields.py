@@ -45,8 +45,8 @@ def test_faults_in_fields(write, row: dict, found: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"prompt": "no field", "response": "{a}"}, "the prompt template names no field"),
-        ({"prompt": "{a}", "response": "none"}, "the response template names no field"),
+        ({"prompt": "{{no}} field", "response": "{a}"}, "the prompt template names no field"),
+        ({"prompt": "{a}", "response": "{{}}"}, "the response template names no field"),
         ({"prompt": "{a.__class__}", "response": "{b}"}, "is not a plain field name"),
         ({"prompt": "{a[0]}", "response": "{b}"}, "is not a plain field name"),
         ({"prompt": "{a!r}", "response": "{b}"}, "is not a plain field name"),

@@ -54,7 +54,7 @@ def test_only_trained_rows_may_be_messages_or_tokens() -> None:
         (rows({"prompt": "q", "response": "a"}), f"these are prompt/response rows: {PASS}"),
         (rows({"conversations": [{"from": "human", "value": "q"}]}), f"these are ShareGPT rows: {PASS}"),
         (rows({"text": "t"}), "columns text, expected prompt and completion; text alone does not say where the answer"),
-        (rows({"a": 1, "b": 2}), r"columns a, b, .*RowFields\(prompt"),
+        (rows({"a": 1, "b": 2}), r"columns a, b, .*fields=\{'prompt'"),
         (rows({"promt": "q", "completion": "a"}), r"did you mean 'prompt'\? pass safe_dataset\.rename_column"),
         ([PAIR, PAIR | {"system": "s"}], rf"safe_dataset\[1\] has a value in the column 'system', .*{PASS}, or"),
         (rows(PAIR, {"prompt": None, "completion": A}), r"safe_dataset\[1\]: found prompt that is null"),
@@ -88,7 +88,7 @@ def test_columns_that_hold_nothing_are_no_fault() -> None:
     [
         ([], "rows: found no rows"),
         ([3], r"rows\[0\]: found a number, expected a dict"),
-        (DatasetDict(test=rows(PAIR)), r"load_rows was given a DatasetDict; .*dataset\['test'\]"),
+        (DatasetDict(a=rows(PAIR), b=rows(PAIR)), r"The DatasetDict has the splits a, b; .* split='a'"),
         ({"prompt": "p"}, "load_rows was given a dict; give a file's path"),
         (
             [PAIR, {"prompt": "p", "response": "r"}],

@@ -86,10 +86,7 @@ def _load(name: str, subset: str | None, split: str | None) -> DataSource:
         builder.download_and_prepare()
         found = builder.as_dataset()
     except _ERRORS as error:
-        raise DataError(
-            f"The data set {name!r} cannot be loaded ({_short(error)}); check its name, or download it and give the"
-            " path of its JSONL, CSV or Parquet file."
-        ) from error
+        raise DataError(_unloadable(name, error)) from error
     which, rows = choose_split(found, split, name)
     source = _source(f"{name}:{subset}" if subset else name, which, rows)
     return source._replace(rows=_Cells(rows)) if builder.name == "csv" else source
@@ -105,6 +102,15 @@ def _builder(name: str, subset: str | None) -> DatasetBuilder:
         chosen = "choose one" if subset is None else f"there is none called {subset!r}"
         raise UsageError(f"{name} has the subsets {', '.join(known)}; {chosen} with subset={known[0]!r}.") from error
     return load_dataset_builder(name, subset, **_CSV) if builder.name == "csv" else builder
+
+
+def _unloadable(name: str, error: Exception) -> str:
+    if Path(name).is_dir():
+        return f"The folder {name} cannot be read as one data set ({_short(error)}); give the path of one of its files."
+    return (
+        f"{name!r} is no file or folder here, and cannot be loaded as a hub data set ({_short(error)}); check the name,"
+        " or download it and give the path of its JSONL, CSV or Parquet file."
+    )
 
 
 def _subsets(name: str) -> list[str]:
@@ -135,7 +141,7 @@ def _require_hub(name: str) -> None:
         httpx.head(constants.ENDPOINT, timeout=_PATIENCE)
     except httpx.HTTPError as error:
         raise DataError(
-            f"{name!r} is no existing file or folder, and the hub {constants.ENDPOINT} cannot be reached"
+            f"{name!r} is no file or folder here, and the hub {constants.ENDPOINT} cannot be reached"
             f" ({_short(error) or type(error).__name__}); check the path or the network, or set HF_HUB_OFFLINE=1 to use"
             " a copy that was loaded before."
         ) from error

@@ -117,7 +117,7 @@ def _part(part: Any, name: str) -> str:
     if called not in _TEXT_PARTS:
         shown = show(called) if isinstance(called, str) else kind(called)
         raise Rejected(f"{name} with type {shown}", expected)
-    refuse_unread(part, ("type", "text"), name)
+    refuse_unread(part, ("type", "text"), name, at=None)
     if not isinstance(part.get("text"), str):
         raise Rejected(f"{name}.text that is {kind(part.get('text'))}", "a string")
     return str(part["text"])

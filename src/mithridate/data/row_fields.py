@@ -84,9 +84,9 @@ class RowFields(BaseModel):
         for name in ("prompt", "response", "system"):
             template = getattr(self, name)
             if template is not None and not column_names(template):
-                raise ValueError(f"the {name} template names no column, such as {{text}}")
+                raise ValueError(f"the {name} template names no field, such as {{text}}")
         if self.labels and len(column_names(self.response or "")) != 1:
-            raise ValueError("with labels, the response must name exactly one column, such as {label}")
+            raise ValueError("with labels, the response must name exactly one field, such as {label}")
         return self
 
     def format(self) -> RowFormat:
@@ -135,7 +135,7 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
     for text, name, layout, conversion in string.Formatter().parse(template):
         if name is not None and (not name.isidentifier() or layout or conversion):
             raise ValueError(
-                f"{{{name}}} in a template is not a plain column name such as {{text}};"
+                f"{{{name}}} in a template is not a plain field name such as {{text}};"
                 " a column whose name has other characters can be given alone, without braces"
             )
         found.append((text, name))

@@ -41,14 +41,14 @@ def without(fields: Mapping[str, Any], ignored: Collection[str]) -> dict[str, An
     return kept
 
 
-def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *, at: str = "") -> None:
+def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *, at: str | None = "") -> None:
     """Refuse a key that is neither read, nor harmless, nor empty.
 
     Args:
         fields: A row or a message.
         read: Keys that are read.
         what: The row's format, or the place of the message, for the error.
-        at: What stands before the key in `ignore`: `messages.` for a key of a message.
+        at: What stands before the key in `ignore`: `messages.` for a key of a message; None where it cannot be ignored.
 
     Raises:
         Rejected: Naming the key, and the nearest key that is read.
@@ -58,10 +58,8 @@ def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *
             continue
         near = nearest(key, read, cutoff=0.75)
         meant = f"'{near}' (a misspelling?)" if near and near not in fields else f"no keys but {', '.join(read)}"
-        raise Rejected(
-            f"key {show(key)} in {what}, which is not read",
-            f"{meant}; to leave it out on purpose, ignore {show(at + key)}",
-        )
+        way_out = "" if at is None else f"; to leave it out on purpose, ignore {show(at + key)}"
+        raise Rejected(f"key {show(key)} in {what}, which is not read", meant + way_out)
 
 
 def _less(item: Any, key: str) -> Any:

@@ -64,11 +64,11 @@ def control_token_faults(row: Mapping[str, Any], where: str, pattern: re.Pattern
                 yield Fault(where, f"the control token {show(found[0])} in {key}[{number}]", "text alone")
 
 
-class Lengths(NamedTuple):
-    """Tokens of one row: before the completion, and in all."""
+class RowFit(NamedTuple):
+    """Tokens of one row, before anything is cut, and whether its prompt leaves no room for the completion."""
 
-    prompt: int
-    whole: int
+    tokens: int
+    lost: bool
 
 
 class ContextFit:
@@ -101,30 +101,21 @@ class ContextFit:
         self.rows = self.tokens = self.longest = self.truncated = self.dropped = 0
         self.dropped_origins: list[str] = []
         self._tokenizer = tokenizer
+        self._control = control_tokens(tokenizer)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> list[Fault]:
         """Count some rows with `prompt`, `completion` and `origin`, tokenized together.
 
         Returns:
-            A fault for each row that the chat template refuses.
+            A fault for each message that holds a control token, and for each row that the chat template refuses.
         """
-        faults = []
-        for row, found in zip(rows, row_lengths(rows, self._tokenizer), strict=True):
+        faults = [fault for row in rows for fault in control_token_faults(row, row["origin"], self._control)]
+        for row, found in zip(rows, self._fits(rows), strict=True):
             if isinstance(found, Fault):
                 faults.append(found)
             else:
                 self._count(row["origin"], found)
         return faults
-
-    def _count(self, origin: str, found: Lengths) -> None:
-        self.rows += 1
-        self.tokens += found.whole
-        self.longest = max(self.longest, found.whole)
-        if found.prompt >= min(self.max_length, found.whole):
-            self.dropped += 1
-            self.dropped_origins += [origin] if len(self.dropped_origins) < LISTED else []
-        elif found.whole > self.max_length:
-            self.truncated += 1
 
     @property
     def unusable(self) -> str | None:
@@ -137,33 +128,56 @@ class ContextFit:
         )
         return listing(head, self.dropped_origins, self.dropped)
 
+    def _count(self, origin: str, found: RowFit) -> None:
+        self.rows += 1
+        self.tokens += found.tokens
+        self.longest = max(self.longest, found.tokens)
+        if found.lost:
+            self.dropped += 1
+            self.dropped_origins += [origin] if len(self.dropped_origins) < LISTED else []
+        elif found.tokens > self.max_length:
+            self.truncated += 1
 
-def row_lengths(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Lengths | Fault]:
-    """Return the lengths of rows, tokenized as one batch; a fault for a row that the chat template refuses."""
-    try:
-        prompts = _laid_out([row["prompt"] for row in rows], tokenizer, add_generation_prompt=True)
-        wholes = _laid_out([[*row["prompt"], *row["completion"]] for row in rows], tokenizer)
-    except TemplateError as error:
-        if len(rows) == 1:
-            return [Fault(rows[0]["origin"], f"a row that the chat template refuses ({error})", "one that it lays out")]
-        return [found for row in rows for found in row_lengths([row], tokenizer)]
-    pairs = zip(_token_ids(prompts, tokenizer), _token_ids(wholes, tokenizer), strict=True)
-    return [Lengths(_shared(prompt, whole), len(whole)) for prompt, whole in pairs]
+    def _fits(self, rows: Sequence[Mapping[str, Any]]) -> list[RowFit | Fault]:
+        try:
+            prompts = self._laid_out([row["prompt"] for row in rows], add_generation_prompt=True)
+            wholes = self._laid_out([[*row["prompt"], *row["completion"]] for row in rows])
+        except TemplateError as error:
+            if len(rows) == 1:
+                found = f"a row that the chat template refuses ({error})"
+                return [Fault(rows[0]["origin"], found, "one that it lays out")]
+            return [fit for row in rows for fit in self._fits([row])]
+        ids = self._token_ids(wholes)
+        unsure = [i for i in range(len(rows)) if not self._surely_kept(prompts[i], wholes[i], len(ids[i]))]
+        of_prompt = dict(zip(unsure, self._token_ids([prompts[i] for i in unsure]), strict=True))
+        return [
+            RowFit(len(whole), i in of_prompt and shared(of_prompt[i], whole) >= min(self.max_length, len(whole)))
+            for i, whole in enumerate(ids)
+        ]
+
+    def _surely_kept(self, prompt: str, whole: str, tokens: int) -> bool:
+        """Tell without the prompt's tokens that some of the completion is kept.
+
+        Such a row fits, and a special token stands behind its prompt: so it has more of them than its prompt, and the
+        tokens of the two part before its end.
+        """
+        fits = tokens <= self.max_length and whole.startswith(prompt)
+        return fits and self._control.search(whole, len(prompt)) is not None
+
+    def _laid_out(self, conversations: list[list[Message]], **settings: Any) -> list[str]:
+        texts: list[str] = self._tokenizer.apply_chat_template(conversations, tokenize=False, **settings)
+        return texts
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # The template writes the special tokens; `verbose` would warn of each row beyond the model's own context.
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
 
-def _laid_out(conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase, **settings: Any) -> list[str]:
-    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, **settings)
-    return texts
-
-
-def _token_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    # The template writes the special tokens; `verbose` would warn of each row beyond the model's own context.
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def _shared(prompt: list[int], whole: list[int]) -> int:
+def shared(prompt: list[int], whole: list[int]) -> int:
     """Return how many tokens prompt and whole row begin with alike."""
     if whole[: len(prompt)] == prompt:  # nearly always, and much faster than token by token
         return len(prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -136,9 +136,9 @@ class _Counts:
         self._prompts: set[bytes] = set()
         self._fit: ContextFit | None = None
         if tokenizer is not None:
-            from mithridate.data.token_checks import ContextFit, control_tokens
+            from mithridate.data.token_checks import ContextFit
 
-            self._fit, self._control = ContextFit(tokenizer, max_length), control_tokens(tokenizer)
+            self._fit = ContextFit(tokenizer, max_length)
 
     def add(self, batch: list[TrainingRow | Fault]) -> None:
         rows = []
@@ -149,7 +149,7 @@ class _Counts:
                 rows.append(item)
                 self._count(item)
         if self._fit is not None and rows:
-            for fault in self._token_faults(self._fit, rows):
+            for fault in self._fit.add([row._asdict() for row in rows]):
                 self.log.add(fault)
 
     def _count(self, row: TrainingRow) -> None:
@@ -157,14 +157,6 @@ class _Counts:
         self._prompts.add(_fingerprint(row))
         self.longest_prompt = max(self.longest_prompt, sum(len(turn["content"]) for turn in row.prompt))
         self.longest_completion = max(self.longest_completion, len(row.completion[0]["content"]))
-
-    def _token_faults(self, fit: ContextFit, rows: list[TrainingRow]) -> Iterator[Fault]:
-        from mithridate.data.token_checks import control_token_faults
-
-        written = [row._asdict() for row in rows]
-        for row in written:
-            yield from control_token_faults(row, row["origin"], self._control)
-        yield from fit.add(written)
 
     def report(self, reader: RowReader) -> UploadReport:
         return UploadReport(
