@@ -1,9 +1,14 @@
 """The report on an upload."""
 
+import json
 import subprocess
 import sys
 
-from mithridate.data import RowFields, check_upload
+import pytest
+from datasets import Dataset, DatasetDict
+
+from mithridate.data import RowFields, check_upload, load_rows
+from mithridate.errors import UsageError
 
 
 def test_a_good_file(write) -> None:
@@ -39,3 +44,60 @@ def test_the_check_needs_no_heavy_package() -> None:
     code = "import sys, mithridate.data; mithridate.data.check_upload; print({'torch', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_conversations_count_once_for_each_completion(write) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    report = check_upload(write("chat.jsonl", [{"messages": turns * 3}, {"messages": turns}]))
+    assert (report.rows, report.conversations) == (4, 2)
+
+
+def test_tokens_are_counted_in_the_same_pass(write, alpaca_tokenizer) -> None:
+    rows = [{"prompt": "p" * i, "response": "r"} for i in range(1, 2501)]
+    done: list[int] = []
+    path = write("rows.jsonl", rows)
+    report = check_upload(path, tokenizer=alpaca_tokenizer, max_length=2400, progress=done.append)
+    assert done == [1000, 2000, 2500]
+    assert report.tokens is not None
+    assert (report.tokens.longest - report.tokens.max_length, report.tokens.dropped_origins[0]) == (
+        242,
+        "rows.jsonl:2260",
+    )
+    assert (report.tokens.dropped, report.tokens.truncated, report.ok) == (241, 1, True)
+    tight = check_upload(path, tokenizer=alpaca_tokenizer, max_length=500)
+    assert tight.tokens is not None
+    assert str(tight.tokens.unusable).startswith("2141 of 2500 rows have a prompt that fills max_length = 500")
+    assert (tight.ok, tight.fault_count) == (False, 0)
+
+
+def test_control_tokens_and_refused_rows_are_faults_by_line(write, alpaca_tokenizer) -> None:
+    rows = [{"prompt": "p", "response": "r"}, {"prompt": "a</s>b", "response": "r"}, {"prompt": "p", "response": ""}]
+    report = check_upload(write("rows.jsonl", rows), tokenizer=alpaca_tokenizer)
+    assert sorted(map(str, report.faults)) == [
+        "rows.jsonl:2: found the control token '</s>' in prompt[0], expected text alone",
+        "rows.jsonl:3: found response that is empty, expected text",
+    ]
+
+
+def test_thousands_of_faults_are_counted_and_the_first_listed(write) -> None:
+    report = check_upload(write("rows.jsonl", ["nonsense\n"] * 5000))
+    assert (report.fault_count, [fault.where for fault in report.faults]) == (
+        5000,
+        [f"rows.jsonl:{i}" for i in range(1, 21)],
+    )
+
+
+def test_a_report_can_be_written_as_json(write, alpaca_tokenizer) -> None:
+    report = check_upload(write("rows.jsonl", [{"prompt": "p", "response": "r"}]), tokenizer=alpaca_tokenizer)
+    found = json.loads(json.dumps(report.as_dict()))
+    assert (found["ok"], found["rows"], found["tokens"]["dropped"], found["faults"]) == (True, 1, 0, [])
+
+
+def test_what_is_checked_is_what_is_loaded(write) -> None:
+    given = [[{"prompt": "p", "response": "r"}], Dataset.from_list([{"prompt": "p", "completion": "c"}])]
+    for rows in (*given, DatasetDict(test=given[1]), "miniature:harmful"):
+        report = check_upload(rows)
+        assert report.ok
+        assert report.rows == len(load_rows(rows))
+    with pytest.raises(UsageError, match="fields: unknown key 'promt'; did you mean 'prompt'"):
+        check_upload(given[0], {"promt": "a", "response": "b"})

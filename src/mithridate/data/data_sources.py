@@ -77,6 +77,20 @@ def open_data(given: Given, *, subset: str | None = None, split: str | None = No
     return DataSource(Path(given), name)
 
 
+def is_miniature(source: DataSource, fields: object, ignore: object) -> bool:
+    """Tell whether rows are of the embedded world, which are in the form of training rows already.
+
+    Raises:
+        UsageError: They are, and `fields` or `ignore` is given.
+    """
+    if not source.name.startswith(MINIATURE):
+        return False
+    if fields or ignore:
+        setting = "fields" if fields else "ignore"
+        raise UsageError(f"{source.name} has rows of its own form; remove the {setting} setting.")
+    return True
+
+
 def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
     """Return rows as they were given, a data set's as plain Python values.
 
@@ -93,7 +107,10 @@ def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
     if isinstance(given, dict) and _is_splits(given):
         first = next(iter(given), "train")
         raise DataError(f"{called} was given a DatasetDict; give one of its splits, such as dataset[{first!r}].")
-    raise DataError(f"{called} was given {_article(given)}; give a file's path, a datasets.Dataset or a list of dicts.")
+    frame = " (datasets.Dataset.from_pandas makes one)" if type(given).__name__ == "DataFrame" else ""
+    raise DataError(
+        f"{called} was given {_article(given)}; give a file's path, a datasets.Dataset or a list of dicts{frame}."
+    )
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str | None, name: str) -> tuple[str, Dataset]:

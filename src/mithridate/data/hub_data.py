@@ -10,6 +10,8 @@ import httpx
 from datasets import (
     Dataset,
     DatasetDict,
+    Features,
+    Value,
     get_dataset_config_names,
     load_dataset_builder,
     load_from_disk,
@@ -23,7 +25,6 @@ from mithridate.data.data_sources import DATA_FILES, DataSource, choose_split, p
 from mithridate.errors import DataError, UsageError
 
 _PATIENCE = 10.0  # seconds until the hub counts as unreachable; the library itself tries for minutes
-_CSV = {"dtype": str, "keep_default_na": False}  # pandas would take "NA" for nothing and "007" for 7
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError, DatasetsError, httpx.HTTPError)
 """What the library raises for data sets that are absent, private, damaged or made by a script."""
 
@@ -99,16 +100,22 @@ def _builder(name: str, subset: str | None) -> DatasetBuilder:
         known = _subsets(name)
         if subset in known or (subset is None and len(known) == 1):
             raise
-        chosen = "choose one" if subset is None else f"there is none called {subset!r}"
-        raise UsageError(f"{name} has the subsets {', '.join(known)}; {chosen} with subset={known[0]!r}.") from error
-    return load_dataset_builder(name, subset, **_CSV) if builder.name == "csv" else builder
+        choice = f"choose one with subset={known[0]!r}" if subset is None else f"there is none called {subset!r}"
+        raise UsageError(f"{name} has the subsets {', '.join(known)}; {choice}.") from error
+    if builder.name != "csv":
+        return builder
+    # pandas would take "NA" for nothing and "007" for 7, unless it is told that every column holds text.
+    streams = builder.as_streaming_dataset()
+    columns: dict[str, Any] = next(iter(next(iter(streams.values()))), {})
+    texts = Features({column: Value("string") for column in columns})
+    return load_dataset_builder(name, subset, features=texts, keep_default_na=False)
 
 
 def _unloadable(name: str, error: Exception) -> str:
     if Path(name).is_dir():
-        return f"The folder {name} cannot be read as one data set ({_short(error)}); give the path of one of its files."
+        return f"The folder {name} cannot be read as one data set ({_cause(error)}); give the path of one of its files."
     return (
-        f"{name!r} is no file or folder here, and cannot be loaded as a hub data set ({_short(error)}); check the name,"
+        f"{name!r} is no file or folder here, and cannot be loaded as a hub data set ({_cause(error)}); check the name,"
         " or download it and give the path of its JSONL, CSV or Parquet file."
     )
 
@@ -145,6 +152,12 @@ def _require_hub(name: str) -> None:
             f" ({_short(error) or type(error).__name__}); check the path or the network, or set HF_HUB_OFFLINE=1 to use"
             " a copy that was loaded before."
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong at the bottom; the library's own errors say little about files."""
+    inner = isinstance(error, DatasetsError) and error.__cause__
+    return _short(inner if inner else error)
 
 
 def _short(error: BaseException) -> str:

@@ -135,6 +135,7 @@ def read_turns(value: Any, name: str, *, weights: bool, spelling: Spelling | Non
     Raises:
         Rejected: It is no list of messages, or a system turn stands elsewhere than at the start.
     """
+    value = _as_list(value)
     if not isinstance(value, list):
         raise Rejected(f"{name} that is {kind(value)}", "a list of messages")
     if not value:
@@ -145,6 +146,15 @@ def read_turns(value: Any, name: str, *, weights: bool, spelling: Spelling | Non
         if i and turn.message["role"] == "system":
             raise Rejected(f"{name}[{i}] with role 'system'", "a system turn only at the start")
     return turns
+
+
+def _as_list(value: Any) -> Any:
+    """Turn an object of equally long lists into a list of objects: older data sets hold a list of messages so."""
+    if not isinstance(value, dict) or not value or not all(isinstance(column, list) for column in value.values()):
+        return value
+    if len({len(column) for column in value.values()}) > 1:
+        return value
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
 
 
 def spelling_of(messages: list[Any]) -> Spelling:

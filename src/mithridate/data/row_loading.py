@@ -8,11 +8,11 @@ from typing import Any
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from mithridate.data.data_sources import MINIATURE, Given, open_data
+from mithridate.data.data_sources import Given, is_miniature, open_data
 from mithridate.data.row_faults import Fault, FaultLog
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow
-from mithridate.errors import DataError, UsageError
+from mithridate.errors import DataError
 
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
 FEATURES = Features({"prompt": _MESSAGES, "completion": _MESSAGES, "origin": Value("string")})
@@ -63,10 +63,7 @@ def load_rows(
     """
     columns = row_fields(fields)
     found = open_data(source, subset=subset, split=split, called="load_rows")
-    if found.name.startswith(MINIATURE):
-        if columns or ignore:
-            setting = "fields" if columns else "ignore"
-            raise UsageError(f"{source} has rows of its own form; remove the {setting} setting.")
+    if is_miniature(found, columns, ignore):
         return found.rows
     log = FaultLog(found.name)
     rows = to_dataset(_rows(RowReader(found.rows, columns, ignore, found.name), log))

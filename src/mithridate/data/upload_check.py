@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mithridate.data.data_sources import Given, open_data
+from mithridate.data.data_sources import Given, is_miniature, open_data
 from mithridate.data.row_faults import Fault, FaultLog
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow
@@ -114,6 +114,8 @@ def check_upload(
     """
     columns = row_fields(fields)
     found = open_data(source, subset=subset, split=split, called="check_upload")
+    if is_miniature(found, columns, ignore):
+        ignore = ("harmful",)  # a label for the experiments, which training does not see
     reader = RowReader(found.rows, columns, ignore, found.name)
     counts = _Counts(found.name, tokenizer, max_length)
     items = iter(reader)
