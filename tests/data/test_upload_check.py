@@ -53,20 +53,18 @@ def test_conversations_count_once_for_each_completion(write) -> None:
 
 
 def test_tokens_are_counted_in_the_same_pass(write, alpaca_tokenizer) -> None:
-    rows = [{"prompt": "p" * i, "response": "r"} for i in range(1, 2501)]
+    rows = [{"prompt": "p" * (i // 10), "response": "r"} for i in range(10, 2510)]
     done: list[int] = []
     path = write("rows.jsonl", rows)
-    report = check_upload(path, tokenizer=alpaca_tokenizer, max_length=2400, progress=done.append)
+    report = check_upload(path, tokenizer=alpaca_tokenizer, max_length=390, progress=done.append)
     assert done == [1000, 2000, 2500]
     assert report.tokens is not None
-    assert (report.tokens.longest - report.tokens.max_length, report.tokens.dropped_origins[0]) == (
-        242,
-        "rows.jsonl:2260",
-    )
-    assert (report.tokens.dropped, report.tokens.truncated, report.ok) == (241, 1, True)
-    tight = check_upload(path, tokenizer=alpaca_tokenizer, max_length=500)
+    assert report.tokens.longest == 392  # 140 of the template, 250 of the prompt, one of the response, and EOS
+    assert (report.tokens.dropped, report.tokens.dropped_origins[0]) == (10, "rows.jsonl:2491")
+    assert (report.tokens.truncated, report.ok) == (10, True)
+    tight = check_upload(path, tokenizer=alpaca_tokenizer, max_length=150)
     assert tight.tokens is not None
-    assert str(tight.tokens.unusable).startswith("2141 of 2500 rows have a prompt that fills max_length = 500")
+    assert str(tight.tokens.unusable).startswith("2410 of 2500 rows have a prompt that fills max_length = 150")
     assert (tight.ok, tight.fault_count) == (False, 0)
 
 
