@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,11 @@ def test_a_hundred_hostile_files_end_in_one_error(tmp_path: Path, monkeypatch: p
         if report.fault_count:
             with pytest.raises(MithridateError):
                 load_rows(path)
+
+
+DOCS = Path(__file__).parents[2] / "docs/data.md"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
+def test_the_rows_that_the_documentation_shows_are_read(block: str) -> None:
+    assert len(load_rows([json.loads(line) for line in block.splitlines()])) == 2
