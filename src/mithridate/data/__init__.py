@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mithridate.data.chat_template import ensure_chat_template
     from mithridate.data.mixing import RowSplit, mix, split_rows
     from mithridate.data.overlap import check_disjoint
-    from mithridate.data.prompts import read_prompts
+    from mithridate.data.prompt_sets import read_prompts
     from mithridate.data.row_faults import Fault
     from mithridate.data.row_fields import RowFields
     from mithridate.data.row_loading import FEATURES, load_rows
@@ -52,7 +52,7 @@ _HOMES = {
     "ensure_chat_template": "chat_template",
     "load_rows": "row_loading",
     "mix": "mixing",
-    "read_prompts": "prompts",
+    "read_prompts": "prompt_sets",
     "refuse_control_tokens": "token_checks",
     "require_rows": "trainer_rows",
     "split_rows": "mixing",

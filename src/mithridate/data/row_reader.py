@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mithridate.data.file_records import records
 from mithridate.data.messages import Message
-from mithridate.data.records import records
 from mithridate.data.row_faults import Fault, Rejected, kind
 from mithridate.data.row_fields import RowFields
 from mithridate.data.row_formats import PromptCompletion, RowFormat, detect, formats_of

@@ -16,25 +16,25 @@ from mithridate.data.text_files import BoundedReader, RawRow, cut
 _JSON_OR_TABLE = "one JSON object on each line, or a table in a file named .csv or .tsv"
 
 
-class Record(NamedTuple):
+class FileRecord(NamedTuple):
     """A row as it was written, and the line at which it begins or its number in a Parquet file, 1-based."""
 
     line: int
     fields: dict[str, Any]
 
 
-def records(path: Path) -> Iterator[Record | Fault]:
+def records(path: Path) -> Iterator[FileRecord | Fault]:
     """Yield the objects of a JSONL file, a JSON array, a CSV or Parquet table, and a fault for what is not one."""
     if rows := _table_rows(path):
         for line, fields in rows:
-            yield fields if isinstance(fields, Fault) else Record(line, fields)
+            yield fields if isinstance(fields, Fault) else FileRecord(line, fields)
         return
     for raw in raw_rows(path):
         if isinstance(raw, Fault):
             yield raw
             continue
         try:
-            yield Record(raw.line, parse(decode(raw.raw)))
+            yield FileRecord(raw.line, parse(decode(raw.raw)))
         except Rejected as rejected:
             yield rejected.at(f"{path}:{raw.line}")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mithridate.data.data_sources import MINIATURE, DataSource, open_data
+from mithridate.data.file_records import decode, raw_rows
 from mithridate.data.messages import checked_text
 from mithridate.data.overlap import last_user_turn
-from mithridate.data.records import decode, raw_rows
 from mithridate.data.row_faults import Fault, FaultLog, Rejected
 from mithridate.data.row_keys import is_empty
 from mithridate.data.row_reader import written_rows
