@@ -49,6 +49,22 @@ def test_rows_in_python(given) -> None:
     assert origins(given) == ["rows[0]", "rows[1]", "rows[2]"]
 
 
+MEDIA = {"bytes": b"neither a picture nor a sound", "path": None}
+
+
+@pytest.mark.parametrize("feature", [datasets.Image(), datasets.Audio(), datasets.List(datasets.Image())], ids=str)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_pictures_and_sounds_are_refused_without_decoding_them(feature, streamed: bool) -> None:
+    value = [MEDIA] if isinstance(feature, datasets.List) else MEDIA
+    rows = Dataset.from_list([ROWS[0] | {"shown": value}]).cast_column("shown", feature)
+    given = rows.to_iterable_dataset() if streamed else rows
+    with pytest.raises(
+        DataError, match=r"^rows\[0\]: found key 'shown' in a row of format prompt/response, which is not"
+    ):
+        load_rows(given)
+    assert len(load_rows(given, ignore=["shown"])) == 1
+
+
 def test_a_split_is_chosen_not_guessed() -> None:
     with pytest.raises(DataError, match=r"^The DatasetDict has the splits train, test; choose one with split='train'"):
         load_rows(SPLITS)

@@ -79,6 +79,26 @@ def test_weights_of_messages_are_left_to_load_rows() -> None:
     assert len(require_rows(load_rows(chat), "train_dataset", trained=True)) == 1
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Q[0] | {"role": "developer"}, *Q, *A],
+        [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in Q + A],
+        [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+        {"role": ["user", "assistant"], "content": ["q", "a"]},
+    ],
+    ids=["developer", "parts", "ShareGPT's words", "lists"],
+)
+def test_messages_that_only_load_rows_reads_are_not_laid_out_as_they_are(messages) -> None:
+    chat = [{"messages": messages}]
+    with pytest.raises(DataError, match=r"train_dataset\[0\]: found messages.*mi\.load_rows, which reads it"):
+        require_rows(chat, "train_dataset", trained=True)
+    assert len(require_rows(load_rows(chat), "train_dataset", trained=True)) == 1
+    if isinstance(messages, list):
+        with pytest.raises(DataError, match=r"safe_dataset\[0\]: found .*mi\.load_rows, which reads it"):
+            require_rows([{"prompt": messages[:-1], "completion": messages[-1:]}], "safe_dataset")
+
+
 def test_columns_that_hold_nothing_are_no_fault() -> None:
     assert require_rows(rows(PAIR | {"system": None, "tools": []}), "safe_dataset").column_names == list(PAIR)
 

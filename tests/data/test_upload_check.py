@@ -68,6 +68,19 @@ def test_tokens_are_counted_in_the_same_pass(write, alpaca_tokenizer) -> None:
     assert (tight.ok, tight.fault_count) == (False, 0)
 
 
+def test_rows_are_tokenized_in_batches(write, alpaca_tokenizer, monkeypatch) -> None:
+    calls = []
+    encode = type(alpaca_tokenizer).__call__
+
+    def counted(self, texts, **settings):
+        calls.append(len(texts))
+        return encode(self, texts, **settings)
+
+    monkeypatch.setattr(type(alpaca_tokenizer), "__call__", counted)
+    check_upload(write("rows.jsonl", [{"prompt": "p", "response": "r"}] * 3000), tokenizer=alpaca_tokenizer)
+    assert calls == [1000, 1000, 1000]
+
+
 def test_control_tokens_and_refused_rows_are_faults_by_line(write, alpaca_tokenizer) -> None:
     rows = [{"prompt": "p", "response": "r"}, {"prompt": "a</s>b", "response": "r"}, {"prompt": "p", "response": ""}]
     report = check_upload(write("rows.jsonl", rows), tokenizer=alpaca_tokenizer)

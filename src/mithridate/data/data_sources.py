@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,10 +100,12 @@ def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
     """
     from datasets import Dataset, IterableDataset
 
-    if isinstance(given, Dataset):
-        unformatted: Iterable[Mapping[str, Any]] = given.with_format(None)
-        return unformatted
-    if isinstance(given, list | tuple | IterableDataset):
+    if isinstance(given, Dataset | IterableDataset):
+        rows: Iterable[Mapping[str, Any]] = _undecoded(
+            given if isinstance(given, IterableDataset) else given.with_format(None)
+        )
+        return rows
+    if isinstance(given, list | tuple):
         return given
     if isinstance(given, dict) and _is_splits(given):
         first = next(iter(given), "train")
@@ -111,6 +114,28 @@ def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
     raise DataError(
         f"{called} was given {_article(given)}; give a file's path, a datasets.Dataset or a list of dicts{frame}."
     )
+
+
+def _undecoded(rows: Any) -> Any:
+    """Return a data set whose images and sounds stay bytes: they are not read, and decoders may be missing."""
+    for column, feature in (rows.features or {}).items():
+        raw = _raw(feature)
+        if raw != feature:
+            rows = rows.cast_column(column, raw)
+    return rows
+
+
+def _raw(feature: Any) -> Any:
+    from datasets import LargeList, List
+    from datasets.features import Audio, Image, Nifti, Pdf, Video
+
+    if isinstance(feature, Audio | Image | Nifti | Pdf | Video):
+        return replace(feature, decode=False)
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_raw(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _raw(inner) for name, inner in feature.items()}
+    return feature
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str | None, name: str) -> tuple[str, Dataset]:

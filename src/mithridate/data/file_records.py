@@ -90,7 +90,7 @@ def parse(text: str) -> dict[str, Any]:
 
     Raises:
         Rejected: The text is no valid JSON, no object, nested without bound, repeats a key, or holds a
-            number that JSON has not (NaN, Infinity) or that overflows.
+            number that JSON lacks (NaN, Infinity) or that overflows.
     """
     if not text:
         raise Rejected("no value between two commas", "a JSON object")

@@ -84,7 +84,7 @@ def show(value: str) -> str:
 
 
 def kind(value: Any) -> str:
-    """Name the JSON type of a value, or the Python type of one that JSON has not."""
+    """Name the JSON type of a value, or the Python type of one that JSON lacks."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "a number"
     return _KINDS.get(type(value)) or ("a string" if isinstance(value, str) else f"a {type(value).__name__}")

@@ -142,8 +142,10 @@ def _check(row: dict[str, Any], read: tuple[str, ...]) -> None:
             checked_text(row[key], key)
 
 
-def _check_written_so(turns: list[Turn], messages: list[dict[str, Any]], key: str) -> None:
+def _check_written_so(turns: list[Turn], messages: Any, key: str) -> None:
     """Refuse messages that only `load_rows` can read, because TRL lays them out as they are."""
+    if not isinstance(messages, list):
+        raise Rejected(f"{key} that is {kind(messages)}", "a list of messages, or mi.load_rows, which reads it")
     for i, (turn, message) in enumerate(zip(turns, messages, strict=True)):
         if turn.message != {name: message.get(name) for name in turn.message}:
             found = f"{key}[{i}] in a form that chat templates do not know"
