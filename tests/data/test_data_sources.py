@@ -171,9 +171,24 @@ def test_choices_without_effect_are_refused() -> None:
             load_rows(given, **{choice: "x"})
 
 
-@pytest.mark.parametrize("name", ["rows", "org/rows.jsonl", "/org/name", "./org/name", "org/na me", "a/b/c", "-/x", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows",
+        "org/rows.jsonl",
+        "/org/name",
+        "./org/name",
+        "org/na me",
+        "a/b/c",
+        "-/x",
+        "",
+        "a\0/b",
+        "o" * 300 + "/x",
+        "a/..",
+    ],
+)
 def test_other_names_are_no_hub_data_sets(name: str) -> None:
-    with pytest.raises(DataError, match=r"found no file|a folder without data files|cannot be read as"):
+    with pytest.raises(DataError, match=r"found (no file|a file|a folder without data files)|cannot be read as"):
         load_rows(name)
 
 
@@ -181,6 +196,18 @@ def test_a_folder_of_that_name_shows_that_a_path_was_meant() -> None:
     Path("org").mkdir()
     with pytest.raises(DataError, match=r"^org/name: found no file"):
         load_rows("org/name")
+
+
+@pytest.mark.parametrize("name", ["https://host/rows.jsonl", "hf://datasets/org/name", "S3://bucket/x"])
+def test_an_address_is_not_fetched(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is an address; download the file"):
+        load_rows(name)
+
+
+@pytest.mark.parametrize("ignore", ["score", [3], [None]])
+def test_ignore_is_a_list_of_keys(ignore) -> None:
+    with pytest.raises(UsageError, match=r"^ignore .* give a list of keys"):
+        load_rows(ROWS, ignore=ignore)
 
 
 def test_a_data_frame_is_told_what_to_do() -> None:

@@ -133,3 +133,11 @@ def test_a_dict_that_cannot_be_used(fields: object, message: str) -> None:
 def test_columns_that_are_not_there(fields: dict, message: str) -> None:
     with pytest.raises(DataError, match=r"^rows\[0\]: found " + message):
         load_rows([{"question": "q", "a": "a"}], fields)
+
+
+def test_numbers_that_cannot_be_written() -> None:
+    rows = [{"q": "q", "n": 10**5000}]
+    with pytest.raises(DataError, match="found a number of more than 4300 digits in field 'n'"):
+        load_rows(rows, {"prompt": "q", "response": "n"})
+    with pytest.raises(DataError, match="found label of thousands of digits in field 'n'"):
+        load_rows(rows, {"prompt": "q", "response": "n", "labels": ["a", "b"]})

@@ -141,6 +141,33 @@ def test_empty_cells_of_a_data_frame_are_nothing() -> None:
     assert loaded(rows) == [([turn("user", "i")], [turn("assistant", "o")])]
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {1: "a", "prompt": "p", "response": "r"},
+            "found a key that is no string, expected a dict with strings as keys",
+        ),
+        ({None: "a"}, "found a key that is no string"),
+        (
+            {"messages": [turn("user", "q") | {3: 1}, turn("assistant", "a")]},
+            r"found a key in messages\[0\] that is no",
+        ),
+        (
+            {"messages": [turn("user", "q"), turn("assistant", "a") | {"weight": 10**5000}]},
+            "found weight of thousands of",
+        ),
+        (
+            {"messages": [turn("user", "q"), turn("assistant", "a") | {"weight": float("inf")}]},
+            "found weight inf in mes",
+        ),
+    ],
+)
+def test_rows_that_only_python_can_hold(row: dict, message: str) -> None:
+    with pytest.raises(DataError, match=r"^rows\[0\]: " + message):
+        load_rows([row])
+
+
 JUNK = [
     None,
     True,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MINIATURE = "miniature:"
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_ADDRESS = re.compile(r"[a-z0-9]+://", re.IGNORECASE)
 DATA_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Endings of the files that can be read as rows, some also with `.gz` behind."""
 
@@ -40,6 +41,7 @@ def is_hub_name(name: str) -> bool:
     """Tell whether a name that exists in no folder here can be that of a hub data set: org/name."""
     return (
         _HUB.fullmatch(name) is not None
+        and ".." not in name
         and not name.lower().endswith(_FILES)
         and not Path(name).exists()
         and not Path(name.split("/")[0]).is_dir()
@@ -69,6 +71,10 @@ def open_data(given: Given, *, subset: str | None = None, split: str | None = No
         from mithridate.miniature import rows  # built on first use, and nobody else pays for it
 
         return DataSource(rows(name), name)
+    if _ADDRESS.match(name):
+        raise UsageError(
+            f"{name} is an address; download the file and give its path, or name a hub data set: org/name."
+        )
     if is_hub_name(name) or _is_folder(given):
         from mithridate.data.hub_data import load_folder, load_hub
 

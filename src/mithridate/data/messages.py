@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mithridate.data.row_faults import Rejected, kind, show
+from mithridate.data.row_faults import Rejected, kind, number, show
 from mithridate.data.row_keys import is_empty, refuse_unread
 
 ROLES = ("system", "user", "assistant")
@@ -212,6 +212,6 @@ def _trained(item: dict[str, Any], role: str, name: str, weights: bool) -> bool:
     if not weights or role != "assistant":
         raise Rejected(f"weight in {name}", "weight only on assistant turns of 'messages'")
     if isinstance(weight, bool) or weight not in (0, 1):
-        shown = weight if isinstance(weight, int | float) else kind(weight)
+        shown = number(weight) if isinstance(weight, int | float) else kind(weight)
         raise Rejected(f"weight {shown} in {name}", "0 or 1")
     return bool(weight)

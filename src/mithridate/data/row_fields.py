@@ -21,7 +21,7 @@ from mithridate.data.messages import (
     system,
     user,
 )
-from mithridate.data.row_faults import Rejected, kind
+from mithridate.data.row_faults import Rejected, kind, number
 from mithridate.data.row_formats import PromptCompletion, RowFormat, read_dialog
 from mithridate.data.row_keys import is_empty
 from mithridate.errors import UsageError
@@ -179,13 +179,16 @@ def _fill(template: str, row: dict[str, Any], labels: list[str] | None) -> str:
 def _value(value: Any, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Rejected(f"field '{name}' that is {kind(value)}", "a string or a whole number")
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:
+        raise Rejected(f"a number of more than 4300 digits in field '{name}'", "an ordinary number") from None
 
 
 def _label(value: Any, name: str, labels: list[str]) -> str:
     if isinstance(value, CsvCell) and value.isdecimal() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(labels):
-        shown = value if isinstance(value, int | float) else kind(value)
+        shown = number(value) if isinstance(value, int | float) else kind(value)
         raise Rejected(f"label {shown} in field '{name}'", f"a whole number from 0 to {len(labels) - 1}")
     return labels[value]

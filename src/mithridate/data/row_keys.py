@@ -56,6 +56,8 @@ def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *
     for key, value in fields.items():
         if key in read or key in HARMLESS or is_empty(value):
             continue
+        if not isinstance(key, str):
+            raise Rejected(f"a key in {what} that is no string", "strings as keys")
         near = nearest(key, read, cutoff=0.75)
         meant = f"'{near}' (a misspelling?)" if near and near not in fields else f"no keys but {', '.join(read)}"
         way_out = "" if at is None else f"; to leave it out on purpose, ignore {show(at + key)}"

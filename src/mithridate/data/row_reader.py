@@ -67,6 +67,8 @@ class RowReader:
     ):
         if isinstance(ignore, str):
             raise UsageError(f"ignore is the text {ignore!r}; give a list of keys: ignore=[{ignore!r}].")
+        if not all(isinstance(key, str) for key in ignore or ()):
+            raise UsageError("ignore holds something that is no string; give a list of keys: ignore=['score'].")
         if fields and ignore and fields.messages is None:
             raise UsageError("With fields, only the columns that they name are read; remove ignore.")
         self.format: RowFormat | None = fields.format() if fields else None
@@ -133,9 +135,11 @@ def _given(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[WrittenRow 
     empty = True
     for i, row in enumerate(rows):
         empty = False
-        if isinstance(row, Mapping):
-            yield WrittenRow(f"{name}[{i}]", f"{name}[{i}]", dict(row))
-        else:
+        if not isinstance(row, Mapping):
             yield Fault(f"{name}[{i}]", kind(row), "a dict with the keys of a row")
+        elif not all(isinstance(key, str) for key in row):
+            yield Fault(f"{name}[{i}]", "a key that is no string", "a dict with strings as keys")
+        else:
+            yield WrittenRow(f"{name}[{i}]", f"{name}[{i}]", dict(row))
     if empty:
         yield Fault(name, "no rows", "at least one row")
