@@ -55,6 +55,8 @@ def test_check_reads_other_columns(
 ) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("the question,label\nq,1\n")
+    assert called(monkeypatch, "check", str(path)) == 1
+    assert "name the columns: --field prompt=COLUMN" in capsys.readouterr().err
     fields = ["--field", "prompt=the question", "--field", "response=label", "--field", "labels=no,yes"]
     assert called(monkeypatch, "check", str(path), *fields) == 0
     assert "1 rows, format mapped fields, longest prompt 1 and answer 3" in capsys.readouterr().out

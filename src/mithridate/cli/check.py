@@ -74,6 +74,11 @@ def _print(report: UploadReport) -> None:
         more = report.fault_count - len(report.faults)
         faults = "1 fault" if report.fault_count == 1 else f"{report.fault_count} faults"
         print(faults + (f", {more} not shown" if more else ""), file=sys.stderr)
+        if report.faults[0].found.startswith("a row of no known format"):
+            print(
+                "name the columns: --field prompt=COLUMN --field response=COLUMN, or --field messages=COLUMN",
+                file=sys.stderr,
+            )
         return
     print(
         f"{report.path}: {report.rows} rows, format {report.format}, longest prompt {report.longest_prompt} and "
