@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mithridate.data.faults import kind
+from mithridate.data.row_faults import kind
 from mithridate.errors import ModelError
 from mithridate.nearest import nearest
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from mithridate.cli.models import open_model
 from mithridate.cli.named_judges import judge_named
 from mithridate.cli.output_folder import refuse_existing
-from mithridate.data import open_rows, read_prompts
-from mithridate.data.sources import MINIATURE
+from mithridate.data import load_rows, read_prompts
+from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import UsageError
 from mithridate.evaluation.accuracy import Graded, Task, grade_model
 from mithridate.evaluation.generation import generate
@@ -68,7 +68,7 @@ def command(asked: Asked, out: Path | None, as_json: bool) -> None:
         refuse_existing(out)
     judge = judge_named(asked.judge, asked.key_env)
     prompts = read_prompts(asked.prompts, asked.ignore)
-    test = None if asked.task is None else open_rows(asked.task, ignore=_of_file(asked.task, asked.ignore))
+    test = None if asked.task is None else load_rows(asked.task, ignore=_of_file(asked.task, asked.ignore))
     benign = None if asked.look_alikes is None else read_prompts(asked.look_alikes, asked.ignore)
     model, tokenizer = open_model(asked.model, asked.template, asked.dtype)
     size: dict[str, Any] = {"batch_size": asked.batch_size, "progress": True}

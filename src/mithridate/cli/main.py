@@ -100,16 +100,22 @@ def methods(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Upload: JSONL, JSON, CSV or TSV, also .gz.")],
+    file: Annotated[str, typer.Argument(help="Upload: a JSONL, JSON, CSV or Parquet file, or a data set's name.")],
     model: Annotated[str | None, typer.Option(help="Also count what this model's --max-length cuts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens; 1024 by default.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option("--field", help="Where the rows hold it: prompt=question, messages=dialog.")
+    ] = None,
     ignore: Ignore = None,
+    subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set, such as train.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Validate an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file, model, max_length, template, ignore or [])
+    command(file, model, max_length, template, field or [], ignore or [], subset, split, json)
 
 
 @app.command()

@@ -9,8 +9,8 @@ from peft import PeftModel
 
 from mithridate.cli.models import open_model, open_to_rescale, where_named
 from mithridate.cli.output_folder import refuse_existing
-from mithridate.data import open_rows
-from mithridate.data.sources import MINIATURE
+from mithridate.data import load_rows
+from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import RecipeError, UsageError
 from mithridate.pipeline.manifest import versions, write_manifest
 from mithridate.pipeline.models import load, save_merged
@@ -38,7 +38,7 @@ def command(
     refuse_existing(out)
     defense = _build(method, settings)
     rows = {
-        stream: open_rows(source, ignore=_of_file(source, ignore))
+        stream: load_rows(source, ignore=_of_file(source, ignore))
         for stream, source in streams.items()
         if source is not None
     }

@@ -8,11 +8,11 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from mithridate.data.faults import FaultLog, Rejected, kind
-from mithridate.data.formats import formats_of, read_conversation
-from mithridate.data.keys import HARMLESS, is_empty
-from mithridate.data.messages import checked_text, read_turns
-from mithridate.data.rows import plain
+from mithridate.data.data_sources import plain
+from mithridate.data.messages import Turn, checked_text, read_turns
+from mithridate.data.row_faults import FaultLog, Rejected, kind
+from mithridate.data.row_formats import formats_of, read_conversation
+from mithridate.data.row_keys import HARMLESS, is_empty
 from mithridate.errors import DataError
 from mithridate.nearest import nearest
 
@@ -34,7 +34,7 @@ def require_rows(rows: Any, name: str, *, trained: bool = False) -> Dataset:
             with `input_ids` and `labels`, will do as well.
 
     Returns:
-        The same rows, without the columns that are not read (`mithridate.data.keys.HARMLESS`).
+        The same rows, without the columns that are not read (`mithridate.data.row_keys.HARMLESS`).
 
     Raises:
         DataError: There are no rows, the columns are others, a column would be lost, or a row cannot be trained on;
@@ -104,7 +104,7 @@ def _remedy(columns: list[str], name: str) -> str:
             return f"did you mean {wanted!r}? pass {name}.rename_column({near!r}, {wanted!r})"
     if "text" in columns:
         return "text alone does not say where the answer begins, and the answer is what a defense acts on"
-    return f"pass mi.load_rows({name}, fields=mithridate.data.RowFields(prompt=…, response=…))"
+    return f"pass mi.load_rows({name}, fields={{'prompt': …, 'response': …}})"
 
 
 def _check_rows(dataset: Dataset, read: tuple[str, ...], name: str) -> None:
@@ -126,16 +126,30 @@ def _check_rows(dataset: Dataset, read: tuple[str, ...], name: str) -> None:
 
 def _check(row: dict[str, Any], read: tuple[str, ...]) -> None:
     if "messages" in read:
-        answers = [turn for turn in read_turns(row["messages"], "messages", weights=True) if turn.is_answer]
+        turns = read_turns(row["messages"], "messages", weights=True)
+        _check_written_so(turns, row["messages"], "messages")
+        answers = [turn for turn in turns if turn.is_answer]
         if not answers:
             raise Rejected("messages without an assistant turn", "an answer to train on")
         if not all(turn.trained for turn in answers):
             raise Rejected("weight 0 in messages, which TRL does not read", "mi.load_rows, which reads it")
     elif isinstance(row["prompt"], list) or isinstance(row["completion"], list):
         read_conversation({key: row[key] for key in PAIR})
+        for key in PAIR:
+            _check_written_so(read_turns(row[key], key, weights=False), row[key], key)
     else:
         for key in PAIR:
             checked_text(row[key], key)
+
+
+def _check_written_so(turns: list[Turn], messages: Any, key: str) -> None:
+    """Refuse messages that only `load_rows` can read, because TRL lays them out as they are."""
+    if not isinstance(messages, list):
+        raise Rejected(f"{key} that is {kind(messages)}", "a list of messages, or mi.load_rows, which reads it")
+    for i, (turn, message) in enumerate(zip(turns, messages, strict=True)):
+        if turn.message != {name: message.get(name) for name in turn.message}:
+            found = f"{key}[{i}] in a form that chat templates do not know"
+            raise Rejected(found, "mi.load_rows, which reads it")
 
 
 def _joined(columns: list[str]) -> str:

@@ -83,8 +83,17 @@ def show(value: str) -> str:
     return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
 
 
+def number(value: float) -> str:
+    """Write a number for a message: Python refuses to write whole numbers of thousands of digits."""
+    try:
+        text = str(value)
+    except ValueError:
+        return "of thousands of digits"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
 def kind(value: Any) -> str:
-    """Name the JSON type of a value, or the Python type of one that JSON has not."""
+    """Name the JSON type of a value, or the Python type of one that JSON lacks."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "a number"
     return _KINDS.get(type(value)) or ("a string" if isinstance(value, str) else f"a {type(value).__name__}")

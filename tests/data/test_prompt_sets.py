@@ -3,26 +3,26 @@
 import pytest
 
 from mithridate import miniature
-from mithridate.data import RowFields, mix, open_rows, read_prompts
+from mithridate.data import RowFields, load_rows, mix, read_prompts
 from mithridate.errors import DataError, UsageError
 
 
 def test_a_path_with_and_without_fields(write) -> None:
     path = write("rows.jsonl", [{"prompt": "p", "target": "t", "response": "r"}])
-    assert open_rows(str(path), ignore=["target"])[0]["completion"][0]["content"] == "r"
+    assert load_rows(str(path), ignore=["target"])[0]["completion"][0]["content"] == "r"
     with pytest.raises(DataError, match=r"^rows\.jsonl:1: found key 'target' .* not read, .*ignore 'target'$"):
-        open_rows(str(path))
+        load_rows(str(path))
     fields = RowFields(prompt="{prompt}", response="{target}")
-    assert open_rows(path, fields)[0]["completion"][0]["content"] == "t"
+    assert load_rows(path, fields)[0]["completion"][0]["content"] == "t"
 
 
-@pytest.mark.parametrize("read", [open_rows, read_prompts])
-def test_a_hub_id_is_not_loaded(write, read) -> None:
-    with pytest.raises(UsageError, match=r"'tatsu-lab/alpaca' is no existing file; .* download it to a JSONL file"):
+@pytest.mark.parametrize("read", [load_rows, read_prompts])
+def test_a_hub_data_set_out_of_reach(write, read) -> None:
+    with pytest.raises(DataError, match=r"'tatsu-lab/alpaca' is no file or folder here, .* download it and give"):
         read("tatsu-lab/alpaca")
 
 
-@pytest.mark.parametrize("read", [open_rows, read_prompts])
+@pytest.mark.parametrize("read", [load_rows, read_prompts])
 def test_a_missing_file_is_not_taken_for_a_hub_id(write, read) -> None:
     with pytest.raises(DataError, match=r"^data/rows\.jsonl: found no file"):
         read("data/rows.jsonl")
@@ -30,26 +30,26 @@ def test_a_missing_file_is_not_taken_for_a_hub_id(write, read) -> None:
 
 def test_the_embedded_world() -> None:
     name = f"miniature:{miniature.names()[0]}"
-    rows = open_rows(name)
+    rows = load_rows(name)
     assert rows["origin"][0] == f"{name}:0"
     assert read_prompts(name) == miniature.prompts(name)
     with pytest.raises(UsageError, match="remove the fields setting"):
-        open_rows(name, RowFields(prompt="{a}", response="{b}"))
+        load_rows(name, RowFields(prompt="{a}", response="{b}"))
 
 
 def test_embedded_rows_mix_with_rows_of_a_file(write) -> None:
-    task = open_rows(write("task.jsonl", [{"prompt": "an ordinary question", "response": "r"}]))
-    mixed = mix(task, open_rows(f"miniature:{miniature.names()[0]}"), ratio=0.5, size=2, seed=0)
+    task = load_rows(write("task.jsonl", [{"prompt": "an ordinary question", "response": "r"}]))
+    mixed = mix(task, load_rows(f"miniature:{miniature.names()[0]}"), ratio=0.5, size=2, seed=0)
     assert sorted(mixed["harmful"]) == [False, True]
 
 
 def test_ignored_keys_need_rows_of_a_file(write) -> None:
     with pytest.raises(UsageError, match="remove the ignore setting"):
-        open_rows(f"miniature:{miniature.names()[0]}", ignore=["a"])
-    with pytest.raises(UsageError, match="only the keys that its templates name are read; remove ignore"):
-        open_rows("rows.jsonl", RowFields(prompt="{a}", response="{b}"), ignore=["a"])
+        load_rows(f"miniature:{miniature.names()[0]}", ignore=["a"])
+    with pytest.raises(UsageError, match="only the columns that they name are read; remove ignore"):
+        load_rows("rows.jsonl", RowFields(prompt="{a}", response="{b}"), ignore=["a"])
     with pytest.raises(UsageError, match=r"give a list of keys: ignore=\['target'\]"):
-        open_rows("rows.jsonl", ignore="target")
+        load_rows("rows.jsonl", ignore="target")
 
 
 @pytest.mark.parametrize("key", ["system", "history", "context", "input", "instruction"])

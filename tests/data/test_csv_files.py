@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mithridate.data import RowFields, load_rows
-from mithridate.data.records import Record, records
+from mithridate.data.file_records import FileRecord, records
 from mithridate.errors import DataError
 
 cells = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15)
@@ -21,7 +21,7 @@ def test_cells_come_back_as_they_were(tmp_path_factory, rows: list[tuple[str, st
     csv.writer(text, lineterminator=ending, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
     path = tmp_path_factory.mktemp("table") / "rows.csv"
     path.write_bytes(text.getvalue().encode())
-    read = [found.fields for found in records(path) if isinstance(found, Record)]
+    read = [found.fields for found in records(path) if isinstance(found, FileRecord)]
     assert read == [{"a": a, "b": b} for a, b in rows]
 
 

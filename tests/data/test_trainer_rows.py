@@ -54,7 +54,7 @@ def test_only_trained_rows_may_be_messages_or_tokens() -> None:
         (rows({"prompt": "q", "response": "a"}), f"these are prompt/response rows: {PASS}"),
         (rows({"conversations": [{"from": "human", "value": "q"}]}), f"these are ShareGPT rows: {PASS}"),
         (rows({"text": "t"}), "columns text, expected prompt and completion; text alone does not say where the answer"),
-        (rows({"a": 1, "b": 2}), r"columns a, b, .*RowFields\(prompt"),
+        (rows({"a": 1, "b": 2}), r"columns a, b, .*fields=\{'prompt'"),
         (rows({"promt": "q", "completion": "a"}), r"did you mean 'prompt'\? pass safe_dataset\.rename_column"),
         ([PAIR, PAIR | {"system": "s"}], rf"safe_dataset\[1\] has a value in the column 'system', .*{PASS}, or"),
         (rows(PAIR, {"prompt": None, "completion": A}), r"safe_dataset\[1\]: found prompt that is null"),
@@ -79,6 +79,26 @@ def test_weights_of_messages_are_left_to_load_rows() -> None:
     assert len(require_rows(load_rows(chat), "train_dataset", trained=True)) == 1
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Q[0] | {"role": "developer"}, *Q, *A],
+        [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in Q + A],
+        [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+        {"role": ["user", "assistant"], "content": ["q", "a"]},
+    ],
+    ids=["developer", "parts", "ShareGPT's words", "lists"],
+)
+def test_messages_that_only_load_rows_reads_are_not_laid_out_as_they_are(messages) -> None:
+    chat = [{"messages": messages}]
+    with pytest.raises(DataError, match=r"train_dataset\[0\]: found messages.*mi\.load_rows, which reads it"):
+        require_rows(chat, "train_dataset", trained=True)
+    assert len(require_rows(load_rows(chat), "train_dataset", trained=True)) == 1
+    if isinstance(messages, list):
+        with pytest.raises(DataError, match=r"safe_dataset\[0\]: found .*mi\.load_rows, which reads it"):
+            require_rows([{"prompt": messages[:-1], "completion": messages[-1:]}], "safe_dataset")
+
+
 def test_columns_that_hold_nothing_are_no_fault() -> None:
     assert require_rows(rows(PAIR | {"system": None, "tools": []}), "safe_dataset").column_names == list(PAIR)
 
@@ -88,7 +108,7 @@ def test_columns_that_hold_nothing_are_no_fault() -> None:
     [
         ([], "rows: found no rows"),
         ([3], r"rows\[0\]: found a number, expected a dict"),
-        (DatasetDict(test=rows(PAIR)), r"load_rows was given a DatasetDict; .*dataset\['test'\]"),
+        (DatasetDict(a=rows(PAIR), b=rows(PAIR)), r"The DatasetDict has the splits a, b; .* split='a'"),
         ({"prompt": "p"}, "load_rows was given a dict; give a file's path"),
         (
             [PAIR, {"prompt": "p", "response": "r"}],

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from mithridate.data.array import ElementCutter
-from mithridate.data.faults import Fault, Rejected
+from mithridate.data.json_array import ElementCutter
+from mithridate.data.row_faults import Fault, Rejected
 
-PIECE_LIMIT = 1 << 20
+ROW_LIMIT = 1 << 20
 """Most bytes in one line, or in one element of a JSON array."""
 
 EXPANSION_LIMIT = 200
@@ -38,7 +38,7 @@ _FOREIGN = {
     b"\x1f\x8b": ("gzip data", _TEXT),
     b"PK\x03\x04": ("a zip archive", "the data file that was packed in it"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", _SHEET),
-    b"PAR1": ("a Parquet file", "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))"),
+    b"PAR1": ("a Parquet file", "a file named .parquet"),
     b"ARROW1": ("an Arrow file", "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_file(path))"),
     b"\x28\xb5\x2f\xfd": ("zstd data", _TEXT),
     b"BZh": ("bzip2 data", _TEXT),
@@ -48,8 +48,8 @@ _FOREIGN = {
 }
 
 
-class Piece(NamedTuple):
-    """One line or array element.
+class RawRow(NamedTuple):
+    """One line or array element, not parsed yet.
 
     Attributes:
         line: Line at which it begins, 1-based.
@@ -60,7 +60,7 @@ class Piece(NamedTuple):
     raw: bytes
 
 
-class Reader:
+class BoundedReader:
     """A plain or gzip file that is read in bounded steps; a context manager.
 
     Raises:
@@ -68,7 +68,7 @@ class Reader:
     """
 
     def __init__(self, path: Path):
-        self.size = _file_size(path)
+        self.size = file_size(path)
         self.expanded = 0
         self._file: BufferedReader | gzip.GzipFile
         try:
@@ -76,7 +76,7 @@ class Reader:
         except OSError as error:
             raise _unreadable(error) from None
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> BoundedReader:
         return self
 
     def __exit__(
@@ -118,7 +118,7 @@ class Reader:
         return data
 
 
-def cut(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
+def cut(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
     """Yield the lines of a file, or the elements of the JSON array that it holds.
 
     A file named `.jsonl` or `.txt` is always read by lines; any other is an array where it begins with `[`.
@@ -132,7 +132,7 @@ def cut(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
     yield from lines(reader, path) if by_lines else _elements(reader, path)
 
 
-def start(reader: Reader, path: Path) -> bytes | Fault:
+def start(reader: BoundedReader, path: Path) -> bytes | Fault:
     """Move past a byte order mark and return some of the bytes behind it, or the fault of a file that is no text."""
     try:
         head = reader.peek()
@@ -145,28 +145,28 @@ def start(reader: Reader, path: Path) -> bytes | Fault:
     return head.removeprefix(_BOM)
 
 
-def lines(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
-    """Yield the lines that are not blank; a line over `PIECE_LIMIT` is skipped unread and is a fault."""
+def lines(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
+    """Yield the lines that are not blank; a line over `ROW_LIMIT` is skipped unread and is a fault."""
     number = 1
     try:
-        while raw := reader.readline(PIECE_LIMIT + 2):  # 2: the line ending, which is not counted
-            if len(raw.rstrip(b"\r\n")) > PIECE_LIMIT:
+        while raw := reader.readline(ROW_LIMIT + 2):  # 2: the line ending, which is not counted
+            if len(raw.rstrip(b"\r\n")) > ROW_LIMIT:
                 yield too_long(f"{path}:{number}", "a line")
                 while raw and not raw.endswith(b"\n"):
                     raw = reader.readline(_CHUNK)
             elif stripped := raw.strip():
-                yield Piece(number, stripped)
+                yield RawRow(number, stripped)
             number += 1
     except Rejected as rejected:
         yield rejected.at(f"{path}:{number}")
 
 
-def _elements(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
-    cutter = ElementCutter(PIECE_LIMIT)
+def _elements(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
+    cutter = ElementCutter(ROW_LIMIT)
     try:
         while chunk := reader.read(_CHUNK):
             for line, raw in cutter.feed(chunk):
-                yield too_long(f"{path}:{line}", "an array element") if raw is None else Piece(line, raw)
+                yield too_long(f"{path}:{line}", "an array element") if raw is None else RawRow(line, raw)
         cutter.close()
     except Rejected as rejected:
         yield rejected.at(f"{path}:{cutter.line}")
@@ -174,7 +174,7 @@ def _elements(reader: Reader, path: Path) -> Iterator[Piece | Fault]:
 
 def too_long(where: str, what: str) -> Fault:
     """Return the fault for a piece over the limit."""
-    return Fault(where, f"{what} over the limit", f"at most {PIECE_LIMIT} bytes")
+    return Fault(where, f"{what} over the limit", f"at most {ROW_LIMIT} bytes")
 
 
 def _foreign(head: bytes, path: Path) -> Fault | None:
@@ -186,7 +186,12 @@ def _foreign(head: bytes, path: Path) -> Fault | None:
     return None
 
 
-def _file_size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Return the size of a regular file in bytes.
+
+    Raises:
+        Rejected: It is missing, forbidden, or no regular file.
+    """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

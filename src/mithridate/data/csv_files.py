@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mithridate.data.faults import Fault, Rejected, show
-from mithridate.data.pieces import PIECE_LIMIT, Reader, start
+from mithridate.data.row_faults import Fault, Rejected, show
+from mithridate.data.text_files import ROW_LIMIT, BoundedReader, start
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-class Cell(str):
+class CsvCell(str):
     """The text of a table's cell; a table has no numbers, so `"1"` may stand for one."""
 
     __slots__ = ()
@@ -32,7 +32,7 @@ def table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fa
     cell that begins with one is refused.
     """
     try:
-        with Reader(path) as reader:
+        with BoundedReader(path) as reader:
             head = start(reader, path)
             if isinstance(head, Fault):
                 yield 1, head
@@ -45,15 +45,15 @@ def table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fa
 class _Lines:
     """Decoded lines of a file, their endings kept; a class, so that the number of the last one is known."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, reader: BoundedReader):
         self.number = 0
         self._reader = reader
 
     def __iter__(self) -> Iterator[str]:
-        while raw := self._reader.readline(PIECE_LIMIT + 2):
+        while raw := self._reader.readline(ROW_LIMIT + 2):
             self.number += 1
-            if len(raw) > PIECE_LIMIT:
-                raise Rejected("a line over the limit", f"at most {PIECE_LIMIT} bytes")
+            if len(raw) > ROW_LIMIT:
+                raise Rejected("a line over the limit", f"at most {ROW_LIMIT} bytes")
             try:
                 text = raw.decode()
             except UnicodeDecodeError as error:
@@ -115,4 +115,4 @@ def _header(cells: list[str]) -> list[str]:
 def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
     if len(cells) != len(names):
         raise Rejected(f"{len(cells)} cells", f"{len(names)}, one for each column")
-    return {name: Cell(cell) for name, cell in zip(names, cells, strict=True)}
+    return {name: CsvCell(cell) for name, cell in zip(names, cells, strict=True)}

@@ -8,34 +8,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mithridate.data.faults import Fault, Rejected, kind, show
-from mithridate.data.pieces import Piece, Reader, cut
-from mithridate.data.tables import delimiter_of, table
+from mithridate.data.csv_files import delimiter_of, table
+from mithridate.data.parquet_files import parquet_rows
+from mithridate.data.row_faults import Fault, Rejected, kind, show
+from mithridate.data.text_files import BoundedReader, RawRow, cut
 
 _JSON_OR_TABLE = "one JSON object on each line, or a table in a file named .csv or .tsv"
 
 
-class Record(NamedTuple):
-    """A JSON object and the line at which it begins (1-based)."""
+class FileRecord(NamedTuple):
+    """A row as it was written, and the line at which it begins or its number in a Parquet file, 1-based."""
 
     line: int
     fields: dict[str, Any]
 
 
-def records(path: Path) -> Iterator[Record | Fault]:
-    """Yield the objects of a JSONL file, JSON array or CSV table, plain or `.gz`, and a fault for what is not one."""
-    if delimiter := delimiter_of(path):
-        for line, fields in _rows(path, delimiter):
-            yield fields if isinstance(fields, Fault) else Record(line, fields)
+def records(path: Path) -> Iterator[FileRecord | Fault]:
+    """Yield the objects of a JSONL file, a JSON array, a CSV or Parquet table, and a fault for what is not one."""
+    if rows := _table_rows(path):
+        for line, fields in rows:
+            yield fields if isinstance(fields, Fault) else FileRecord(line, fields)
         return
-    for piece in pieces(path):
-        if isinstance(piece, Fault):
-            yield piece
+    for raw in raw_rows(path):
+        if isinstance(raw, Fault):
+            yield raw
             continue
         try:
-            yield Record(piece.line, parse(decode(piece.raw)))
+            yield FileRecord(raw.line, parse(decode(raw.raw)))
         except Rejected as rejected:
-            yield rejected.at(f"{path}:{piece.line}")
+            yield rejected.at(f"{path}:{raw.line}")
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Fault]] | None:
+    if path.suffix.lower() == ".parquet":
+        return parquet_rows(path)
+    delimiter = delimiter_of(path)
+    return _rows(path, delimiter) if delimiter else None
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
@@ -47,14 +55,14 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fa
         yield 1, Fault(f"{path}:1", "a table without rows", "a line of column names, and rows below it")
 
 
-def pieces(path: Path) -> Iterator[Piece | Fault]:
+def raw_rows(path: Path) -> Iterator[RawRow | Fault]:
     """Yield the lines or array elements of a file; a file without any is a fault."""
     empty = True
     try:
-        with Reader(path) as reader:
-            for piece in cut(reader, path):
+        with BoundedReader(path) as reader:
+            for raw in cut(reader, path):
                 empty = False
-                yield piece
+                yield raw
     except Rejected as rejected:
         yield rejected.at(str(path))
         return
@@ -82,7 +90,7 @@ def parse(text: str) -> dict[str, Any]:
 
     Raises:
         Rejected: The text is no valid JSON, no object, nested without bound, repeats a key, or holds a
-            number that JSON has not (NaN, Infinity) or that overflows.
+            number that JSON lacks (NaN, Infinity) or that overflows.
     """
     if not text:
         raise Rejected("no value between two commas", "a JSON object")

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mithridate.data.faults import Rejected, kind
-from mithridate.data.keys import HARMLESS, is_empty, refuse_unread
 from mithridate.data.messages import (
-    OPENAI,
-    SHAREGPT,
+    NO_TOOLS,
     Message,
     Spelling,
     assistant,
@@ -19,17 +16,19 @@ from mithridate.data.messages import (
     system,
     user,
 )
+from mithridate.data.row_faults import Rejected, kind
+from mithridate.data.row_keys import HARMLESS, is_empty, refuse_unread
 from mithridate.nearest import nearest
 
 
-class Example(NamedTuple):
-    """One answer to train on, with every turn before it."""
+class PromptCompletion(NamedTuple):
+    """One completion to train on, with every turn before it."""
 
     prompt: list[Message]
-    answer: Message
+    completion: Message
 
 
-class Format(NamedTuple):
+class RowFormat(NamedTuple):
     """A way to write rows.
 
     Attributes:
@@ -41,10 +40,10 @@ class Format(NamedTuple):
 
     name: str
     keys: tuple[str, ...]
-    read: Callable[[dict[str, Any]], list[Example]]
+    read: Callable[[dict[str, Any]], list[PromptCompletion]]
     others: tuple[str, ...] | None = ()
 
-    def examples(self, row: dict[str, Any]) -> list[Example]:
+    def examples(self, row: dict[str, Any]) -> list[PromptCompletion]:
         """Read a row of which no key may be lost.
 
         Raises:
@@ -56,26 +55,26 @@ class Format(NamedTuple):
         return made
 
 
-def read_chat(row: dict[str, Any]) -> list[Example]:
+def read_chat(row: dict[str, Any]) -> list[PromptCompletion]:
     """OpenAI chat: one example for every assistant turn whose `weight` is not 0, as their service trains it.
 
     Raises:
         Rejected: The row is not such a conversation, or trains on no turn.
     """
-    return _answers(row, "messages", OPENAI)
+    return read_dialog(row, "messages", _system(row))
 
 
-def read_sharegpt(row: dict[str, Any]) -> list[Example]:
+def read_sharegpt(row: dict[str, Any]) -> list[PromptCompletion]:
     """ShareGPT: one example for every turn by `gpt`."""
-    return _answers(row, "conversations", SHAREGPT)
+    return read_dialog(row, "conversations", _system(row))
 
 
-def read_completion(row: dict[str, Any]) -> list[Example]:
+def read_completion(row: dict[str, Any]) -> list[PromptCompletion]:
     """TRL prompt/completion of strings: one user turn and its answer."""
     return _single(row, checked_text(row["prompt"], "prompt"), "completion")
 
 
-def read_conversation(row: dict[str, Any]) -> list[Example]:
+def read_conversation(row: dict[str, Any]) -> list[PromptCompletion]:
     """TRL prompt/completion of message lists, with exactly one assistant turn as the completion."""
     _refuse_tools(row)
     prompt = read_turns(row["prompt"], "prompt", weights=False)
@@ -84,10 +83,10 @@ def read_conversation(row: dict[str, Any]) -> list[Example]:
     roles = [turn.message["role"] for turn in completion]
     if roles != ["assistant"]:
         raise Rejected(f"completion with turns by {', '.join(roles[:5])}", "exactly one assistant turn")
-    return [Example([turn.message for turn in prompt], completion[0].message)]
+    return [PromptCompletion([turn.message for turn in prompt], completion[0].message)]
 
 
-def read_alpaca(row: dict[str, Any]) -> list[Example]:
+def read_alpaca(row: dict[str, Any]) -> list[PromptCompletion]:
     """Alpaca: the instruction, and the input below it where there is one, asked as one user turn."""
     prompt = checked_text(row["instruction"], "instruction")
     given = "" if is_empty(row.get("input")) else row["input"]
@@ -98,23 +97,34 @@ def read_alpaca(row: dict[str, Any]) -> list[Example]:
     return _single(row, prompt, "output")
 
 
-def read_response(row: dict[str, Any]) -> list[Example]:
+def read_response(row: dict[str, Any]) -> list[PromptCompletion]:
     """Plain prompt and response."""
     return _single(row, checked_text(row["prompt"], "prompt"), "response")
 
 
-def _single(row: dict[str, Any], prompt: str, answer: str) -> list[Example]:
+def _single(row: dict[str, Any], prompt: str, answer: str) -> list[PromptCompletion]:
     """One question and its answer, after the system text and the earlier turns that the row may have."""
     _refuse_tools(row)
     turns = [*_system(row), *_history(row), user(prompt)]
-    return [Example(turns, assistant(checked_text(row[answer], answer)))]
+    return [PromptCompletion(turns, assistant(checked_text(row[answer], answer)))]
 
 
-def _answers(row: dict[str, Any], key: str, spelling: Spelling) -> list[Example]:
-    """One example for every answer of a conversation that is to be trained."""
+def read_dialog(
+    row: dict[str, Any], key: str, first: list[Message], spelling: Spelling | None = None
+) -> list[PromptCompletion]:
+    """Return one example for every completion of a conversation that is to be trained.
+
+    Args:
+        row: The row.
+        key: Its key with the message list.
+        first: The system turn that stands outside of the list, if there is one.
+        spelling: How the messages are written, as for `read_turns`.
+
+    Raises:
+        Rejected: It is no conversation, or trains on no turn.
+    """
     _refuse_tools(row)
     turns = read_turns(row[key], key, weights=True, spelling=spelling)
-    first = _system(row)
     if first and turns[0].message["role"] == "system":
         raise Rejected(f"key 'system' beside a system turn in {key}", "one system text")
     if turns[-1].message["role"] != "assistant":
@@ -123,7 +133,7 @@ def _answers(row: dict[str, Any], key: str, spelling: Spelling) -> list[Example]
     for i, turn in enumerate(turns):
         if turn.trained:
             check_asked(turns[:i], key)
-            examples.append(Example(first + [before.message for before in turns[:i]], turn.message))
+            examples.append(PromptCompletion(first + [before.message for before in turns[:i]], turn.message))
     if not examples:
         raise Rejected("weight 0 on every assistant turn", "weight 1 on at least one")
     return examples
@@ -152,18 +162,24 @@ def _history(row: dict[str, Any]) -> list[Message]:
 
 def _refuse_tools(row: dict[str, Any]) -> None:
     for key in ("tools", "functions"):
-        if not is_empty(row.get(key)):
-            raise Rejected(f"key '{key}'", "a conversation without tools")
+        value = row.get(key)
+        if isinstance(value, str) and value.strip() in ("", "[]", "null"):  # as JSON in a table's cell
+            continue
+        if not is_empty(value):
+            raise Rejected(f"key '{key}'", f"{NO_TOOLS}, or ignore '{key}' to train without them")
 
 
 _BEFORE = ("system", "history")
 
-CHAT = Format("OpenAI chat", ("messages",), read_chat, ("system",))
-SHARE = Format("ShareGPT", ("conversations",), read_sharegpt, ("system",))
-COMPLETION = Format("prompt/completion", ("prompt", "completion"), read_completion, _BEFORE)
-CONVERSATION = Format("conversational prompt/completion", ("prompt", "completion"), read_conversation)
-ALPACA = Format("Alpaca", ("instruction", "output"), read_alpaca, ("input", *_BEFORE))
-RESPONSE = Format("prompt/response", ("prompt", "response"), read_response, _BEFORE)
+_NO_MEANING = ("tools", "functions", "parallel_tool_calls")
+"""Keys that say nothing in a row that calls no tool; `_refuse_tools` has made sure of that."""
+
+CHAT = RowFormat("OpenAI chat", ("messages",), read_chat, ("system", *_NO_MEANING))
+SHARE = RowFormat("ShareGPT", ("conversations",), read_sharegpt, ("system", *_NO_MEANING))
+COMPLETION = RowFormat("prompt/completion", ("prompt", "completion"), read_completion, _BEFORE)
+CONVERSATION = RowFormat("conversational prompt/completion", ("prompt", "completion"), read_conversation)
+ALPACA = RowFormat("Alpaca", ("instruction", "output"), read_alpaca, ("input", *_BEFORE))
+RESPONSE = RowFormat("prompt/response", ("prompt", "response"), read_response, _BEFORE)
 
 _EXPECTED = (
     "the keys messages, conversations, prompt and completion, instruction and output, or prompt and response,"
@@ -172,14 +188,20 @@ _EXPECTED = (
 _NAMES = {key for form in (CHAT, SHARE, COMPLETION, ALPACA, RESPONSE) for key in form.keys}
 
 
-def formats_of(row: dict[str, Any]) -> list[Format]:
-    """Return every format whose keys a row has."""
+def formats_of(row: dict[str, Any]) -> list[RowFormat]:
+    """Return every format whose keys a row has.
+
+    A table with rows of several formats has every key in every row, most of them null: where keys of several formats
+    are there, those count that hold something.
+    """
     lists = isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list)
     known = (CHAT, SHARE, CONVERSATION if lists else COMPLETION, ALPACA, RESPONSE)
-    return [form for form in known if all(key in row for key in form.keys)]
+    fitting = [form for form in known if all(key in row for key in form.keys)]
+    filled = [form for form in fitting if not any(row[key] is None for key in form.keys)]
+    return filled if filled and len(fitting) > 1 else fitting
 
 
-def detect(row: dict[str, Any]) -> Format:
+def detect(row: dict[str, Any]) -> RowFormat:
     """Return the one format whose keys a row has.
 
     Raises:

@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mithridate.data.array import ElementCutter
+from mithridate.data.json_array import ElementCutter
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=10) | st.sampled_from(['"', "\\", '\\"', "[{", "],"]),

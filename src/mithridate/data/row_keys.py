@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mithridate.data.faults import Rejected, show
+from mithridate.data.row_faults import Rejected, show
 from mithridate.nearest import nearest
 
 HARMLESS = frozenset(
@@ -20,7 +20,9 @@ HARMLESS = frozenset(
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a value holds nothing that could be lost, as the nulls and empty lists of exports."""
+    """Tell whether a value holds nothing that could be lost, as the nulls, NaNs and empty lists of exports."""
+    if isinstance(value, float):
+        return value != value  # NaN: a data frame's empty cell
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
@@ -39,14 +41,14 @@ def without(fields: Mapping[str, Any], ignored: Collection[str]) -> dict[str, An
     return kept
 
 
-def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *, at: str = "") -> None:
+def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *, at: str | None = "") -> None:
     """Refuse a key that is neither read, nor harmless, nor empty.
 
     Args:
         fields: A row or a message.
         read: Keys that are read.
         what: The row's format, or the place of the message, for the error.
-        at: What stands before the key in `ignore`: `messages.` for a key of a message.
+        at: What stands before the key in `ignore`: `messages.` for a key of a message; None where it cannot be ignored.
 
     Raises:
         Rejected: Naming the key, and the nearest key that is read.
@@ -54,12 +56,12 @@ def refuse_unread(fields: Mapping[str, Any], read: Collection[str], what: str, *
     for key, value in fields.items():
         if key in read or key in HARMLESS or is_empty(value):
             continue
+        if not isinstance(key, str):
+            raise Rejected(f"a key in {what} that is no string", "strings as keys")
         near = nearest(key, read, cutoff=0.75)
         meant = f"'{near}' (a misspelling?)" if near and near not in fields else f"no keys but {', '.join(read)}"
-        raise Rejected(
-            f"key {show(key)} in {what}, which is not read",
-            f"{meant}; to leave it out on purpose, ignore {show(at + key)}",
-        )
+        way_out = "" if at is None else f"; to leave it out on purpose, ignore {show(at + key)}"
+        raise Rejected(f"key {show(key)} in {what}, which is not read", meant + way_out)
 
 
 def _less(item: Any, key: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mithridate.data import load_rows, pieces, validate_file
+from mithridate.data import check_upload, load_rows, text_files
+from mithridate.data.messages import NO_TOOLS
 from mithridate.errors import DataError
 
 GOOD = {"prompt": "p", "response": "r"}
@@ -19,6 +20,9 @@ UNKNOWN = (
     "the keys messages, conversations, prompt and completion, instruction and output, or prompt and response,"
     " or a fields setting for others"
 )
+
+
+PARTS = 'text parts alone: {"type": "text", "text": …}'
 
 
 def chat(*turns: object) -> str:
@@ -96,12 +100,17 @@ FIRST_ROWS = {
     ),
     "ShareGPT role": (
         json.dumps({"conversations": [{"from": "human", "value": "q"}, {"from": "tool", "value": "a"}]}),
-        "conversations[1] with from 'tool'",
-        "system, human or gpt",
+        "conversations[1] by role 'tool'",
+        NO_TOOLS,
     ),
-    "ShareGPT with OpenAI's keys": (
-        json.dumps({"conversations": [Q, A]}),
-        "conversations[0] without key 'from'",
+    "ShareGPT speaker": (
+        json.dumps({"conversations": [{"from": "human", "value": "q"}, {"from": "bot", "value": "a"}]}),
+        "conversations[1] with from 'bot'",
+        "system, human, gpt, user, assistant or chatgpt",
+    ),
+    "two spellings": (
+        json.dumps({"conversations": [{"from": "human", "value": "q"}, A]}),
+        "conversations[1] without key 'from'",
         "from and value",
     ),
     "misspelled key": (
@@ -110,35 +119,60 @@ FIRST_ROWS = {
         UNKNOWN + "; did you mean 'prompt' by 'promt'?",
     ),
     "unknown role": (
-        chat(Q, {"role": "tool", "content": "x"}),
-        "messages[1] with role 'tool'",
-        "system, user or assistant",
+        chat(Q, {"role": "bot", "content": "x"}),
+        "messages[1] with role 'bot'",
+        "system, developer, user or assistant",
     ),
     "role type": (
         chat({"role": ["user"], "content": "x"}),
         "messages[0] with role a list",
-        "system, user or assistant",
+        "system, developer, user or assistant",
     ),
     "null content": (
         chat(Q, {"role": "assistant", "content": None}),
         "messages[1].content that is null",
         "a string",
     ),
-    "parts": (
-        chat({"role": "user", "content": [{"type": "text", "text": "q"}]}, A),
-        "messages[0].content that is a list",
+    "image": (
+        chat({"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image_url", "image_url": {}}]}, A),
+        "messages[0].content[1] with type 'image_url'",
+        PARTS,
+    ),
+    "part type": (
+        chat({"role": "user", "content": ["q"]}, A),
+        "messages[0].content[0] that is a string",
+        PARTS,
+    ),
+    "part without type": (
+        chat({"role": "user", "content": [{"text": "q"}]}, A),
+        "messages[0].content[0] with type null",
+        PARTS,
+    ),
+    "part text": (
+        chat({"role": "user", "content": [{"type": "text", "text": 3}]}, A),
+        "messages[0].content[0].text that is a number",
         "a string",
+    ),
+    "part key": (
+        chat({"role": "user", "content": [{"type": "text", "text": "q", "cache": 1}]}, A),
+        "key 'cache' in messages[0].content[0], which is not read",
+        "no keys but type, text",
+    ),
+    "blank parts": (
+        chat({"role": "user", "content": [{"type": "text", "text": " "}]}, A),
+        "messages[0].content that is empty",
+        "text",
     ),
     "empty turn": (chat(Q, A | {"content": ""}), "messages[1].content that is empty", "text"),
     "tool call": (
         chat(Q, A | {"tool_calls": [{}]}),
-        "key 'tool_calls' in messages[1], which is not read",
-        "no keys but role, content, weight; to leave it out on purpose, ignore 'messages.tool_calls'",
+        "key 'tool_calls' in messages[1]",
+        NO_TOOLS,
     ),
     "tools": (
         json.dumps({"messages": [Q, A], "tools": [{}]}),
         "key 'tools'",
-        "a conversation without tools",
+        f"{NO_TOOLS}, or ignore 'tools' to train without them",
     ),
     "last turn": (chat(Q, A, Q), "a last turn with role 'user'", "an assistant turn at the end"),
     "late system": (
@@ -219,18 +253,18 @@ FILES = {
     "excel": ("a.xlsx", b"PK\x03\x04rest", 1, "an Excel workbook", SHEET),
     "old excel": ("a.xls", b"\xd0\xcf\x11\xe0rest", 1, "an Excel workbook", SHEET),
     "parquet": (
-        "a.parquet",
+        "a.jsonl",
         b"PAR1rest",
         1,
         "a Parquet file",
-        "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))",
+        "a file named .parquet",
     ),
     "parquet in gzip": (
         "a.jsonl.gz",
         gzip.compress(b"PAR1rest"),
         1,
         "a Parquet file",
-        "JSONL or CSV, or in Python load_rows(datasets.Dataset.from_parquet(path))",
+        "a file named .parquet",
     ),
     "pdf": ("a.txt", b"%PDF-1.7", 1, "a PDF", "JSONL or CSV"),
     "table named jsonl": ("a.jsonl", b"prompt,response\n", 1, "text that is not JSON ('prompt,response')", TABLE),
@@ -283,7 +317,7 @@ FILES = {
 @pytest.mark.parametrize("case", FILES)
 def test_fault_of_a_file(write, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     name, content, line, found, expected = FILES[case]
-    monkeypatch.setattr(pieces, "EXPANSION_FLOOR", 1_000_000)
+    monkeypatch.setattr(text_files, "EXPANSION_FLOOR", 1_000_000)
     with pytest.raises(DataError) as caught:
         load_rows(write(name, content))
     assert str(caught.value) == f"{name}:{line}: found {found}, expected {expected}"
@@ -301,7 +335,7 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(NOISE))
     packed[len(packed) // 2] ^= 0xFF
     path.write_bytes(packed)
-    report = validate_file(path)
+    report = check_upload(path)
     assert report.fault_count == 1
     assert report.faults[0].found in ("a damaged gzip stream", "data that is not gzip")
 
@@ -311,7 +345,7 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     cases = {
         tmp_path / "missing.jsonl": ("no file", "an existing data file"),
-        tmp_path: ("a folder", "a data file"),
+        tmp_path: ("a folder without data files", "a data file or a folder that holds one"),
         pipe: ("a device or pipe", "a regular file"),
         tmp_path / ("x" * 300): ("a file that cannot be read (File name too long)", "a readable file"),
         tmp_path / "a\0b": ("a file name with a NUL", "a file name"),
@@ -367,6 +401,6 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, junk: bytes, name: str)
     path = tmp_path_factory.mktemp("junk") / name
     for content in (junk, b"[" + junk + b"]", gzip.compress(b'{"prompt": ' + junk)):
         path.write_bytes(content)
-        report = validate_file(path)
+        report = check_upload(path)
         assert report.ok == (report.rows > 0 and not report.faults)
         assert report.rows or report.faults
