@@ -58,7 +58,7 @@ def path_of(name: str) -> Path:
         raise ModelError(f"the model's name is {name!r}; give a folder or a hub id")
     folder = os.environ.get("MITHRIDATE_DATA")
     if _DATA in name and not folder:
-        raise ModelError(f"{name} uses {_DATA}, which is not set; set MITHRIDATE_DATA to the folder of your models")
+        raise ModelError(f"{name} uses {_DATA}, which is not set; set MITHRIDATE_DATA to the folder of the data")
     filled = name.replace(_DATA, folder or "")
     try:
         path = Path(filled).expanduser()

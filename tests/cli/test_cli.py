@@ -201,7 +201,6 @@ def test_the_version_and_short_help(call: Called, capsys: pytest.CaptureFixture[
     [
         (["methods"], "mithridate: stopped\n"),
         (["run", "x.yaml"], "mithridate: stopped; run the same command again to go on\n"),
-        (["compare", "x.yaml"], "mithridate: stopped; run the same command again to go on\n"),
     ],
 )
 def test_ctrl_c_is_a_sentence(

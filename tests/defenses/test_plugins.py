@@ -141,7 +141,7 @@ def test_the_command_line_and_the_environment_name_files(
     listed = {row["name"] for row in json.loads(capsys.readouterr().out)}
     assert {"gentle", "kind", "sft"} <= listed
     gone = tmp_path / "gone.py"
-    for command in (["repair", "m", "--out", "o"], ["run", "r.yaml"], ["compare", "c.yaml"], ["methods"]):
+    for command in (["repair", "m", "--out", "o"], ["run", "r.yaml"], ["methods"]):
         assert called(monkeypatch, *command, "--plugin", str(gone)) == 2
         said = f"mithridate: the plug-in {gone} cannot be read (No such file or directory); give a Python file\n"
         assert capsys.readouterr().err == said
