@@ -215,7 +215,11 @@ def main() -> None:
         print(f"mithridate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
-        again = "; run the same command again to go on" if {"run", "compare"} & {*sys.argv[1:2]} else ""
+        again = (
+            "; finished stages are kept, run the same command again to go on"
+            if {"run", "compare"} & {*sys.argv[1:2]}
+            else ""
+        )
         print(f"mithridate: stopped{again}", file=sys.stderr)
     sys.exit(code)
 
