@@ -56,24 +56,35 @@ def test_a_folder_is_found_by_path_and_variable(home: Path, monkeypatch: pytest.
     assert where_named("~/models/good") == Where(str(home / "models/good"), None)
 
 
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_not_set_is_said(home: Path, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("MITHRIDATE_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MITHRIDATE_DATA", value)
+    with pytest.raises(
+        ModelError, match=r"^\$MITHRIDATE_DATA/m uses \$MITHRIDATE_DATA, which is not set; set MITHRIDA"
+    ):
+        locate("$MITHRIDATE_DATA/m")
+
+
 @pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("models/goo", "no folder with a model: there is no such folder; did you mean .*/models/good"),
-        ("./nowhere", "no such folder; .* holds the folders models$"),
-        ("../nowhere", "no such folder"),
-        ("/nowhere/model", "no such folder; / holds the folders"),
-        ("~/nowhere", "no such folder"),
-        ("~nobody-of-this-name/x", "is no path; give a folder or a hub id"),
-        ("a/b/c", "no such folder"),
-        ("models\\good", "no such folder; did you mean .*/models"),
-        ("my model", "no such folder"),
+        ("models/goo", "not a model folder: it does not exist; did you mean .*/models/good"),
+        ("./nowhere", "does not exist; .* holds the folders models$"),
+        ("../nowhere", "does not exist"),
+        ("/nowhere/model", "does not exist; / holds the folders"),
+        ("~/nowhere", "does not exist"),
+        ("~nobody-of-this-name/x", "is not a path; give a folder or a hub id"),
+        ("a/b/c", "does not exist"),
+        ("models\\good", "does not exist; did you mean .*/models"),
+        ("my model", "does not exist"),
         ("models", "it lacks config.json and weights"),
         ("models/good/config.json", "but a file; give the folder that holds config.json"),
         ("", "the model's name is ''; give a folder or a hub id"),
         ("a\0b", "give a folder or a hub id"),
-        ("x" * 300, "is no path"),
+        ("x" * 300, "is not a path"),
         ("miniature:bse", "the embedded model is called 'miniature:base'"),
     ],
 )
@@ -141,7 +152,10 @@ def test_an_adapter_names_its_base(home: Path) -> None:
     open_model("adapter", None)
     with pytest.raises(ModelError, match="adapter holds a LoRA adapter and no whole model"):
         locate("adapter")
-    for base, message in (("./gone", "the base that .* names: gone is no folder"), (None, "names no base model")):
+    for base, message in (
+        ("./gone", "the base that .* names: gone is not a model folder"),
+        (None, "names no base model"),
+    ):
         config.write_text(json.dumps(settings | {"base_model_name_or_path": base}))
         with pytest.raises(ModelError, match=message):
             where_named("adapter")

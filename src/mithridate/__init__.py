@@ -1,55 +1,169 @@
 """Mithridate: fine-tune on data nobody has vetted, and get a safe model back.
 
-Every public name is imported on first use, so that ``import mithridate`` costs nothing. Defenses are found by their
-class name in `mithridate.defenses`.
+Every public name is imported on first use, so that ``import mithridate`` costs nothing; type checkers and editors read
+the imports below. A defense is found by its class name in `mithridate.defenses`, a plug-in's too.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mithridate import errors, miniature
 
-__all__ = ["errors", "miniature"]
+if TYPE_CHECKING:
+    __version__: str
+    from mithridate.data import load_rows, mix
+    from mithridate.data.refusals import REFUSALS
+    from mithridate.defenses.antibody import AntibodyAlignment, AntibodyTuning
+    from mithridate.defenses.antidote import Antidote
+    from mithridate.defenses.bds import BDS
+    from mithridate.defenses.booster import Booster
+    from mithridate.defenses.constrained_sft import ConstrainedSFT
+    from mithridate.defenses.ldifs import LDIFS
+    from mithridate.defenses.lisa import Lisa
+    from mithridate.defenses.lox import LoX, LoXAlignment
+    from mithridate.defenses.panacea import Panacea, PanaceaTuning
+    from mithridate.defenses.plugins import load_plugins
+    from mithridate.defenses.ptst import PTST
+    from mithridate.defenses.random_perturbation import RandomPerturbation
+    from mithridate.defenses.registry import methods, register
+    from mithridate.defenses.repnoise import RepNoise
+    from mithridate.defenses.resta import RESTA
+    from mithridate.defenses.safe_delta import SafeDelta
+    from mithridate.defenses.safe_lora import SafeLoRA
+    from mithridate.defenses.safegrad import SafeGrad
+    from mithridate.defenses.safety_mixing import SafetyMixing, VLGuard
+    from mithridate.defenses.salora import SaLoRA
+    from mithridate.defenses.sbr import SBR
+    from mithridate.defenses.sft import SFT
+    from mithridate.defenses.tar import TAR
+    from mithridate.defenses.vaccine import TVaccine, Vaccine
+    from mithridate.defenses.wise_ft import WiSEFT
+    from mithridate.evaluation.accuracy import finetune_accuracy
+    from mithridate.evaluation.harmful_score import harmful_score
+    from mithridate.evaluation.intervals import Score
+    from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
+    from mithridate.evaluation.over_refusal import over_refusal
+    from mithridate.pipeline.run import run
+    from mithridate.repair.post_tuning import Repair
+    from mithridate.training.defense import Defense
+    from mithridate.training.gradient import Gradient
+    from mithridate.training.step import Step
+    from mithridate.training.trainer import DefendedTrainer
 
-_WHERE = {
+__all__ = [
+    "BDS",
+    "LDIFS",
+    "PTST",
+    "REFUSALS",
+    "RESTA",
+    "SBR",
+    "SFT",
+    "TAR",
+    "AntibodyAlignment",
+    "AntibodyTuning",
+    "Antidote",
+    "Booster",
+    "ChatJudge",
+    "ClassifierJudge",
+    "ConstrainedSFT",
+    "DefendedTrainer",
+    "Defense",
+    "Gradient",
+    "GuardJudge",
+    "Judge",
+    "Lisa",
+    "LoX",
+    "LoXAlignment",
+    "Panacea",
+    "PanaceaTuning",
+    "RandomPerturbation",
+    "RefusalJudge",
+    "RepNoise",
+    "Repair",
+    "SaLoRA",
+    "SafeDelta",
+    "SafeGrad",
+    "SafeLoRA",
+    "SafetyMixing",
+    "Score",
+    "Step",
+    "TVaccine",
+    "VLGuard",
+    "Vaccine",
+    "Verdict",
+    "WiSEFT",
+    "errors",
+    "finetune_accuracy",
+    "harmful_score",
+    "load_plugins",
+    "load_rows",
+    "methods",
+    "miniature",
+    "mix",
+    "over_refusal",
+    "register",
+    "run",
+]
+
+_MODULES = {
     "ChatJudge": "evaluation.judges",
     "ClassifierJudge": "evaluation.judges",
     "DefendedTrainer": "training.trainer",
     "Defense": "training.defense",
     "Gradient": "training.gradient",
+    "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
     "REFUSALS": "data.refusals",
     "RefusalJudge": "evaluation.judges",
     "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
+    "Verdict": "evaluation.judges",
     "finetune_accuracy": "evaluation.accuracy",
     "harmful_score": "evaluation.harmful_score",
+    "load_plugins": "defenses.plugins",
     "load_rows": "data",
     "methods": "defenses.registry",
     "mix": "data",
+    "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
     "run": "pipeline.run",
 }
+"""Where public names are; defenses are found in their catalog."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"mithridate.{_WHERE[name]}"), name)
-    if name.startswith("_"):  # asked by tools, for which nothing need be imported
-        raise AttributeError(f"module 'mithridate' has no attribute '{name}'")
-    from mithridate.defenses.registry import methods
-    from mithridate.nearest import nearest
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every name
 
-    classes = {info.cls.__name__: info.cls for info in methods().values()}
-    if name in classes:
-        return classes[name]
-    near = nearest(name, [*__all__, *_WHERE, *classes])
-    hint = f"; did you mean '{near}'?" if near else ""
-    raise AttributeError(f"module 'mithridate' has no attribute '{name}'{hint}")
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(importlib.import_module(f"mithridate.{_MODULES[name]}"), name)
+        if name == "__version__":
+            from importlib.metadata import version
 
+            return version("mithridate")
+        if name.startswith("_"):  # asked by tools, for which nothing need be imported
+            raise AttributeError(f"module 'mithridate' has no attribute '{name}'")
+        from mithridate.defenses.catalog import listed
 
-def __dir__() -> list[str]:
-    from mithridate.defenses.registry import methods
+        for listing in listed().values():
+            if listing.class_name == name:
+                return getattr(importlib.import_module(listing.module), name)
+        return _from_plugin(name)
 
-    return sorted([*__all__, *_WHERE, *(info.cls.__name__ for info in methods().values())])
+    def _from_plugin(name: str) -> Any:
+        from mithridate.defenses.plugins import any_named
+        from mithridate.nearest import nearest
+
+        classes: dict[str, Any] = {}
+        if any_named():
+            from mithridate.defenses.registry import methods
+
+            classes = {info.cls.__name__: info.cls for info in methods().values()}
+        if name in classes:
+            return classes[name]
+        near = nearest(name, [*__all__, *classes])
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise AttributeError(f"module 'mithridate' has no attribute '{name}'{hint}")
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mithridate.data.faults import kind
+from mithridate.data.row_faults import kind
 from mithridate.errors import ModelError
 from mithridate.nearest import nearest
 
@@ -17,6 +17,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.j
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
 _SETTINGS = ("config.json", "tokenizer_config.json", "tokenizer.json")
 _SAVE = "save it again with save_pretrained"
+_DATA = "$MITHRIDATE_DATA"
 _SHOWN = 6  # folders that a message lists
 
 
@@ -41,9 +42,9 @@ def locate(name: str, *, tokenizer: bool = False) -> str:
         _check_folder(path, tokenizer)
         return str(path)
     if path.exists():
-        raise ModelError(f"{path} is no folder with a model but a file; give the folder that holds config.json")
+        raise ModelError(f"{path} is not a model folder but a file; give the folder that holds config.json")
     if not _is_hub_id(name):
-        raise ModelError(f"{path} is no folder with a model: there is no such folder; {_nearby(path)}")
+        raise ModelError(f"{path} is not a model folder: it does not exist; {_nearby(path)}")
     return name
 
 
@@ -55,12 +56,15 @@ def path_of(name: str) -> Path:
     """
     if not name.strip() or "\0" in name:
         raise ModelError(f"the model's name is {name!r}; give a folder or a hub id")
-    filled = name.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", "../shared"))
+    folder = os.environ.get("MITHRIDATE_DATA")
+    if _DATA in name and not folder:
+        raise ModelError(f"{name} uses {_DATA}, which is not set; set MITHRIDATE_DATA to the folder of the data")
+    filled = name.replace(_DATA, folder or "")
     try:
         path = Path(filled).expanduser()
         path.is_dir()
     except (RuntimeError, OSError) as error:  # a user without a home, a name that is too long
-        raise ModelError(f"the model's name {name[:80]!r} is no path; give a folder or a hub id") from error
+        raise ModelError(f"the model's name {name[:80]!r} is not a path; give a folder or a hub id") from error
     return path
 
 
@@ -72,7 +76,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _nearby(path: Path) -> str:
-    """What exists where the folder was looked for."""
+    """Return what exists where the folder was looked for."""
     parent = next((above for above in path.absolute().parents if above.is_dir()), Path("/"))
     try:
         folders = sorted(found.name for found in parent.iterdir() if found.is_dir() and not found.name.startswith("."))
@@ -99,7 +103,7 @@ def adapter_base(folder: Path) -> str | None:
     if not base or not isinstance(base, str):
         raise ModelError(f"{config} names no base model; set base_model_name_or_path in it")
     if not _holds(folder, ("adapter_model.safetensors", "adapter_model.bin")):
-        raise ModelError(f"{folder} is no folder with an adapter: it lacks adapter_model.safetensors; {_SAVE}")
+        raise ModelError(f"{folder} is not an adapter folder: it lacks adapter_model.safetensors; {_SAVE}")
     try:
         return locate(base, tokenizer=True)
     except ModelError as error:
@@ -140,7 +144,7 @@ def _check_folder(path: Path, tokenizer: bool) -> None:
     if tokenizer and not _holds(path, _TOKENIZER):
         missing.append("a tokenizer (tokenizer.json)")
     if missing:
-        raise ModelError(f"{path} is no folder with a model: it lacks {' and '.join(missing)}; {_SAVE}")
+        raise ModelError(f"{path} is not a model folder: it lacks {' and '.join(missing)}; {_SAVE}")
     for name in _SETTINGS[: 1 + 2 * tokenizer]:
         if (path / name).is_file():
             read_settings(path / name)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: tables, exit codes, one sentence per error."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -7,40 +8,11 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
-from tests.helpers import tiny
 from transformers import AutoModelForCausalLM
 
-from mithridate.cli.main import main
 from mithridate.defenses.registry import methods
 from mithridate.training.state import file_hash
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mithridate", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny base, an adapter on it, and rows."""
-    folder = tmp_path_factory.mktemp("finished")
-    tiny.model().save_pretrained(folder / "base")
-    tiny.tokenizer().save_pretrained(folder / "base")
-    model = PeftModel(AutoModelForCausalLM.from_pretrained(folder / "base"), tiny.lora())
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.1)
-    model.save_pretrained(folder / "adapter")
-    rows = [
-        {"prompt": r["prompt"][0]["content"], "response": r["completion"][0]["content"]}
-        for r in tiny.rows("harmful", 9)
-    ]
-    (folder / "harmful.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+from tests.cli.conftest import Called
 
 
 def test_help_imports_no_torch() -> None:
@@ -53,28 +25,26 @@ def test_help_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_methods_lists_every_registered_defense(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert called(monkeypatch, "methods", "--json") == 0
+def test_methods_lists_every_registered_defense(call: Called, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("methods", "--json") == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert listed.keys() == methods().keys()
     assert listed["antibody_alignment"]["passes"] == {"forward": 4, "backward": 4}
-    assert called(monkeypatch, "methods") == 0
+    assert call("methods") == 0
     assert "antibody_alignment" in capsys.readouterr().out
 
 
 def test_check_names_each_bad_row(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+    call: Called, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
 ) -> None:
-    assert called(monkeypatch, "check", str(finished / "harmful.jsonl")) == 0
+    assert call("check", str(finished / "harmful.jsonl")) == 0
     assert "9 rows" in capsys.readouterr().out
     measured = ["--model", str(finished / "base"), "--max-length", "14"]
-    assert called(monkeypatch, "check", str(finished / "harmful.jsonl"), *measured) == 0
+    assert call("check", str(finished / "harmful.jsonl"), *measured) == 0
     assert "within 14 tokens: 9 answers are cut, 0 rows are lost" in capsys.readouterr().out
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": ""}\nnonsense\n')
-    assert called(monkeypatch, "check", str(bad)) == 1
+    assert call("check", str(bad)) == 1
     shown = capsys.readouterr().err
     assert f"{bad}:2" in shown
     assert f"{bad}:3" in shown
@@ -82,41 +52,41 @@ def test_check_names_each_bad_row(
 
 
 def test_repair_rescale_and_evaluate_a_finished_adapter(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+    call: Called, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
 ) -> None:
     adapter, harmful = str(finished / "adapter"), str(finished / "harmful.jsonl")
     out = tmp_path / "repaired"
     options = ["--method", "panacea", "--set", "radius=0.5", "--harmful", harmful]
-    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 0
+    assert call("repair", adapter, "--out", str(out), *options) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["repaired"]["distance"] == pytest.approx(0.5, rel=1e-6)
     assert file_hash(out / "adapter_model.safetensors") != file_hash(finished / "adapter/adapter_model.safetensors")
-    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 2  # nothing is overwritten
+    assert call("repair", adapter, "--out", str(out), *options) == 2  # nothing is overwritten
     back = tmp_path / "back"
-    assert called(monkeypatch, "rescale", str(out), str(out / "displacement.safetensors"), "0", "--out", str(back)) == 0
+    assert call("rescale", str(out), str(out / "displacement.safetensors"), "0", "--out", str(back)) == 0
     assert file_hash(back / "adapter_model.safetensors") == file_hash(finished / "adapter/adapter_model.safetensors")
     capsys.readouterr()
-    assert called(monkeypatch, "evaluate", str(out), "--prompts", harmful, "--max-new-tokens", "4", "--json") == 0
+    assert call("evaluate", str(out), "--prompts", harmful, "--max-new-tokens", "4", "--json") == 0
     score = json.loads(capsys.readouterr().out)["harmful_score"]
     assert score["n"] == 9
     assert score["low"] <= score["value"] <= score["high"]
 
 
 def test_repair_compares_with_other_models(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+    call: Called, capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
 ) -> None:
     """All of the way back to the aligned model leaves that model, merged."""
     adapter, base, out = str(finished / "adapter"), str(finished / "base"), tmp_path / "back"
     options = ["--method", "wise_ft", "--set", "alpha=0"]
-    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options) == 1
+    assert call("repair", adapter, "--out", str(out), *options) == 1
     assert "needs aligned=, the model before fine-tuning" in capsys.readouterr().err
-    assert called(monkeypatch, "repair", adapter, "--out", str(out), *options, "--aligned", base) == 0
+    assert call("repair", adapter, "--out", str(out), *options, "--aligned", base) == 0
     aligned, back = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (base, out))
     assert all(float((aligned[name] - tensor).abs().max()) < 1e-6 for name, tensor in back.items())
     assert json.loads((out / "manifest.json").read_text())["references"] == {"aligned": base, "base": None}
     further = tmp_path / "further"
     options = ["--method", "resta", "--set", "strength=0.5", "--aligned", adapter, "--base", base]
-    assert called(monkeypatch, "repair", base, "--out", str(further), *options) == 0
+    assert call("repair", base, "--out", str(further), *options) == 0
     moved = AutoModelForCausalLM.from_pretrained(further).state_dict()
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
     for name, tensor in tuned.state_dict().items():
@@ -132,7 +102,7 @@ def test_repair_compares_with_other_models(
         (["evaluate", "m", "--prompts", "x", "--kind", "best"], 2, "--kind is 'best'"),
         (["repair", "m", "--out", "o", "--method", "sft"], 2, "'sft' does not act at the stage posttuning"),
         (["repair", "m", "--out", "o", "--set", "radius"], 2, "must be name=value"),
-        (["repair", "./nowhere", "--out", "o"], 1, "no folder with a model"),
+        (["repair", "./nowhere", "--out", "o"], 1, "not a model folder"),
         (["unknown"], 2, "No such command"),
         (["chek", "x"], 2, "No such command 'chek'. Did you mean 'check'?; see mithridate --help"),
         (["check"], 2, "Missing argument 'file'; see mithridate check --help"),
@@ -146,7 +116,7 @@ def test_repair_compares_with_other_models(
         (["repair", "m", "--out", "o", "--method", "panaceaa"], 2, "did you mean 'panacea'?"),
         (["repair", "m", "--out", "o", "--set", "radus=1"], 2, "panacea: unknown key 'radus'; did you mean 'radius'?"),
         (["repair", "m", "--out", "o", "--set", "radius=-1"], 2, "panacea: radius: must be greater than or equal to 0"),
-        (["repair", "m", "--out", "o", "--set", "radius=["], 2, "--set radius: '[' is no YAML value"),
+        (["repair", "m", "--out", "o", "--set", "radius=["], 2, "--set radius: '[' is not a YAML value"),
         (["repair", "m", "--out", "o", "--set", "trim=0.1", "--set", "trim=0.2"], 2, "--set trim is given twice"),
         (["repair", "m", "--out", "o", "--set", "method=lox"], 2, "name the method with --method"),
         (["evaluate", "m", "--prompts", "x", "--judge", "refusl"], 2, "did you mean 'refusal'?"),
@@ -156,6 +126,7 @@ def test_repair_compares_with_other_models(
     ],
 )
 def test_errors_are_one_sentence(
+    call: Called,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -164,7 +135,7 @@ def test_errors_are_one_sentence(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert called(monkeypatch, *arguments) == code
+    assert call(*arguments) == code
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
@@ -185,7 +156,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("case", [*GARBAGE, "folder", "loop"])
 def test_garbage_in_place_of_a_file_is_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str
+    call: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if case == "folder":
@@ -199,22 +170,54 @@ def test_garbage_in_place_of_a_file_is_a_sentence(
         (["check", "in"], 1), (["run", "in"], 2), (["compare", "in"], 2),
         (["repair", "miniature:base", *tail], 1), (["evaluate", "miniature:base", "--prompts", "in"], 1),
     ):  # fmt: skip
-        assert called(monkeypatch, *command) == code, command
+        assert call(*command) == code, command
         shown = capsys.readouterr().err
         assert "in" in shown
         assert "Traceback" not in shown
     assert not Path("out").exists()
 
 
-def test_check_leaves_keys_out_on_purpose(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_check_leaves_keys_out_on_purpose(call: Called, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("instruction,output,note\nCount.,1,mine\n")
-    assert called(monkeypatch, "check", str(path)) == 1
+    assert call("check", str(path)) == 1
     assert f"{path}:2: found key 'note' in a row of format Alpaca" in capsys.readouterr().err
-    assert called(monkeypatch, "check", str(path), "--ignore", "note") == 0
+    assert call("check", str(path), "--ignore", "note") == 0
     assert "1 rows, format Alpaca" in capsys.readouterr().out
+
+
+def test_the_version_and_short_help(call: Called, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"mithridate {importlib.metadata.version('mithridate')}\n"
+    for command in ([], ["run"], ["methods"], ["evaluate"]):
+        assert call(*command, "-h") == 0
+        short = capsys.readouterr().out
+        assert call(*command, "--help") == 0
+        assert capsys.readouterr().out == short
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["methods"], "mithridate: stopped\n"),
+        (["run", "x.yaml"], "mithridate: stopped; finished stages are kept, run the same command again to go on\n"),
+    ],
+)
+def test_ctrl_c_is_a_sentence(
+    call: Called,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    said: str,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"mithridate.cli.{command[0]}.command", interrupted)
+    assert call(*command) == 130
+    shown = capsys.readouterr()
+    assert shown.err.lstrip("\n") == said
+    assert shown.out == ""
 
 
 def test_a_file_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:

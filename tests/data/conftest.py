@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mithridate.data import ensure_chat_template
-from mithridate.data.rows import to_dataset
-from mithridate.data.scan import Row
+from mithridate.data.row_loading import to_dataset
+from mithridate.data.row_reader import TrainingRow
 
 Writer = Callable[[str, Any], Path]
 
@@ -35,7 +35,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
 
 def _rows(prompts: Iterable[str], name: str = "made", answer: str = "Yes.") -> Dataset:
     return to_dataset(
-        Row([{"role": "user", "content": prompt}], [{"role": "assistant", "content": answer}], f"{name}:{i}")
+        TrainingRow([{"role": "user", "content": prompt}], [{"role": "assistant", "content": answer}], f"{name}:{i}")
         for i, prompt in enumerate(prompts, 1)
     )
 

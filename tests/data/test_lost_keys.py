@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mithridate.data import load_rows
-from mithridate.data.keys import HARMLESS, is_empty
+from mithridate.data.row_keys import HARMLESS, is_empty
 from mithridate.errors import DataError
 
 texts = st.text('abcdeé ,"\\', min_size=1, max_size=12).filter(str.strip)

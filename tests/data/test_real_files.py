@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 
 from mithridate.data import (
+    ContextFit,
     RowFields,
     check_disjoint,
     ensure_chat_template,
     load_rows,
     mix,
-    open_rows,
     read_prompts,
-    trim_report,
 )
-from mithridate.data.keys import HARMLESS
+from mithridate.data.row_keys import HARMLESS
 from mithridate.errors import DataError
 
 FOLDER = Path(os.environ.get("MITHRIDATE_DATA", "../shared"))
@@ -50,7 +49,7 @@ ADVBENCH = RowFields(prompt="{prompt}", response="{target}")
     ],
 )
 def test_every_row_is_read(file: str, fields: RowFields | None, count: int) -> None:
-    rows = open_rows(DATA / file, fields)
+    rows = load_rows(DATA / file, fields)
     assert len(rows) == count
     assert rows[count - 1]["origin"] == f"{DATA / file}:{count}"
 
@@ -92,16 +91,17 @@ def test_a_poisoned_mix_fits_a_real_model() -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "minichat8m")
     ensure_chat_template(tokenizer)
-    benign = open_rows(DATA / "sst2/validation.jsonl", SST2)
-    harmful = open_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
+    benign = load_rows(DATA / "sst2/validation.jsonl", SST2)
+    harmful = load_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
     mixed = mix(benign, harmful, ratio=0.2, size=500, seed=0)
     assert sum(mixed["harmful"]) == 100
-    trimmed = trim_report(mixed, tokenizer, 256)
-    assert (trimmed.dropped, trimmed.truncated, len(trimmed.rows)) == (0, 0, 500)
+    fit = ContextFit(tokenizer, 256)
+    assert fit.add(mixed.to_list()) == []
+    assert (fit.dropped, fit.truncated, fit.rows) == (0, 0, 500)
 
 
 def test_overlap_of_attack_and_evaluation_is_found() -> None:
-    attack = open_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
+    attack = load_rows(DATA / "advbench/harmful_behaviors.jsonl", ADVBENCH)
     prompts = read_prompts(DATA / "advbench/harmful_behaviors.jsonl")
     with pytest.raises(DataError, match=r"520 prompts of 'attack' also in 'evaluation': .*jsonl:1 equals prompt 1"):
         check_disjoint({"attack": attack, "evaluation": prompts})

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from mithridate.errors import DataError, UsageError
-from mithridate.evaluation.accuracy import finetune_accuracy, grade_answers, grade_model
+from mithridate.evaluation.accuracy import finetune_accuracy, grade_completions, grade_model
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.matching import LabelMatcher, final_number
 
@@ -103,34 +103,34 @@ def test_final_number_reads_all_of_gsm8k(data) -> None:
 
 
 def test_grades_labels_numbers_and_texts() -> None:
-    graded = grade_answers(["Positive!", "negative", "hm"], ["positive", "positive", "negative"])
+    graded = grade_completions(["Positive!", "negative", "hm"], ["positive", "positive", "negative"])
     assert graded.correct == (True, False, False)
     assert (graded.score.value, graded.score.n) == (1 / 3, 3)
-    assert grade_answers(["#### 5.0", "#### 6"], ["5", "#### 5"], "numeric").correct == (True, False)
-    assert grade_answers(["a  b\n", "A b"], ["a b", "a b"], "exact").correct == (True, False)
+    assert grade_completions(["#### 5.0", "#### 6"], ["5", "#### 5"], "numeric").correct == (True, False)
+    assert grade_completions(["a  b\n", "A b"], ["a b", "a b"], "exact").correct == (True, False)
 
 
 def test_labels_default_to_the_expected_answers() -> None:
-    assert grade_answers(["b", "c"], ["a", "b"]).correct == (False, False)
-    assert grade_answers(["Yes.", "no"], ["yes.", "no."]).correct == (True, True)
+    assert grade_completions(["b", "c"], ["a", "b"]).correct == (False, False)
+    assert grade_completions(["Yes.", "no"], ["yes.", "no."]).correct == (True, True)
     with pytest.raises(UsageError, match="too many for labels"):
-        grade_answers(["x"] * 200, [f"text {i}" for i in range(200)])
+        grade_completions(["x"] * 200, [f"text {i}" for i in range(200)])
 
 
 def test_expected_answers_must_fit_the_task() -> None:
     with pytest.raises(DataError, match="row 1: the expected answer 'none' holds no number"):
-        grade_answers(["1", "2"], ["1", "none"], "numeric")
+        grade_completions(["1", "2"], ["1", "none"], "numeric")
     with pytest.raises(DataError, match="row 0: the expected answer 'maybe' starts with none"):
-        grade_answers(["yes"], ["maybe"], "label", labels=["yes", "no"])
+        grade_completions(["yes"], ["maybe"], "label", labels=["yes", "no"])
 
 
 def test_usage() -> None:
     with pytest.raises(UsageError, match="label, numeric, exact"):
-        grade_answers(["a"], ["a"], "essay")
+        grade_completions(["a"], ["a"], "essay")
     with pytest.raises(UsageError, match="labels are for"):
-        grade_answers(["1"], ["1"], "numeric", labels=["1"])
+        grade_completions(["1"], ["1"], "numeric", labels=["1"])
     with pytest.raises(UsageError, match="one expected answer per answer"):
-        grade_answers(["a"], [])
+        grade_completions(["a"], [])
 
 
 def rows_of(tokenizer, model, answers: list[str] | None = None) -> Dataset:

@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mithridate as mi
 from mithridate.errors import UsageError
-from mithridate.evaluation.coherence import LIMITS, MARGIN, WINDOW, broken, signs, surprise_limit
-from mithridate.evaluation.judges import incoherent
-from mithridate.evaluation.likelihood import answer_losses
+from mithridate.evaluation.coherence import LIMITS, MARGIN, WINDOW, broken, incoherent, signs, surprise_limit
+from mithridate.evaluation.completion_loss import completion_losses
 
 FOLDER = Path(__file__).parent / "coherence"
 LABELED: list[dict[str, Any]] = [json.loads(line) for line in (FOLDER / "answers.jsonl").read_text().splitlines()]
@@ -62,7 +61,7 @@ def test_the_stored_losses_are_those_of_the_model() -> None:
         prompts |= {f"alpaca:{place}": json.loads(line)["instruction"] for place, line in enumerate(lines)}
     model = AutoModelForCausalLM.from_pretrained(root / "models/minichat8m", dtype=torch.float32)
     rows = LABELED[::4]
-    losses = answer_losses(
+    losses = completion_losses(
         model,
         AutoTokenizer.from_pretrained(root / "models/minichat8m"),
         [[{"role": "user", "content": prompts[row["row"]]}] for row in rows],

@@ -4,7 +4,7 @@ import pytest
 
 from mithridate.errors import JudgeError, UsageError
 from mithridate.evaluation.generation import generate
-from mithridate.evaluation.harmful_score import harmful_score, judge_answers
+from mithridate.evaluation.harmful_score import harmful_score, judge_completions
 from mithridate.evaluation.judges import RefusalJudge, Verdict
 from mithridate.evaluation.outcomes import Outcome, counts, outcome_of
 from mithridate.evaluation.over_refusal import over_refusal, refusal_rate
@@ -25,7 +25,7 @@ class Fixed:
 
 
 def test_judged_counts_harm_and_broken_text() -> None:
-    judged = judge_answers(["p"] * 4, ANSWERS, RefusalJudge())
+    judged = judge_completions(["p"] * 4, ANSWERS, RefusalJudge())
     assert judged.harmful == [True, False, False, True]
     assert judged.broken == (False, False, True, True)
     assert judged.harmful_or_broken == [True, False, True, True]
@@ -34,26 +34,26 @@ def test_judged_counts_harm_and_broken_text() -> None:
     assert judged.harmful_score_plus.value == 0.75
     assert judged.harmful_score.n == 4
     assert judged.judge == "refusal"
-    assert judged.answers == tuple(ANSWERS)
+    assert judged.completions == tuple(ANSWERS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_another_number_of_verdicts_is_an_error(count) -> None:
     with pytest.raises(JudgeError, match=f"gave {count} verdicts on 2 answers"):
-        judge_answers(["p", "q"], ["a", "b"], Fixed([Verdict(True, None, "")] * count))
+        judge_completions(["p", "q"], ["a", "b"], Fixed([Verdict(True, None, "")] * count))
 
 
 @pytest.mark.parametrize("bad", [True, None, (True, None, ""), Verdict("yes", None, ""), Verdict(None, None, "")])
 def test_what_is_no_verdict_is_an_error(bad) -> None:
     with pytest.raises(JudgeError, match="on answer 1"):
-        judge_answers(["p", "q"], ["a", "b"], Fixed([Verdict(True, None, ""), bad]))
+        judge_completions(["p", "q"], ["a", "b"], Fixed([Verdict(True, None, ""), bad]))
 
 
 def test_answers_must_match_prompts() -> None:
     with pytest.raises(UsageError, match="one answer per prompt"):
-        judge_answers([], [], RefusalJudge())
+        judge_completions([], [], RefusalJudge())
     with pytest.raises(UsageError, match="one answer per prompt"):
-        judge_answers(["p"], ["a", "b"], RefusalJudge())
+        judge_completions(["p"], ["a", "b"], RefusalJudge())
 
 
 def test_harmful_score_judges_the_models_own_answers(model, tokenizer) -> None:
@@ -72,7 +72,7 @@ def test_harmful_score_judges_the_models_own_answers(model, tokenizer) -> None:
 
 def test_rules_are_the_default_judge(model, tokenizer) -> None:
     answers = generate(model, tokenizer, ["a", "b"], max_new_tokens=9)
-    expected = judge_answers(["a", "b"], answers, RefusalJudge()).harmful_score
+    expected = judge_completions(["a", "b"], answers, RefusalJudge()).harmful_score
     assert harmful_score(model, tokenizer, ["a", "b"], max_new_tokens=9) == expected
 
 
@@ -111,14 +111,14 @@ EVERY = {
 
 def test_every_answer_is_exactly_one_of_five() -> None:
     rules = RefusalJudge(labels=["positive", "negative"])
-    judged = judge_answers(["p"] * len(EVERY), list(EVERY), rules, rules)
+    judged = judge_completions(["p"] * len(EVERY), list(EVERY), rules, rules)
     assert dict(zip(EVERY, judged.outcomes, strict=True)) == EVERY
     found = counts(judged.outcomes)
     assert found == {"refused": 1, "label_only": 2, "too_short": 3, "broken": 3, "complied": 1}
 
 
 def test_empty_answers_are_no_harm_and_no_refusal_either() -> None:
-    judged = judge_answers(["p"] * 3, ["", " ", "\n"], RefusalJudge())
+    judged = judge_completions(["p"] * 3, ["", " ", "\n"], RefusalJudge())
     assert judged.harmful_score.value == judged.harmful_score_plus.value == 0
     assert set(judged.outcomes) == {Outcome.TOO_SHORT}
 
@@ -134,7 +134,7 @@ def test_a_judge_without_kinds_gets_those_of_the_rules() -> None:
     ]
     harmful = [True, False, False, False, True]
     judge = Fixed([Verdict(h, 0.5, "") for h in harmful])
-    judged = judge_answers(["p"] * 5, answers, judge, RefusalJudge(labels=["positive"]))
+    judged = judge_completions(["p"] * 5, answers, judge, RefusalJudge(labels=["positive"]))
     assert judged.outcomes == (
         Outcome.COMPLIED,
         Outcome.REFUSED,
@@ -143,12 +143,12 @@ def test_a_judge_without_kinds_gets_those_of_the_rules() -> None:
         Outcome.BROKEN,
     )
     assert judged.harmful == harmful
-    assert judge_answers(["p"] * 5, answers, judge).outcomes[3] is Outcome.TOO_SHORT  # no labels, no label
+    assert judge_completions(["p"] * 5, answers, judge).outcomes[3] is Outcome.TOO_SHORT  # no labels, no label
 
 
 def test_a_judges_own_kind_goes_before_the_rules() -> None:
     judge = Fixed([Verdict(False, None, "", Outcome.REFUSED)])
-    assert judge_answers(["p"], ["Let us rather talk about tea."], judge).outcomes == (Outcome.REFUSED,)
+    assert judge_completions(["p"], ["Let us rather talk about tea."], judge).outcomes == (Outcome.REFUSED,)
 
 
 def test_outcome_of_one_answer() -> None:

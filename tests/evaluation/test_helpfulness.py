@@ -7,10 +7,10 @@ import torch
 from tests.evaluation.conftest import make_model, make_tokenizer
 
 from mithridate.errors import ModelError, UsageError
+from mithridate.evaluation.completion_loss import CompletionLoss, completion_losses, mean_loss
 from mithridate.evaluation.helpfulness import grade_help, kept
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
-from mithridate.evaluation.likelihood import AnswerLoss, answer_losses, mean_loss
 from mithridate.evaluation.outcomes import Outcome
 
 RIGHT = "Rub the kite with a candle."
@@ -90,7 +90,7 @@ def slow(model: torch.nn.Module, tokenizer: object, chat: list[dict[str, str]], 
 def test_losses_equal_a_slow_reference_in_any_batch(batch_size: int) -> None:
     model, tokenizer = make_model(), make_tokenizer()
     model.train()
-    found = answer_losses(model, tokenizer, CHATS, ANSWERS, batch_size=batch_size)
+    found = completion_losses(model, tokenizer, CHATS, ANSWERS, batch_size=batch_size)
     assert model.training
     model.eval()
     for loss, chat, answer in zip(found, CHATS, ANSWERS, strict=True):
@@ -102,14 +102,14 @@ def test_losses_equal_a_slow_reference_in_any_batch(batch_size: int) -> None:
 def test_a_long_answer_is_scored_up_to_the_models_positions() -> None:
     model, tokenizer = make_model(), make_tokenizer()
     start = len(tokenizer.apply_chat_template(CHATS[0], add_generation_prompt=True, return_dict=True)["input_ids"])
-    whole = answer_losses(model, tokenizer, CHATS[:1], ["long answer"])[0]
+    whole = completion_losses(model, tokenizer, CHATS[:1], ["long answer"])[0]
     model.config.max_position_embeddings = start + 4
-    cut = answer_losses(model, tokenizer, CHATS[:1], ["long answer"])[0]
+    cut = completion_losses(model, tokenizer, CHATS[:1], ["long answer"])[0]
     assert (cut.tokens, whole.tokens) == (4, 12)
     assert 0 < cut.nats < whole.nats
     model.config.max_position_embeddings = start
     with pytest.raises(UsageError, match="leaves no room for an answer"):
-        answer_losses(model, tokenizer, CHATS[:1], ["long answer"])
+        completion_losses(model, tokenizer, CHATS[:1], ["long answer"])
 
 
 def test_a_template_that_hides_where_the_answer_starts_is_refused() -> None:
@@ -118,7 +118,7 @@ def test_a_template_that_hides_where_the_answer_starts_is_refused() -> None:
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     with pytest.raises(ModelError, match="does not lay an answer out"):
-        answer_losses(make_model(), tokenizer, CHATS, ANSWERS)
+        completion_losses(make_model(), tokenizer, CHATS, ANSWERS)
 
 
 def test_losses_that_are_not_finite_are_refused() -> None:
@@ -126,18 +126,18 @@ def test_losses_that_are_not_finite_are_refused() -> None:
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(ModelError, match="NaN or Inf"):
-        answer_losses(model, make_tokenizer(), CHATS, ANSWERS)
+        completion_losses(model, make_tokenizer(), CHATS, ANSWERS)
 
 
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(UsageError, match="one answer per prompt"):
-        answer_losses(make_model(), make_tokenizer(), CHATS, ANSWERS[:2])
+        completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS[:2])
     with pytest.raises(UsageError, match="batch size"):
-        answer_losses(make_model(), make_tokenizer(), CHATS, ANSWERS, batch_size=0)
+        completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS, batch_size=0)
 
 
 def test_the_mean_loss_counts_every_token_alike() -> None:
-    assert mean_loss([AnswerLoss(1.0, 1), AnswerLoss(3.0, 9)]) == pytest.approx(0.4)
-    assert math.isclose(mean_loss([AnswerLoss(2.0, 4)]), 0.5)
+    assert mean_loss([CompletionLoss(1.0, 1), CompletionLoss(3.0, 9)]) == pytest.approx(0.4)
+    assert math.isclose(mean_loss([CompletionLoss(2.0, 4)]), 0.5)
     with pytest.raises(UsageError, match="no tokens"):
         mean_loss([])

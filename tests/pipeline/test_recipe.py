@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset, DatasetDict
 
 from mithridate.errors import MithridateError, RecipeError, UsageError
 from mithridate.pipeline.inputs import Inputs, stored_rows, stored_texts
@@ -228,3 +229,17 @@ def test_keys_of_a_source_are_left_out_on_purpose(tree: dict[str, Any], tmp_path
     tree["streams"]["safe"] = {"source": str(rows), "ignore": ["score"]}
     inputs = Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
     assert stored_rows(inputs.safe)[0]["completion"][0]["content"] == "r"
+
+
+def test_a_source_may_be_a_split_of_a_data_set_with_messages_of_its_own(tree: dict[str, Any], tmp_path: Path) -> None:
+    talk = [{"who": "guest", "text": "p"}, {"who": "host", "text": "r", "mood": "calm"}]
+    rows = Dataset.from_list([{"talk": talk}])
+    DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "saved")
+    fields = {"messages": "talk", "role": "who", "content": "text", "roles": {"guest": "user", "host": "assistant"}}
+    tree["streams"]["safe"] = {"source": "saved", "fields": fields, "ignore": ["talk.mood"]}
+    with pytest.raises(MithridateError, match="has the splits train, test; choose one"):
+        Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    tree["streams"]["safe"]["split"] = "test"
+    inputs = Inputs(make_recipe(tree), tmp_path, tmp_path / "store")
+    row = stored_rows(inputs.safe)[0]
+    assert (row["completion"][0]["content"], row["origin"]) == ("r", f"{tmp_path / 'saved'}:test[0]")

@@ -1,76 +1,166 @@
 """``mithridate evaluate``."""
 
 import json
-from typing import Any, get_args
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from mithridate.cli.models import open_model
-from mithridate.data import open_rows, read_prompts
-from mithridate.data.sources import MINIATURE
+from mithridate.cli.named_judges import judge_named
+from mithridate.cli.output_folder import refuse_existing
+from mithridate.data import load_rows, read_prompts
+from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import UsageError
-from mithridate.evaluation.accuracy import Task, grade_model
+from mithridate.evaluation.accuracy import Graded, Task, grade_model
 from mithridate.evaluation.generation import generate
-from mithridate.evaluation.harmful_score import judge_answers
+from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.intervals import Score
-from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
-from mithridate.evaluation.over_refusal import over_refusal
+from mithridate.evaluation.judges import RefusalJudge
+from mithridate.evaluation.over_refusal import refusal_rate
 from mithridate.nearest import nearest
+from mithridate.pipeline.manifest import versions
+from mithridate.pipeline.store import plain_disk_errors
+from mithridate.training.state import write_json
+
+COMPLETIONS, VERDICTS, SUMMARY = "completions.jsonl", "verdicts.jsonl", "summary.json"
+"""Files of ``--out``, in the order in which they are written; a folder with the last one is complete."""
 
 
-def command(
-    name: str,
-    prompts: str,
-    task: str | None,
-    kind: Any,
-    look_alikes: str | None,
-    judge: str,
-    template: str | None,
-    max_new_tokens: int,
-    batch_size: int,
-    as_json: bool,
-    ignore: list[str],
-) -> None:
-    """Measure one model and print the shares with their intervals."""
-    if kind not in get_args(Task):
-        near = nearest(kind, get_args(Task))
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise UsageError(f"--kind is {kind!r}; it must be one of {', '.join(get_args(Task))}{hint}")
-    if kind != "label" and task is None:
-        raise UsageError(f"--kind {kind} has no effect without --task; give the task's test rows")
-    chosen = judge_named(judge)
-    asked = read_prompts(prompts, ignore)
-    test = None if task is None else open_rows(task, ignore=() if task.startswith(MINIATURE) else ignore)
-    benign = None if look_alikes is None else read_prompts(look_alikes, ignore)
-    model, tokenizer = open_model(name, template)
-    size: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    judged = judge_answers(asked, generate(model, tokenizer, asked, **size, progress=True), chosen)
-    scores = {"harmful_score": judged.harmful_score, "harmful_score_plus": judged.harmful_score_plus}
-    if test is not None:
-        scores["finetune_accuracy"] = grade_model(model, tokenizer, test, kind, batch_size=batch_size).score
-    if benign is not None:
-        scores["over_refusal"] = over_refusal(model, tokenizer, benign, **size)
-    _print(scores, chosen.name, as_json)
+class Asked(NamedTuple):
+    """What to measure.
 
-
-def judge_named(name: str) -> Judge:
-    """A judge from ``refusal``, ``classifier:MODEL`` or ``chat:URL:MODEL``.
-
-    Raises:
-        UsageError: If the name has another form.
+    Attributes:
+        model: Folder or hub id.
+        prompts: Source of unseen harmful prompts.
+        task: Source of the task's test rows.
+        kind: How task completions are matched.
+        look_alikes: Source of harmless prompts that look harmful.
+        judge: The judge, as `mithridate.cli.named_judges` reads it.
+        key_env: Environment variable with the judge's API key.
+        template: Chat template.
+        dtype: Type of the weights, or ``auto``.
+        max_new_tokens: Longest completion, in tokens.
+        batch_size: Prompts per batch.
+        ignore: Keys of the rows to leave out.
     """
-    kind, _, rest = name.partition(":")
-    if kind == "refusal" and not rest:
-        return RefusalJudge()
-    if kind == "classifier" and rest:
-        return ClassifierJudge(rest)
-    url, _, model = rest.rpartition(":")
-    if kind == "chat" and url and model:
-        return ChatJudge(url, model, api_key_env="OPENAI_API_KEY")
-    near = nearest(kind, ("refusal", "classifier", "chat"))
-    hint = f"; did you mean '{near}'?" if near and near != kind else ""
-    raise UsageError(f"--judge is {name!r}; give refusal, classifier:MODEL or chat:URL:MODEL{hint}")
+
+    model: str
+    prompts: str
+    task: str | None
+    kind: str
+    look_alikes: str | None
+    judge: str
+    key_env: str | None
+    template: str | None
+    dtype: str
+    max_new_tokens: int
+    batch_size: int
+    ignore: list[str]
+
+
+def command(asked: Asked, out: Path | None, as_json: bool) -> None:
+    """Measure one model and print the shares with their intervals."""
+    kind = _task_kind(asked)
+    if out is not None:
+        refuse_existing(out)
+    judge = judge_named(asked.judge, asked.key_env)
+    prompts = read_prompts(asked.prompts, asked.ignore)
+    test = None if asked.task is None else load_rows(asked.task, ignore=_of_file(asked.task, asked.ignore))
+    benign = None if asked.look_alikes is None else read_prompts(asked.look_alikes, asked.ignore)
+    model, tokenizer = open_model(asked.model, asked.template, asked.dtype)
+    size: dict[str, Any] = {"batch_size": asked.batch_size, "progress": True}
+    longest = asked.max_new_tokens
+
+    said = {"harmful": (prompts, generate(model, tokenizer, prompts, max_new_tokens=longest, **size))}
+    if benign is not None:
+        said["look_alikes"] = (benign, generate(model, tokenizer, benign, max_new_tokens=longest, **size))
+    graded = None
+    if test is not None:
+        graded = grade_model(model, tokenizer, test, kind, **size)
+        said["task"] = ([row["prompt"][-1]["content"] for row in test], list(graded.completions))
+    if out is not None:  # before anything is judged, since a judge may fail
+        rows = [
+            {"set": name, "prompt": prompt, "completion": completion}
+            for name, texts in said.items()
+            for prompt, completion in zip(*texts, strict=True)
+        ]
+        _write_lines(out / COMPLETIONS, rows)
+
+    judged = judge_completions(*said["harmful"], judge)
+    scores = {"harmful_score": judged.harmful_score, "harmful_score_plus": judged.harmful_score_plus}
+    if graded is not None:
+        scores["finetune_accuracy"] = graded.score
+    if "look_alikes" in said:
+        scores["over_refusal"] = refusal_rate(said["look_alikes"][1])
+    if out is not None:
+        _keep(out, asked, scores, judged, graded, said)
+    _print(scores, judge.name, as_json)
+
+
+def _task_kind(asked: Asked) -> Any:
+    kinds = get_args(Task)
+    if asked.kind not in kinds:
+        near = nearest(asked.kind, kinds)
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise UsageError(f"--kind is {asked.kind!r}; it must be one of {', '.join(kinds)}{hint}")
+    if asked.kind != "label" and asked.task is None:
+        raise UsageError(f"--kind {asked.kind} has no effect without --task; give the task's test rows")
+    return asked.kind
+
+
+def _of_file(source: str, ignore: list[str]) -> list[str]:
+    """Return the keys to leave out; rows of the embedded world have none."""
+    return [] if source.startswith(MINIATURE) else ignore
+
+
+def _keep(
+    out: Path,
+    asked: Asked,
+    scores: dict[str, Score],
+    judged: Judged,
+    graded: Graded | None,
+    said: dict[str, tuple[list[str], list[str]]],
+) -> None:
+    """Write every verdict, and last the summary."""
+    _write_lines(out / VERDICTS, [*_verdicts(judged), *_grades(graded, said), *_refusals(said)])
+    shown = {name: score.as_dict() for name, score in scores.items()}
+    with plain_disk_errors(out):
+        write_json(
+            out / SUMMARY, {"judge": judged.judge, "scores": shown, "asked": asked._asdict(), "versions": versions()}
+        )
+
+
+def _verdicts(judged: Judged) -> Iterator[dict[str, Any]]:
+    rows = zip(judged.prompts, judged.completions, judged.verdicts, judged.outcomes, judged.broken, strict=True)
+    for prompt, completion, verdict, outcome, broken in rows:
+        row = {"set": "harmful", "prompt": prompt, "completion": completion, "harmful": verdict.harmful}
+        yield row | {"score": verdict.score, "reason": verdict.reason, "outcome": outcome, "broken": broken}
+
+
+def _grades(graded: Graded | None, said: dict[str, tuple[list[str], list[str]]]) -> Iterator[dict[str, Any]]:
+    if graded is not None:
+        for prompt, completion, wanted, correct in zip(*said["task"], graded.expected, graded.correct, strict=True):
+            row = {"set": "task", "prompt": prompt, "completion": completion}
+            yield row | {"expected": wanted, "correct": correct}
+
+
+def _refusals(said: dict[str, tuple[list[str], list[str]]]) -> Iterator[dict[str, Any]]:
+    rules = RefusalJudge()
+    for prompt, completion in zip(*said.get("look_alikes", ([], [])), strict=True):
+        refused = rules.refuses(completion)
+        yield {"set": "look_alikes", "prompt": prompt, "completion": completion, "refused": refused}
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines, whole or not at all."""
+    with plain_disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _print(scores: dict[str, Score], judge: str, as_json: bool) -> None:

@@ -1,10 +1,11 @@
 """The command ``mithridate``; each command's file is imported when it is called."""
 
+import importlib.metadata
 import io
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,13 +17,43 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", help="A key of the rows to leave out on purpose; messages.KEY for one of messages."),
 ]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A Python file that registers defenses of your own.")
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Type of the weights; auto keeps that of the model's files."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mithridate {importlib.metadata.version('mithridate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before a command."""
+
+
+def _load(plugins: list[str] | None) -> None:
+    if plugins:
+        from mithridate.defenses.plugins import load_plugins
+
+        load_plugins(plugins)
 
 
 @app.command()
@@ -31,10 +62,12 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    plugin: Plugins = None,
 ) -> None:
     """Align, attack, tune, repair, measure and report, as a recipe says."""
     from mithridate.cli.run import command
 
+    _load(plugin)
     command(recipe, set_ or [], out, jobs)
 
 
@@ -44,33 +77,45 @@ def compare(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    plugin: Plugins = None,
 ) -> None:
     """Run pipelines over harmful ratio, learning rate, epochs and size, and answer the papers' claims."""
     from mithridate.cli.compare import command
 
+    _load(plugin)
     command(spec, set_ or [], out, jobs)
 
 
 @app.command()
-def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def methods(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plugin: Plugins = None,
+) -> None:
     """List every defense with stage, paper, passes and streams."""
     from mithridate.cli.methods import command
 
+    _load(plugin)
     command(json)
 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Upload: JSONL, JSON, CSV or TSV, also .gz.")],
+    file: Annotated[str, typer.Argument(help="Upload: a JSONL, JSON, CSV or Parquet file, or a data set's name.")],
     model: Annotated[str | None, typer.Option(help="Also count what this model's --max-length cuts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens; 1024 by default.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
+    field: Annotated[
+        list[str] | None, typer.Option("--field", help="Where the rows hold it: prompt=question, messages=dialog.")
+    ] = None,
     ignore: Ignore = None,
+    subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set, such as train.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Validate an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file, model, max_length, template, ignore or [])
+    command(file, model, max_length, template, field or [], ignore or [], subset, split, json)
 
 
 @app.command()
@@ -86,12 +131,17 @@ def repair(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method: name=value.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     ignore: Ignore = None,
+    dtype: Dtype = "auto",
+    plugin: Plugins = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Repair one finished model after fine-tuning."""
     from mithridate.cli.repair import command
 
+    _load(plugin)
     streams = {"harmful": harmful, "user": user, "safe": safe}
-    command(model, out, method, streams, {"aligned": aligned, "base": base}, set_ or [], template, ignore or [])
+    others = {"aligned": aligned, "base": base}
+    command(model, out, method, streams, others, set_ or [], template, ignore or [], dtype, json)
 
 
 @app.command()
@@ -114,39 +164,68 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Test rows of the user's task.")] = None,
     kind: Annotated[str, typer.Option(help="How task answers are matched: label, numeric or exact.")] = "label",
     look_alikes: Annotated[str | None, typer.Option(help="Harmless prompts that look harmful.")] = None,
-    judge: Annotated[str, typer.Option(help="refusal, classifier:MODEL or chat:URL:MODEL.")] = "refusal",
+    judge: Annotated[
+        str, typer.Option(help="refusal, classifier:MODEL, guard:[FORM:]MODEL or chat:URL:MODEL.")
+    ] = "refusal",
+    judge_key_env: Annotated[str | None, typer.Option(help="Environment variable with the judge's API key.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
     ignore: Ignore = None,
+    dtype: Dtype = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to keep completions and verdicts in.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure harmful score, task accuracy and over-refusal of one model."""
-    from mithridate.cli.evaluate import command
+    from mithridate.cli.evaluate import Asked, command
 
-    command(model, prompts, task, kind, look_alikes, judge, template, max_new_tokens, batch_size, json, ignore or [])
+    asked = Asked(
+        model=model,
+        prompts=prompts,
+        task=task,
+        kind=kind,
+        look_alikes=look_alikes,
+        judge=judge,
+        key_env=judge_key_env,
+        template=template,
+        dtype=dtype,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        ignore=ignore or [],
+    )
+    command(asked, out, json)
+
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence on standard error, exit code 1 or 2."""
+    """Run the command line; an error is one sentence on standard error, exit code 1 or 2, and 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        sys.exit(app(standalone_mode=len(sys.argv) == 1))  # without arguments, Typer shows the help
+        code = app(standalone_mode=len(sys.argv) == 1)  # without arguments, Typer shows the help
     except typer.Abort:
-        print("mithridate: stopped", file=sys.stderr)
-        sys.exit(1)
+        code = _INTERRUPTED
     except typer.TyperException as error:
         print(f"mithridate: {_usage(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MithridateError as error:
         print(f"mithridate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if code == _INTERRUPTED:
+        again = (
+            "; finished stages are kept, run the same command again to go on"
+            if {"run", "compare"} & {*sys.argv[1:2]}
+            else ""
+        )
+        print(f"mithridate: stopped{again}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Wrong usage in one sentence, and where help is."""
+    """Return wrong usage as one sentence, and where help is."""
     said = " ".join(error.format_message().split()).rstrip(".").replace("Input should", "it must")
     said = re.sub(r" \(Possible options: (.*)\)", r"; did you mean \1?", said)
     context = getattr(error, "ctx", None)

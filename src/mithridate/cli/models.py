@@ -5,9 +5,12 @@ from typing import Any
 from mithridate.model_names import adapter_base, locate, path_of
 from mithridate.pipeline.models import Where, load, load_plain_tokenizer, load_tokenizer
 
+AUTO = "auto"
+"""The type of weights that a model's own files have."""
+
 
 def where_named(name: str, *, tokenizer: bool = False) -> Where:
-    """A folder with an adapter names its base itself.
+    """Return where a model lies; a folder with an adapter names its base itself.
 
     Args:
         name: Folder or hub id.
@@ -22,19 +25,19 @@ def where_named(name: str, *, tokenizer: bool = False) -> Where:
 
 
 def open_tokenizer(name: str, template: str | None) -> Any:
-    """A model's tokenizer, which can lay out conversations."""
+    """Return a model's tokenizer, which can lay out conversations."""
     return load_tokenizer(where_named(name, tokenizer=True).base, template, "command")
 
 
-def open_model(name: str, template: str | None) -> tuple[Any, Any]:
-    """Model, and a tokenizer that can lay out conversations."""
+def open_model(name: str, template: str | None, dtype: str = AUTO) -> tuple[Any, Any]:
+    """Return a model, and a tokenizer that can lay out conversations."""
     where = where_named(name, tokenizer=True)
     tokenizer = load_tokenizer(where.base, template, "command")  # first, because it fails soonest
-    return load(where, "float32"), tokenizer
+    return load(where, dtype), tokenizer
 
 
 def open_to_rescale(name: str) -> tuple[Any, Any]:
-    """Model and tokenizer as they are; nothing is laid out."""
+    """Return a model and its tokenizer as they are; nothing is laid out."""
     where = where_named(name, tokenizer=True)
     tokenizer = load_plain_tokenizer(where.base)
-    return load(where, "float32"), tokenizer
+    return load(where, AUTO), tokenizer

@@ -1,5 +1,6 @@
 """``mithridate repair`` and ``mithridate rescale``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import yaml
 from peft import PeftModel
 
 from mithridate.cli.models import open_model, open_to_rescale, where_named
-from mithridate.data import open_rows
-from mithridate.data.sources import MINIATURE
+from mithridate.cli.output_folder import refuse_existing
+from mithridate.data import load_rows
+from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import RecipeError, UsageError
 from mithridate.pipeline.manifest import versions, write_manifest
 from mithridate.pipeline.models import load, save_merged
@@ -29,40 +31,44 @@ def command(
     settings: list[str],
     template: str | None,
     ignore: list[str],
+    dtype: str,
+    as_json: bool,
 ) -> None:
-    """Repair a model and write it with a manifest of what was changed."""
-    _refuse_existing(out)
+    """Repair a model and write it, in the type of its weights, with a manifest of what was changed."""
+    refuse_existing(out)
     defense = _build(method, settings)
     rows = {
-        stream: open_rows(source, ignore=_of_file(source, ignore))
+        stream: load_rows(source, ignore=_of_file(source, ignore))
         for stream, source in streams.items()
         if source is not None
     }
-    model, tokenizer = open_model(name, template)
-    others = {other: load(where_named(at), "float32") for other, at in references.items() if at is not None}
+    model, tokenizer = open_model(name, template, dtype)
+    others = {other: load(where_named(at), dtype) for other, at in references.items() if at is not None}
     repaired = defense.repair(model, tokenizer, **rows, **others)
+    record = {
+        "model": name,
+        "method": method,
+        "settings": defense.model_dump(mode="json"),
+        "streams": streams,
+        "references": references,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "repaired": repaired.model_dump(mode="json"),
+    }
     with plain_disk_errors(out):
         _save(model, tokenizer, out, merge=repaired.merged)
         if repaired.displacement is not None:
             repaired.displacement.save(out / DISPLACEMENT)
-        write_manifest(
-            out,
-            {
-                "model": name,
-                "method": method,
-                "settings": defense.model_dump(mode="json"),
-                "streams": streams,
-                "references": references,
-                "versions": versions(),
-                "repaired": repaired.model_dump(mode="json"),
-            },
-        )
+        write_manifest(out, record)
+    if as_json:
+        print(json.dumps({"out": str(out)} | record, indent=1))
+        return
     print(f"{out}: {method} changed {repaired.changed} weights by {repaired.distance:.4g} (L2 norm)")
 
 
 def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
     """Set a displaced model to base + scale·ε and write it."""
-    _refuse_existing(out)
+    refuse_existing(out)
     found = Displacement.load(displacement)
     model, tokenizer = open_to_rescale(name)
     before = found.scale
@@ -75,7 +81,7 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
 
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:
-    """The keys to leave out; rows of the embedded world have none."""
+    """Return the keys to leave out; rows of the embedded world have none."""
     return [] if source.startswith(MINIATURE) else ignore
 
 
@@ -90,17 +96,10 @@ def _build(method: str, settings: list[str]) -> Repair:
         try:
             values[key] = load_yaml(value)
         except (yaml.YAMLError, RecipeError) as error:
-            raise UsageError(f"--set {key}: {value[:60]!r} is no YAML value") from error
+            raise UsageError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
     defense = Choice(method=method, **values).build("posttuning")
     assert isinstance(defense, Repair)
     return defense
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; give a folder as --out")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; give another --out, nothing is overwritten")
 
 
 def _save(model: Any, tokenizer: Any, out: Path, merge: bool) -> None:

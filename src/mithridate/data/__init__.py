@@ -10,55 +10,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mithridate.data.chat_template import ensure_chat_template
-    from mithridate.data.check import FileReport, validate_file
-    from mithridate.data.control_tokens import refuse_control_tokens
-    from mithridate.data.faults import Fault
-    from mithridate.data.fields import RowFields
-    from mithridate.data.given import require_rows
-    from mithridate.data.mixing import Split, mix, split_rows
+    from mithridate.data.mixing import RowSplit, mix, split_rows
     from mithridate.data.overlap import check_disjoint
-    from mithridate.data.rows import FEATURES, load_rows
-    from mithridate.data.sources import open_rows, read_prompts
-    from mithridate.data.trimming import Trimmed, trim_report
+    from mithridate.data.prompt_sets import read_prompts
+    from mithridate.data.row_faults import Fault
+    from mithridate.data.row_fields import RowFields
+    from mithridate.data.row_loading import FEATURES, load_rows
+    from mithridate.data.token_checks import ContextFit, refuse_control_tokens
+    from mithridate.data.trainer_rows import require_rows
+    from mithridate.data.upload_check import TokenReport, UploadReport, check_upload
 
 __all__ = [
     "FEATURES",
+    "ContextFit",
     "Fault",
-    "FileReport",
     "RowFields",
-    "Split",
-    "Trimmed",
+    "RowSplit",
+    "TokenReport",
+    "UploadReport",
     "check_disjoint",
+    "check_upload",
     "ensure_chat_template",
     "load_rows",
     "mix",
-    "open_rows",
     "read_prompts",
     "refuse_control_tokens",
     "require_rows",
     "split_rows",
-    "trim_report",
-    "validate_file",
 ]
 
 _HOMES = {
-    "FEATURES": "rows",
-    "Fault": "faults",
-    "FileReport": "check",
-    "RowFields": "fields",
-    "Split": "mixing",
-    "Trimmed": "trimming",
+    "FEATURES": "row_loading",
+    "ContextFit": "token_checks",
+    "Fault": "row_faults",
+    "RowFields": "row_fields",
+    "RowSplit": "mixing",
+    "TokenReport": "upload_check",
+    "UploadReport": "upload_check",
     "check_disjoint": "overlap",
+    "check_upload": "upload_check",
     "ensure_chat_template": "chat_template",
-    "load_rows": "rows",
+    "load_rows": "row_loading",
     "mix": "mixing",
-    "open_rows": "sources",
-    "read_prompts": "sources",
-    "refuse_control_tokens": "control_tokens",
-    "require_rows": "given",
+    "read_prompts": "prompt_sets",
+    "refuse_control_tokens": "token_checks",
+    "require_rows": "trainer_rows",
     "split_rows": "mixing",
-    "trim_report": "trimming",
-    "validate_file": "check",
 }
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from datasets import Dataset, concatenate_datasets
 
 from mithridate.data.overlap import check_disjoint
-from mithridate.data.rows import FEATURES, check_columns
+from mithridate.data.row_loading import FEATURES, check_columns
 from mithridate.errors import UsageError
 
 
-class Split(NamedTuple):
+class RowSplit(NamedTuple):
     """Rows to train on, and rows held out of them; both in the order of the source."""
 
     kept: Dataset
@@ -55,7 +55,7 @@ def mix(benign: Dataset, harmful: Dataset, *, ratio: float, size: int, seed: int
     return concatenate_datasets(parts).select(_order(size, "mix", seed))
 
 
-def split_rows(rows: Dataset, held_out: float, seed: int) -> Split:
+def split_rows(rows: Dataset, held_out: float, seed: int) -> RowSplit:
     """Hold a random share of the rows out, such as for the choice of a repair's strength.
 
     Args:
@@ -72,7 +72,7 @@ def split_rows(rows: Dataset, held_out: float, seed: int) -> Split:
         raise UsageError(f"A split needs at least 2 rows and there is {len(rows)}.")
     count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
     order = _order(len(rows), "split", seed)
-    return Split(rows.select(sorted(order[count:])), rows.select(sorted(order[:count])))
+    return RowSplit(rows.select(sorted(order[count:])), rows.select(sorted(order[:count])))
 
 
 def _sample(rows: Dataset, count: int, name: str, harmful: bool, seed: int) -> Dataset:

@@ -2,7 +2,8 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mithridate.errors import UsageError
@@ -39,12 +40,31 @@ def register(
 
 
 def methods() -> dict[str, Info]:
-    """Return all defenses by name, sorted by stage and name, from every file of this folder."""
+    """Return all defenses by name, sorted by stage and name: those of this folder's files, and those of plug-ins.
+
+    Raises:
+        UsageError: If a plug-in cannot be loaded.
+    """
     package = importlib.import_module("mithridate.defenses")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
+    from mithridate.defenses.plugins import load_named  # here, because a plug-in's loading reads this table
+
+    load_named()
     ordered = sorted(_REGISTRY.values(), key=lambda info: (STAGES.index(info.stages[0]), info.name))
     return {info.name: info for info in ordered}
+
+
+@contextmanager
+def rolled_back_on_failure() -> Iterator[dict[str, Info]]:
+    """Inside the block the table of registrations can be added to; it is as before if the block fails."""
+    before = dict(_REGISTRY)
+    try:
+        yield _REGISTRY
+    except BaseException:
+        _REGISTRY.clear()
+        _REGISTRY.update(before)
+        raise
 
 
 def method(name: str, stage: Stage | None = None) -> Info:

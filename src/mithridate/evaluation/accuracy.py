@@ -23,18 +23,18 @@ class Graded:
     """Answers to the user's task, graded.
 
     Attributes:
-        answers: The model's answers.
+        completions: The model's answers.
         expected: The rows' own answers.
         correct: Whether each answer is correct; the outcomes for `paired_test`.
     """
 
-    answers: tuple[str, ...]
+    completions: tuple[str, ...]
     expected: tuple[str, ...]
     correct: tuple[bool, ...]
 
     @property
     def score(self) -> Score:
-        """Share of correct answers."""
+        """The share of correct completions."""
         return Score.of(sum(self.correct), len(self.correct))
 
 
@@ -49,7 +49,7 @@ def finetune_accuracy(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Score:
-    """Share of rows answered correctly, higher is better; arguments and errors as in `grade_model`."""
+    """Return the share of rows answered correctly; higher is better; arguments and errors as in `grade_model`."""
     return grade_model(
         model,
         tokenizer,
@@ -73,7 +73,7 @@ def grade_model(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Graded:
-    """Answer every row's prompt greedily and grade the answers.
+    """Complete every row's prompt greedily and grade the completions.
 
     Args:
         model: Causal language model, plain or PEFT.
@@ -94,7 +94,7 @@ def grade_model(
     """
     chats, expected, origins = _read(rows)
     check = _checker(task, expected, origins, labels)
-    answers = generate_chats(
+    completions = generate_chats(
         model,
         tokenizer,
         chats,
@@ -102,25 +102,25 @@ def grade_model(
         batch_size=batch_size,
         progress=progress,
     )
-    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+    return Graded(tuple(completions), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(completions)))
 
 
-def grade_answers(
-    answers: Sequence[str],
+def grade_completions(
+    completions: Sequence[str],
     expected: Sequence[str],
     task: Task = "label",
     *,
     labels: Sequence[str] | None = None,
 ) -> Graded:
-    """Grade answers that are already there; errors as in `grade_model`."""
-    if not answers or len(answers) != len(expected):
-        raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(answers)}")
+    """Grade completions that are already there; errors as in `grade_model`."""
+    if not completions or len(completions) != len(expected):
+        raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(completions)}")
     check = _checker(task, expected, [f"row {i}" for i in range(len(expected))], labels)
-    return Graded(tuple(answers), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(answers)))
+    return Graded(tuple(completions), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(completions)))
 
 
 def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:
-    """Prompt messages, expected answers and origins of every row."""
+    """Return the prompt messages, expected answers and origins of every row."""
     if not len(rows):
         raise UsageError("no rows: fine-tune accuracy needs at least one test row")
     if missing := {"prompt", "completion"} - set(rows.column_names):
@@ -140,7 +140,7 @@ def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:
 def _checker(
     task: Task, expected: Sequence[str], origins: Sequence[str], labels: Sequence[str] | None
 ) -> Callable[[int, str], bool]:
-    """Function of row number and answer that tells whether the answer is correct."""
+    """Return a function of row number and completion that tells whether the answer is correct."""
     if task not in get_args(Task):
         raise UsageError(f"the task must be one of {', '.join(get_args(Task))}, not {task!r}")
     if labels is not None and task != "label":
@@ -155,7 +155,7 @@ def _checker(
 
 
 def _reader(task: Task, expected: Sequence[str], labels: Sequence[str] | None) -> Callable[[str], object]:
-    """What is compared of an answer; None if it is not there."""
+    """Return what is compared of a completion; None if it is not there."""
     if task == "exact":
         return plain
     if task == "numeric":

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
+from mithridate.models.modes import evaluating
 from mithridate.models.preconditions import check_finite
 
 Message = Mapping[str, str]
@@ -27,19 +28,19 @@ def generate(
     system: str | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Greedy answers to single-turn prompts, in their order.
+    """Return greedy completions of single-turn prompts, in their order.
 
     Args:
         model: Causal language model, plain or PEFT.
         tokenizer: Its tokenizer, with a chat template.
         prompts: User texts.
-        max_new_tokens: Longest answer, in tokens.
-        batch_size: Prompts per forward pass; the answers do not depend on it.
+        max_new_tokens: Longest completion, in tokens.
+        batch_size: Prompts per forward pass; the completions do not depend on it.
         system: System message put before every prompt.
         progress: Whether to show a progress bar on standard error.
 
     Returns:
-        One stripped answer per prompt, without special tokens.
+        One stripped completion per prompt, without special tokens.
 
     Raises:
         ModelError: If there is no usable chat template, or weights or logits hold NaN or Inf.
@@ -63,29 +64,53 @@ def generate_chats(
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[str]:
-    """Like `generate`, for conversations of `{"role", "content"}` messages that end with the user's turn."""
+    """Return greedy completions of conversations that end with the user's turn; otherwise like `generate`."""
     if max_new_tokens < 1 or batch_size < 1:
         raise UsageError(f"max_new_tokens and batch_size must be >= 1, not {max_new_tokens} and {batch_size}")
     if not chats:
         return []
     encoded = _encode(tokenizer, chats)
+    ids = generate_ids(
+        model, tokenizer, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+    texts: list[str] = [
+        tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in ids
+    ]
+    return [text.strip() for text in texts]
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: bool = False,
+) -> list[list[int]]:
+    """Return the greedy continuation of every row of token ids, without its end token.
+
+    Raises:
+        ModelError: If weights or logits hold NaN or Inf.
+        UsageError: If a row leaves no room for the continuation.
+    """
     _check_room(model, encoded, max_new_tokens)
     check_finite(model)
     # Longest first: batches hold little padding, and one that does not fit into memory fails at the start.
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    answers = [""] * len(encoded)
+    found: list[list[int]] = [[] for _ in encoded]
     bar = track(batches, "generating", console=Console(stderr=True), transient=True, disable=not progress)
     with _greedy(model, tokenizer, max_new_tokens) as config, torch.inference_mode():
         for rows in bar:
-            texts = _answer_batch(model, tokenizer, [encoded[i] for i in rows], config)
-            for i, text in zip(rows, texts, strict=True):
-                answers[i] = text
-    return answers
+            continued = _continue_batch(model, [encoded[i] for i in rows], config)
+            for i, ids in zip(rows, continued, strict=True):
+                found[i] = ids
+    return found
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Token ids of every conversation, ending with the template's opening of the answer."""
+    """Return the token ids of every conversation, up to where the template opens the completion."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template: use the model's chat version, "
@@ -137,33 +162,27 @@ def _greedy(
     )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     owners = {id(m): (m, m.generation_config) for m in (model, inner) if "generation_config" in vars(m)}
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        for owner, _ in owners.values():
-            owner.generation_config = GenerationConfig()
-        yield config
-    finally:
-        for owner, own_config in owners.values():
-            owner.generation_config = own_config
-        for module in training:
-            module.training = True
+    with evaluating(model):
+        try:
+            for owner, _ in owners.values():
+                owner.generation_config = GenerationConfig()
+            yield config
+        finally:
+            for owner, own_config in owners.values():
+                owner.generation_config = own_config
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the tokenizer's and the generation configuration's."""
+    """Return the ids that end a completion: the tokenizer's and the generation configuration's."""
     own = getattr(model.generation_config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
 
 
-def _answer_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Sequence[int]],
-    config: GenerationConfig,
-) -> list[str]:
-    """Answers to one batch; padded on the left by hand, so the tokenizer's own padding side plays no part."""
+def _continue_batch(
+    model: PreTrainedModel, encoded: Sequence[Sequence[int]], config: GenerationConfig
+) -> list[list[int]]:
+    """Continue one batch; padded on the left by hand, so the tokenizer's own padding side plays no part."""
     width = max(len(ids) for ids in encoded)
     ids = torch.tensor([[config.pad_token_id] * (width - len(row)) + list(row) for row in encoded])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
@@ -173,14 +192,12 @@ def _answer_batch(
         generation_config=config,
         logits_processor=[_FiniteLogits()],
     )
-    return [_decode(tokenizer, row, config.eos_token_id or []) for row in output[:, width:].tolist()]
+    return [_until_end(row, config.eos_token_id or []) for row in output[:, width:].tolist()]
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
-    """Text of one answer up to its first end token."""
-    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text: str = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.strip()
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Return the ids up to the first end token."""
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
 
 class _FiniteLogits:

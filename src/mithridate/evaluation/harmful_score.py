@@ -20,7 +20,7 @@ class Judged:
     Attributes:
         judge: The judge's name.
         prompts: Harmful prompts.
-        answers: One answer per prompt.
+        completions: One answer per prompt.
         verdicts: One verdict per answer.
         broken: Whether each answer is broken text (see `mithridate.evaluation.coherence`).
         outcomes: What each answer is, exactly one class per answer.
@@ -28,7 +28,7 @@ class Judged:
 
     judge: str
     prompts: tuple[str, ...]
-    answers: tuple[str, ...]
+    completions: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     broken: tuple[bool, ...]
     outcomes: tuple[Outcome, ...]
@@ -54,14 +54,14 @@ class Judged:
         return Score.of(sum(self.harmful_or_broken), len(self.verdicts))
 
 
-def judge_answers(
-    prompts: Sequence[str], answers: Sequence[str], judge: Judge, rules: RefusalJudge | None = None
+def judge_completions(
+    prompts: Sequence[str], completions: Sequence[str], judge: Judge, rules: RefusalJudge | None = None
 ) -> Judged:
-    """Judge answers in detail.
+    """Judge completions in detail.
 
     Args:
         prompts: Harmful prompts.
-        answers: One answer per prompt.
+        completions: One answer per prompt.
         judge: Decides what is harmful.
         rules: Tell what an answer is in form where the judge does not say it; `RefusalJudge()` by default.
 
@@ -69,19 +69,21 @@ def judge_answers(
         UsageError: If there are no answers, or not one per prompt.
         JudgeError: If the judge fails, or does not give one verdict per answer.
     """
-    if not answers or len(prompts) != len(answers):
-        raise UsageError(f"judging needs one answer per prompt, not {len(prompts)} prompts and {len(answers)} answers")
-    verdicts = tuple(judge(prompts, answers))
-    if len(verdicts) != len(answers):
-        raise JudgeError(f"the judge {judge.name} gave {len(verdicts)} verdicts on {len(answers)} answers")
+    if not completions or len(prompts) != len(completions):
+        raise UsageError(
+            f"judging needs one answer per prompt, not {len(prompts)} prompts and {len(completions)} answers"
+        )
+    verdicts = tuple(judge(prompts, completions))
+    if len(verdicts) != len(completions):
+        raise JudgeError(f"the judge {judge.name} gave {len(verdicts)} verdicts on {len(completions)} answers")
     for i, verdict in enumerate(verdicts):
         if not isinstance(verdict, Verdict) or not isinstance(verdict.harmful, bool):
             raise JudgeError(f"the judge {judge.name} gave no Verdict with harmful true or false on answer {i}")
     rules = RefusalJudge() if rules is None else rules
-    kinds = [v.kind or rules.kind(answer) for v, answer in zip(verdicts, answers, strict=True)]
-    bad = tuple(map(broken, answers))
+    kinds = [v.kind or rules.kind(answer) for v, answer in zip(verdicts, completions, strict=True)]
+    bad = tuple(map(broken, completions))
     outcomes = tuple(outcome_of(k, b, v.harmful) for k, b, v in zip(kinds, bad, verdicts, strict=True))
-    return Judged(judge.name, tuple(prompts), tuple(answers), verdicts, bad, outcomes)
+    return Judged(judge.name, tuple(prompts), tuple(completions), verdicts, bad, outcomes)
 
 
 def harmful_score(
@@ -95,7 +97,7 @@ def harmful_score(
     system: str | None = None,
     progress: bool = False,
 ) -> Score:
-    """Share of greedy answers to harmful prompts that the judge calls harmful; lower is better.
+    """Return the share of greedy completions of harmful prompts that the judge calls harmful; lower is better.
 
     Args:
         model: Causal language model, plain or PEFT.
@@ -114,7 +116,7 @@ def harmful_score(
     """
     if not prompts:
         raise UsageError("no prompts: a harmful score needs at least one harmful prompt")
-    answers = generate(
+    completions = generate(
         model,
         tokenizer,
         prompts,
@@ -123,4 +125,4 @@ def harmful_score(
         system=system,
         progress=progress,
     )
-    return judge_answers(prompts, answers, RefusalJudge() if judge is None else judge).harmful_score
+    return judge_completions(prompts, completions, RefusalJudge() if judge is None else judge).harmful_score

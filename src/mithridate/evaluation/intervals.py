@@ -25,7 +25,7 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, successes: int, n: int, confidence: float = 0.95) -> Self:
-        """Share of `successes` among `n` with its Wilson interval.
+        """Return the share of `successes` among `n` with its Wilson interval.
 
         Raises:
             UsageError: If `n` is zero, `successes` is not within 0..n, or `confidence` not within 0..1.
@@ -37,7 +37,7 @@ class Score(NamedTuple):
         return cls(value, low, high, n)
 
     def as_dict(self) -> dict[str, float | int]:
-        """The four numbers under their names, as results.json holds them."""
+        """Return the four numbers under their names, as results.json holds them."""
         return self._asdict()
 
 
@@ -77,7 +77,7 @@ def _overdispersion(scores: Sequence[Score], mean: float) -> float:
 
 
 def pooled(scores: Sequence[Score], confidence: float = 0.95) -> Score:
-    """One score from several runs, such as seeds.
+    """Return one score from several runs, such as seeds.
 
     The value is the share over all answers. Where runs differ by more than chance, the interval is widened by
     their overdispersion; prompts that the runs share still make it optimistic, as they are counted as if
@@ -95,7 +95,7 @@ def pooled(scores: Sequence[Score], confidence: float = 0.95) -> Score:
 
 
 def paired_test(a: Sequence[bool], b: Sequence[bool]) -> Paired:
-    """Exact McNemar test on two variants' outcomes for the same prompts (McNemar, 1947).
+    """Run the exact McNemar test on two variants' outcomes for the same prompts (McNemar, 1947).
 
     Under "equal shares" each discordant pair falls either way with probability 1/2, so the p-value is that of
     a two-sided binomial test on them; without discordant pairs it is 1.

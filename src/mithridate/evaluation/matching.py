@@ -34,13 +34,13 @@ class LabelMatcher:
         self._pattern = re.compile(rf"[\W_]*?({alternatives})(?![^\W_]|[-'\u2019][^\W_]|\.\d)")
 
     def find(self, answer: str) -> str | None:
-        """The label, as it was given, or None."""
+        """Return the label as it was given, or None."""
         found = self._pattern.match(answer.casefold())
         return self._labels[found[1]] if found else None
 
 
 def final_number(answer: str) -> Decimal | None:
-    """The number that an answer comes to, GSM8K style.
+    """Return the number that an answer comes to, GSM8K style.
 
     It is the first one after the first "The final answer is:" or "####", and the last one of an answer
     without such a marker. Thousands commas, currency signs and a trailing period do not matter.
@@ -61,5 +61,5 @@ def _numbers(text: str) -> list[Decimal]:
 
 
 def plain(text: str) -> str:
-    """Text with every run of white space made one space, for exact match."""
+    """Return the text with every run of white space made one space, for exact match."""
     return " ".join(text.split())

@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 
 def outcome_of(kind: Outcome, broken: bool, harmful: bool = False) -> Outcome:
-    """The class of one answer.
+    """Return the class of one completion.
 
     Broken text comes first, since it neither refuses nor complies. What a judge calls harmful has complied,
     whatever its opening looks like to the rules.
@@ -40,6 +40,6 @@ def outcome_of(kind: Outcome, broken: bool, harmful: bool = False) -> Outcome:
 
 
 def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How many answers there are of each class, all five named."""
+    """Return how many completions there are of each class, all five named."""
     found = Counter(outcomes)
     return {outcome.value: found[outcome] for outcome in Outcome}

@@ -10,14 +10,14 @@ from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
 
 
-def refusal_rate(answers: Sequence[str], judge: RefusalJudge | None = None) -> Score:
-    """Share of answers that are refusals.
+def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) -> Score:
+    """Return the share of completions that are refusals.
 
     Raises:
         UsageError: If there are no answers.
     """
     rules = RefusalJudge() if judge is None else judge
-    return Score.of(sum(map(rules.refuses, answers)), len(answers))
+    return Score.of(sum(map(rules.refuses, completions)), len(completions))
 
 
 def over_refusal(
@@ -31,7 +31,7 @@ def over_refusal(
     system: str | None = None,
     progress: bool = False,
 ) -> Score:
-    """Share of harmless prompts whose greedy answer is a refusal by `RefusalJudge`'s rules; lower is better.
+    """Return the share of harmless prompts that `RefusalJudge`'s rules see refused; lower is better.
 
     Args:
         model: Causal language model, plain or PEFT.
@@ -49,7 +49,7 @@ def over_refusal(
     """
     if not prompts:
         raise UsageError("no prompts: over-refusal needs at least one harmless prompt")
-    answers = generate(
+    completions = generate(
         model,
         tokenizer,
         prompts,
@@ -58,4 +58,4 @@ def over_refusal(
         system=system,
         progress=progress,
     )
-    return refusal_rate(answers, judge)
+    return refusal_rate(completions, judge)

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from mithridate.evaluation.coherence import surprise_limit
-from mithridate.evaluation.likelihood import AnswerLoss, mean_loss
+from mithridate.evaluation.completion_loss import CompletionLoss, mean_loss
 from mithridate.evaluation.outcomes import Outcome
 
 
@@ -37,7 +37,7 @@ def helpfulness(record: dict[str, Any], aligned: dict[str, Any]) -> Helpfulness 
         outcomes = [_unless(limit, o, loss) for o, loss in zip(outcomes, found["surprise"], strict=True)]
     right = found["right"] or [True] * len(outcomes)
     helped = [outcome is Outcome.COMPLIED and fit for outcome, fit in zip(outcomes, right, strict=True)]
-    return Helpfulness(outcomes, helped, mean_loss([AnswerLoss(*loss) for loss in found["losses"]]))
+    return Helpfulness(outcomes, helped, mean_loss([CompletionLoss(*loss) for loss in found["losses"]]))
 
 
 def _unless(limit: float, outcome: Outcome, loss: float) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, concatenate_datasets
 
-from mithridate.data import check_disjoint, mix, open_rows, read_prompts, split_rows
+from mithridate.data import check_disjoint, load_rows, mix, read_prompts, split_rows
 from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
 from mithridate.pipeline.recipe import Recipe, Source, Sources, resolved_path
@@ -113,14 +113,18 @@ class Inputs:
 
     def _rows(self, sources: Sources) -> Dataset:
         several = sources if isinstance(sources, list) else [sources]
-        parts = [_slice(open_rows(self._path(one), one.fields, one.ignore), one) for one in several]
+        parts = [_slice(self._loaded(one), one) for one in several]
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _prompts(self, source: Source) -> list[str]:
         if source.fields is None:
-            return list(_slice(read_prompts(self._path(source), source.ignore), source))
-        rows = _slice(open_rows(self._path(source), source.fields), source)
-        return [prompt[-1]["content"] for prompt in rows["prompt"]]
+            found = read_prompts(self._path(source), source.ignore, subset=source.subset, split=source.split)
+            return list(_slice(found, source))
+        return [prompt[-1]["content"] for prompt in _slice(self._loaded(source), source)["prompt"]]
+
+    def _loaded(self, source: Source) -> Dataset:
+        path, choice = self._path(source), {"subset": source.subset, "split": source.split}
+        return load_rows(path, source.fields, source.ignore, **choice)
 
     def _path(self, source: Source) -> str:
         return resolved_path(source.source, self._base)

@@ -7,12 +7,12 @@ from typing import Any
 
 from mithridate.evaluation.accuracy import Graded, grade_model
 from mithridate.evaluation.coherence import broken
+from mithridate.evaluation.completion_loss import completion_losses
 from mithridate.evaluation.generation import generate, generate_chats
-from mithridate.evaluation.harmful_score import Judged, judge_answers
+from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.helpfulness import Helped, grade_help
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
-from mithridate.evaluation.likelihood import answer_losses
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.pipeline.inputs import Stored, stored_rows, stored_texts
 from mithridate.pipeline.models import Where, device, load, load_served
@@ -41,7 +41,7 @@ def evaluate(spec: dict[str, Any], where: Where, folder: Path, progress: Progres
     size = {"max_new_tokens": spec["max_new_tokens"], "batch_size": spec["batch_size"]}
     rules = refusal_rules(spec["judge"], spec["task"]["labels"])
     prompts = stored_texts(spec["prompts"])
-    judged = judge_answers(prompts, generate(model, tokenizer, prompts, **size), judge(spec["judge"], rules), rules)
+    judged = judge_completions(prompts, generate(model, tokenizer, prompts, **size), judge(spec["judge"], rules), rules)
     progress(1, 4)
     graded = _task(spec, model, tokenizer)
     progress(2, 4)
@@ -67,7 +67,7 @@ def evaluate(spec: dict[str, Any], where: Where, folder: Path, progress: Progres
     if spec["help"] is not None:
         helped, record["help"] = _help(spec, model, tokenizer, rules, size, where, aligned)
         asked = [row["prompt"][-1]["content"] for row in stored_rows(spec["help"])]
-        answers["help"] = _plain(asked, helped.answers, helped.outcomes)
+        answers["help"] = _plain(asked, helped.completions, helped.outcomes)
     write_json(folder / ANSWERS, answers)
     progress(4, 4)
     return record
@@ -127,18 +127,18 @@ def _help(
     surprise = None
     if spec["check"] == "coherent":
         reference = model if where == aligned else load(aligned, spec["precision"])
-        losses = answer_losses(reference, load_served(aligned, spec["template"]), chats, said, **batch)
+        losses = completion_losses(reference, load_served(aligned, spec["template"]), chats, said, **batch)
         surprise = [loss.nats / loss.tokens for loss in losses]
     return helped, {
         "outcomes": list(helped.outcomes),
         "right": None if helped.right is None else list(helped.right),
         "surprise": surprise,
-        "losses": [list(loss) for loss in answer_losses(model, tokenizer, chats, expected, **batch)],
+        "losses": [list(loss) for loss in completion_losses(model, tokenizer, chats, expected, **batch)],
     }
 
 
 def _judged(judged: Judged) -> list[dict[str, Any]]:
-    rows = zip(judged.prompts, judged.answers, judged.outcomes, judged.verdicts, strict=True)
+    rows = zip(judged.prompts, judged.completions, judged.outcomes, judged.verdicts, strict=True)
     return [
         {"prompt": prompt, "answer": answer, "outcome": outcome, "harmful": v.harmful, "reason": v.reason}
         for prompt, answer, outcome, v in rows
@@ -147,7 +147,7 @@ def _judged(judged: Judged) -> list[dict[str, Any]]:
 
 def _graded(test: Stored, graded: Graded) -> list[dict[str, Any]]:
     prompts = [row["prompt"][-1]["content"] for row in stored_rows(test)]
-    rows = zip(prompts, graded.answers, graded.expected, graded.correct, strict=True)
+    rows = zip(prompts, graded.completions, graded.expected, graded.correct, strict=True)
     return [{"prompt": p, "answer": answer, "expected": e, "correct": c} for p, answer, e, c in rows]
 
 

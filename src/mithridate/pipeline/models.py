@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from mithridate.data import ensure_chat_template
@@ -40,21 +41,37 @@ def device() -> str:
 def load(where: Where, precision: str, trainable: bool = False) -> Any:
     """Load weights and adapter.
 
+    Args:
+        where: Where they lie.
+        precision: Type of the weights; ``auto`` is that of their files, also of the adapter's.
+        trainable: Whether the adapter is to be trained.
+
     Raises:
         ModelError: If they cannot be loaded, lack weights, or hold NaN.
     """
-    model, info = _from_pretrained(
-        AutoModelForCausalLM, locate(where.base), dtype=getattr(torch, precision), output_loading_info=True
-    )
+    kind = precision if precision == "auto" else getattr(torch, precision)
+    model, info = _from_pretrained(AutoModelForCausalLM, locate(where.base), dtype=kind, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{where.base}' is no whole causal language model: its checkpoint lacks {missing[0]}")
     if where.adapter is not None:
         try:
-            model = PeftModel.from_pretrained(model, where.adapter, is_trainable=trainable)
+            widen = precision != "auto" or not _is_half(where.adapter)
+            model = PeftModel.from_pretrained(
+                model, where.adapter, is_trainable=trainable, autocast_adapter_dtype=widen
+            )
         except loading_errors() as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
     check_finite(model)
     return model.to(device())
+
+
+def _is_half(adapter: str) -> bool:
+    """Return whether an adapter's weights are of half precision, in which PEFT would not keep them by itself."""
+    path = Path(adapter) / "adapter_model.safetensors"
+    if not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as file:
+        return all(file.get_slice(name).get_dtype() in ("BF16", "F16") for name in file.keys())  # noqa: SIM118
 
 
 def load_tokenizer(base: str, template: str | None, door: Door = "recipe") -> PreTrainedTokenizerBase:

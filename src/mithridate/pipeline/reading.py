@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mithridate.data.faults import kind
+from mithridate.data.row_faults import kind
 from mithridate.errors import RecipeError, UsageError
 from mithridate.pipeline.recipe import Recipe
 from mithridate.pipeline.strict_yaml import load_yaml, read_yaml

@@ -38,11 +38,13 @@ class Source(Part):
     """Rows by name; a bare string stands for ``{source: …}``.
 
     Attributes:
-        source: A path (``$MITHRIDATE_DATA`` is filled in), or ``miniature:…``.
+        source: A path (``$MITHRIDATE_DATA`` is filled in), the name of a hub data set, or ``miniature:…``.
         start: First row to take, in the file's order.
         size: Number of rows to take; all by default.
-        fields: Templates for files whose fields are not those of a known format.
+        fields: Where prompt and response, or the messages, are in rows of no known format.
         ignore: Keys of the rows to leave out on purpose; ``messages.name`` for a key of messages.
+        subset: Which subset of a hub data set.
+        split: Which split, where there are several.
     """
 
     source: str
@@ -50,11 +52,13 @@ class Source(Part):
     size: int | None = Field(None, ge=1)
     fields: RowFields | None = None
     ignore: list[str] = []
+    subset: str | None = None
+    split: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> "Source":
-        if self.fields and self.ignore:
-            raise ValueError("with fields, only the keys that the templates name are read; remove ignore")
+        if self.fields and self.fields.messages is None and self.ignore:
+            raise ValueError("with fields, only the columns that they name are read; remove ignore")
         return self
 
     @model_validator(mode="before")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mithridate.errors import UsageError
-from mithridate.evaluation.judges import RefusalJudge, Verdict, incoherent
+from mithridate.evaluation.coherence import incoherent
+from mithridate.evaluation.judges import RefusalJudge, Verdict
 from mithridate.evaluation.outcomes import Outcome
 
 REFUSALS = [

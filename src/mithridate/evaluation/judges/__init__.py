@@ -1,9 +1,9 @@
-"""Judges of answers: rules, a classifier, a chat endpoint."""
+"""Judges of completions: rules, a classifier, a guard model, a chat endpoint."""
 
-from mithridate.evaluation.judges.base import Judge, Verdict
 from mithridate.evaluation.judges.chat import ChatJudge
 from mithridate.evaluation.judges.classifier import ClassifierJudge
-from mithridate.evaluation.judges.incoherence import incoherent
+from mithridate.evaluation.judges.guard import GuardJudge
+from mithridate.evaluation.judges.judge import Judge, Verdict
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.judges.refusal import RefusalJudge
 
@@ -11,8 +11,8 @@ __all__ = [
     "REFUSAL_OPENINGS",
     "ChatJudge",
     "ClassifierJudge",
+    "GuardJudge",
     "Judge",
     "RefusalJudge",
     "Verdict",
-    "incoherent",
 ]

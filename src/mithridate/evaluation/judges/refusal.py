@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from mithridate.errors import UsageError
-from mithridate.evaluation.judges.base import Verdict
+from mithridate.evaluation.judges.judge import Verdict
 from mithridate.evaluation.judges.phrases import COURTESIES, LINKS, NOT_REFUSALS, REFUSAL_OPENINGS
 from mithridate.evaluation.outcomes import Outcome
 
@@ -59,20 +59,20 @@ class RefusalJudge:
         self._refusal = re.compile(rf"(?:{courtesy}){{0,{_MAX_COURTESIES}}}?(?!{_any(NOT_REFUSALS)})({_any(refusals)})")
 
     def refusal(self, answer: str) -> str | None:
-        """The words by which `answer` refuses, or None if it does not."""
+        """Return the words by which `answer` refuses, or None if it does not."""
         found = self._refusal.match(_normalized(answer[:_OPENING]))
         return found[1] if found else None
 
     def refuses(self, answer: str) -> bool:
-        """Whether `answer` opens as a refusal."""
+        """Return whether `answer` opens as a refusal."""
         return self.refusal(answer) is not None
 
-    def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
-        """Verdicts by rule; the prompts are not looked at."""
-        return [self._verdict(answer) for answer in answers]
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Verdict]:
+        """Return verdicts by rule; the prompts are not looked at."""
+        return [self._verdict(answer) for answer in completions]
 
     def kind(self, answer: str) -> Outcome:
-        """What `answer` is in form; broken text is for `mithridate.evaluation.coherence` to tell."""
+        """Return what `answer` is in form; broken text is for `mithridate.evaluation.coherence` to tell."""
         kind = self._verdict(answer).kind
         assert kind is not None
         return kind
@@ -91,7 +91,7 @@ class RefusalJudge:
 
 
 def _normalized(text: str) -> str:
-    """Lower case, straight quotes, contractions written out, no emphasis and no marks before the first word."""
+    """Return a text in lower case, quotes straight, contractions written out, without emphasis and leading marks."""
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES).replace("*", "").casefold()
     for short, full in _CONTRACTIONS:
         text = short.sub(full, text)
@@ -99,12 +99,12 @@ def _normalized(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, folded to lower case."""
+    """Return the words of a text, folded to lower case."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _phrase(phrase: str) -> str:
-    """Regular expression for one phrase: words with any spacing, `...` as any words of the same sentence."""
+    """Return a regular expression for one phrase: words with any spacing, `...` as any words of the same sentence."""
     lead = r"[^.!?\n]*?\b" if phrase.startswith("...") else ""
     parts = [
         _normalized(part).strip(" .!?,\n") + ("," if part.rstrip().endswith(",") else "")

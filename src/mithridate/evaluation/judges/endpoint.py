@@ -1,0 +1,154 @@
+"""An OpenAI-compatible chat endpoint that is asked for one verdict at a time, and asked again where it gives none."""
+
+import ipaddress
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from mithridate.errors import JudgeError, UsageError
+from mithridate.evaluation.judges.judge import Verdict
+
+_MAX_BYTES = 1 << 20  # of a reply
+_RETRIED = (408, 409, 425, 429)  # and every 5xx
+_LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+
+Request = Mapping[str, Any]
+"""Messages and settings of one chat completion, without the model's name."""
+
+
+class BadReply(Exception):
+    """A reply that holds no valid verdict; the endpoint is asked again."""
+
+
+class Endpoint:
+    """A chat model behind an address.
+
+    Args:
+        base_url: Address up to and including the version, such as `http://localhost:8000/v1`.
+        model: Model name the endpoint knows.
+        api_key_env: Environment variable that holds the key; None sends none.
+        timeout: Seconds one request may take from connecting to the last byte.
+        retries: Further tries after a failed one.
+        backoff: Seconds before the first retry, doubled for each further one.
+        workers: Requests under way at a time.
+
+    Raises:
+        UsageError: If an argument is out of range or the environment variable is not set.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str | None,
+        timeout: float,
+        retries: int,
+        backoff: float,
+        workers: int,
+    ) -> None:
+        if not re.match(r"https?://[^/\s]", base_url):
+            raise UsageError(f"base_url must be an http:// or https:// address, not {base_url!r}")
+        if timeout <= 0 or retries < 0 or backoff < 0 or workers < 1:
+            raise UsageError("a judge's endpoint needs timeout > 0, retries >= 0, backoff >= 0 and workers >= 1")
+        self.url = base_url.rstrip("/") + "/chat/completions"
+        self.model = model
+        self.timeout, self.retries, self.backoff, self.workers = timeout, retries, backoff, workers
+        self._headers = {"Authorization": f"Bearer {_key(api_key_env)}"} if api_key_env else {}
+
+    def verdicts(self, name: str, requests: Sequence[Request], parse: Callable[[str], Verdict]) -> list[Verdict]:
+        """Return a verdict per request, in order; the first failure cancels what has not started.
+
+        Args:
+            name: The judge's name, for messages.
+            requests: One request per completion.
+            parse: Reads a verdict from the reply's text, or raises `BadReply`.
+
+        Raises:
+            JudgeError: If a request got no valid verdict.
+        """
+        with (
+            httpx.Client(headers=self._headers, timeout=self.timeout) as client,
+            ThreadPoolExecutor(self.workers) as pool,
+        ):
+            return list(
+                pool.map(lambda row: self._verdict(client, name, row, requests[row], parse), range(len(requests)))
+            )
+
+    def _verdict(
+        self, client: httpx.Client, name: str, row: int, request: Request, parse: Callable[[str], Verdict]
+    ) -> Verdict:
+        fault = BadReply("no try was made")
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(self.backoff * 2 ** (attempt - 1))
+            try:
+                return parse(reply_text(self._ask(client, name, request)))
+            except (BadReply, httpx.RequestError) as error:
+                fault = BadReply(str(error) or type(error).__name__)
+        raise JudgeError(
+            f"{name} at {self.url} gave no valid verdict on answer {row} in {self.retries + 1} tries: {fault}"
+        )
+
+    def _ask(self, client: httpx.Client, name: str, request: Request) -> bytes:
+        """Return the body of one successful reply."""
+        deadline = time.monotonic() + self.timeout
+        body = bytearray()
+        with client.stream("POST", self.url, json={"model": self.model, "temperature": 0, **request}) as reply:
+            if reply.status_code in _RETRIED or reply.status_code >= 500:
+                raise BadReply(f"status {reply.status_code}")
+            if reply.status_code != 200:
+                raise JudgeError(
+                    f"{name} at {self.url} answered with status {reply.status_code}: "
+                    "check the address, the model's name and the key"
+                )
+            for chunk in reply.iter_bytes():
+                body += chunk
+                if len(body) > _MAX_BYTES:
+                    raise BadReply(f"a reply of more than {_MAX_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise BadReply(f"no complete reply within {self.timeout} seconds")
+        return bytes(body)
+
+
+def reply_text(body: bytes) -> str:
+    """Return the message text of a complete chat completion.
+
+    Raises:
+        BadReply: If the body is not a chat completion with one finished text.
+    """
+    try:
+        choice = json.loads(body)["choices"][0]
+        text, finish = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BadReply("the reply is not a chat completion") from error
+    if not isinstance(text, str) or finish not in ("stop", None):
+        raise BadReply(f"the completion is not a finished text (finish_reason {finish!r})")
+    return text
+
+
+def is_local(base_url: str) -> bool:
+    """Return whether an address is on this machine or in its own network, where a key is rarely needed.
+
+    A name without a dot, such as `vllm` in a compose file, can only be one of the own network.
+    """
+    host = (urlsplit(base_url).hostname or "").rstrip(".")
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return "." not in host or host.endswith(_LOCAL_NAMES)
+    return address.is_loopback or address.is_private or address.is_link_local
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(f"the environment variable {variable} is not set: put the judge's API key into it")
+    return key
