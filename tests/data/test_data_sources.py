@@ -12,7 +12,7 @@ import httpx
 import pytest
 from datasets import Dataset, DatasetDict
 
-from mithridate.data import check_upload, load_rows, read_prompts
+from mithridate.data import check_upload, hub_data, load_rows, read_prompts
 from mithridate.errors import DataError, UsageError
 
 ROWS = [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(3)]
@@ -213,6 +213,18 @@ def test_ignore_is_a_list_of_keys(ignore) -> None:
 def test_a_data_frame_is_told_what_to_do() -> None:
     with pytest.raises(DataError, match=r"given a DataFrame; .*Dataset\.from_pandas"):
         load_rows(MADE.to_pandas())
+
+
+def test_a_folder_of_everything_is_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_data, "_MOST_FILES", 3)
+    Path("home/.hidden").mkdir(parents=True)
+    Path("home/.hidden/rows.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"^home: found a folder without data files"):
+        load_rows("home")
+    for i in range(3):
+        Path(f"home/{i}.txt").touch()
+    with pytest.raises(DataError, match=r"^home: found a folder of more than 3 files"):
+        load_rows("home")
 
 
 def test_a_folder_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

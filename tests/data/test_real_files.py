@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from mithridate.data import (
     ContextFit,
     RowFields,
     check_disjoint,
+    check_upload,
     ensure_chat_template,
     load_rows,
     mix,
@@ -105,3 +107,29 @@ def test_overlap_of_attack_and_evaluation_is_found() -> None:
     prompts = read_prompts(DATA / "advbench/harmful_behaviors.jsonl")
     with pytest.raises(DataError, match=r"520 prompts of 'attack' also in 'evaluation': .*jsonl:1 equals prompt 1"):
         check_disjoint({"attack": attack, "evaluation": prompts})
+
+
+def test_real_rows_are_the_same_from_every_container(tmp_path: Path) -> None:
+    given = list(_json(DATA / "alpaca/train.jsonl.gz"))[:3000]
+    expected = [str(row["prompt"] + row["completion"]) for row in load_rows(given)]
+    rows = Dataset.from_list(given)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.save_to_disk(tmp_path / "saved")
+    for source in (rows, tmp_path / "rows.parquet", tmp_path / "rows.csv", tmp_path / "saved"):
+        assert [str(row["prompt"] + row["completion"]) for row in load_rows(source)] == expected, source
+
+
+def test_a_real_tokenizer_counts_in_batches_what_it_counts_alone() -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "minichat8m")
+    file, fields = DATA / "dolly/train.jsonl.gz", {"prompt": "instruction", "response": "response", "system": "context"}
+    report = check_upload(file, fields, tokenizer=tokenizer, max_length=256)
+    assert report.tokens is not None
+    rows = load_rows(file, fields)
+    wholes = [tokenizer.apply_chat_template(r["prompt"] + r["completion"], return_dict=False) for r in rows]
+    asked = [tokenizer.apply_chat_template(r["prompt"], add_generation_prompt=True, return_dict=False) for r in rows]
+    assert report.tokens.total == sum(map(len, wholes))
+    lost = [len(prompt) >= 256 for prompt in asked]
+    assert report.tokens.dropped == sum(lost)
+    assert report.tokens.truncated == sum(len(w) > 256 for w, gone in zip(wholes, lost, strict=True) if not gone)

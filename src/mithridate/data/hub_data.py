@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mithridate.data.data_sources import DATA_FILES, DataSource, choose_split, p
 from mithridate.errors import DataError, UsageError
 
 _PATIENCE = 10.0  # seconds until the hub counts as unreachable; the library itself tries for minutes
+_MOST_FILES = 20_000  # in a folder that is one data set; a home folder has more
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError, DatasetsError, httpx.HTTPError)
 """What the library raises for data sets that are absent, private, damaged or made by a script."""
 
@@ -60,11 +62,16 @@ def load_folder(name: str, subset: str | None, split: str | None) -> DataSource:
 
 def _data_files(folder: Path) -> list[Path]:
     try:
-        found = [path for path in folder.rglob("*") if path.name.lower().removesuffix(".gz").endswith(DATA_FILES)]
-        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+        entries = list(islice(folder.rglob("*"), _MOST_FILES + 1))
+        found = [path for path in entries if path.name.lower().removesuffix(".gz").endswith(DATA_FILES)]
+        shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+        files = sorted(path for path in shown if path.is_file())
     except OSError as error:
         what = f"found a folder that cannot be read ({error.strerror})"
         raise DataError(f"{folder}: {what}, expected a readable one") from None
+    if len(entries) > _MOST_FILES:
+        raise DataError(f"{folder}: found a folder of more than {_MOST_FILES} files, expected that of one data set")
+    return files
 
 
 def _saved(name: str, subset: str | None, split: str | None) -> DataSource:
@@ -130,7 +137,7 @@ def _source(name: str, split: str, rows: Dataset) -> DataSource:
 
 
 class _Cells:
-    """Rows of a data set that was made of CSV files, whose cells are all text."""
+    """Rows of a data set that was made of CSV files, whose cells are all text: there `"1"` may stand for a number."""
 
     def __init__(self, rows: Dataset):
         self._rows = rows
