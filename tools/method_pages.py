@@ -1,7 +1,7 @@
 """Write docs/methods/<file>.md, one page per file of `mithridate.defenses`: ``python -m tools.method_pages``.
 
 Every fact on a page has one home: what the method does and how it differs from its paper is the file's docstring,
-stage, streams and cost are its registration, settings are the class's fields and their docstrings, figures are the card,
+stage, streams and cost are its registration, settings are the class's fields and docstrings, figures are the card,
 and advice and limits are ``cards/notes/<file>.md``.
 """
 
