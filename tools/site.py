@@ -5,6 +5,7 @@ MkDocs calls the functions ``on_…`` (``hooks:`` in mkdocs.yml).
 
 import ast
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in reference().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Take out of ``python notest`` and its like what only the tests of the examples read."""
+    return re.sub(r"^(```\w+) (?:notest|continuation|fixture:\S+)$", r"\1", markdown, flags=re.M)
 
 
 def reference() -> dict[str, str]:

@@ -34,6 +34,11 @@ def test_nothing_is_fetched_from_other_hosts(built):
         assert not [address for address in fetched if "canonical" not in address], page
 
 
+def test_every_fence_is_a_block(built):
+    for page in built.rglob("*.html"):
+        assert not re.search(r"```|<code>(?:yaml|python) notest", page.read_text()), page
+
+
 def test_every_page_is_in_the_navigation():
     config = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
     named = set(re.findall(r"[\w/-]+\.md", str(site._expanded(config["nav"], {"methods": [], "reference": []}))))
