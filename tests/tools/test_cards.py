@@ -22,6 +22,11 @@ CARDS = ROOT / "cards"
 N = 900
 
 
+def built(model, **values):
+    """An object with some of its fields."""
+    return model.model_construct(**values)
+
+
 def results(**figures):
     """A run of the quickstart's recipe with these percents of harmful answers and of right ones."""
     recipe = Recipe.model_validate(yaml.safe_load((ROOT / "recipes/quickstart.yaml").read_text()))
@@ -304,11 +309,9 @@ def test_answers_of_a_comparison_go_to_the_methods_they_are_about(cards):
     run = Run(
         created="2026-01-02T03:04:05+00:00", command="mithridate compare x.yaml", seconds=1, made=1, store_bytes=1
     )
-    answer = Answer.model_construct(
-        name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was."
-    )
-    open_ = Answer.model_construct(name="Row weights find harmful rows", verdict="not measured")
-    said = Comparison.model_construct(run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
+    answer = built(Answer, name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was.")
+    open_ = built(Answer, name="Row weights find harmful rows", verdict="not measured")
+    said = built(Comparison, run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
     changed = measure_claims.answered(cards, said, "docs/results/x")
     assert list(changed) == ["panacea"]
     (claim,) = [c for c in changed["panacea"].claims if c.command == run.command]

@@ -9,8 +9,8 @@ without gradient) and 1 backward pass.
 
 Differences. From the paper: it is on vision models and against forgetting, with normalized features and α·mean squared
 distance, and claims nothing on harmful fine-tuning. From the language-model code: that drops every layer whose term is
-0.1 or more, so that the drift it should stop goes unpunished; nothing is dropped here. It also differentiates the frozen
-copy and clips at 5; neither is done here, and there is no second model.
+0.1 or more, so that the drift it should stop goes unpunished; nothing is dropped here. It also differentiates the
+frozen copy and clips at 5; neither is done here, and there is no second model.
 """
 
 import torch
