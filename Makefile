@@ -49,8 +49,8 @@ package: $(VENV)/ready
 	rm -rf dist build/lib build/package
 	$(BIN)/python -m build --quiet
 	$(PYTHON) -m venv build/package
-	build/package/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	build/package/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	build/package/bin/python -I -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/package/bin/python -I -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/package && bin/python -I $(CURDIR)/tools/smoke.py $(CURDIR)/dist
 
 # The pinned versions with the hashes of all their files. Without PyTorch, whose build belongs to the machine.
