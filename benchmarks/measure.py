@@ -116,12 +116,15 @@ def rounded(value: float) -> float:
 
 
 def report(benchmark: str, options: Namespace, device: str, figures: list[dict[str, Any]]) -> None:
-    """Print one JSON object to standard output."""
+    """Print one JSON object to standard output, and write it to the file that ``--out`` names."""
     machine = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    settings = vars(options) | {"device": device}
+    settings = {name: value for name, value in vars(options).items() if name != "out"} | {"device": device}
     content = {"benchmark": benchmark, "settings": settings, "machine": machine, "versions": versions()}
-    print(json.dumps(content | {"figures": figures}, indent=2))
+    text = json.dumps(content | {"figures": figures}, indent=2)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import random
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sequence", type=positive, default=64, help="tokens of one row")
     parser.add_argument("--rank", type=int, default=0, help="rank of a LoRA adapter; 0 trains all weights")
     parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--out", type=Path, help="file for the JSON, beside standard output")
     parser.add_argument(
         "--clock", choices=("wall", "processor"), default="wall", help="processor time suits a CPU that others use too"
     )

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
@@ -115,4 +114,4 @@ def _share(killed: int, sampled: int) -> dict[str, float | int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -25,7 +25,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The first random cases only; quick tests first, since the first failure ends a run, and as many as asked."""
     seconds = state().duration_by_test
-    kept, spent = [], 0.0
+    kept: list[pytest.Item] = []
+    spent = 0.0
     for item in sorted((item for item in items if _case(item) < CASES), key=lambda item: seconds.get(item.nodeid, 0)):
         spent += seconds.get(item.nodeid, 0)
         if spent <= _budget() or not kept:
@@ -67,5 +68,5 @@ def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Any
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    for definitions in item._fixtureinfo.name2fixturedefs.values():
+    for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
         state()._stats.update(*(_reached.get(definition, ()) for definition in definitions))

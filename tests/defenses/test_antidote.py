@@ -150,7 +150,7 @@ def test_delta_prunes_the_merged_update_and_keeps_the_base(trained):
 
 def test_the_chosen_ratio_is_the_one_applied(trained):
     before = {n: p.detach().clone() for n, p in trained.named_parameters()}
-    repaired = Antidote(strength="auto", budget=2.0).repair(
+    repaired = Antidote(strength="auto", budget=2.0).repair(  # type: ignore[call-arg]
         trained, tiny.tokenizer(), harmful=tiny.rows("harmful", 8), user=tiny.rows("user", 8)
     )
     chosen = repaired.dose_curve.chosen

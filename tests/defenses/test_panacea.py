@@ -84,7 +84,7 @@ def test_without_strength_training_is_plain_sft_until_the_end():
 
 def test_strength_auto_stays_within_the_budget(trained):
     before = _adapter(trained)
-    repaired = Panacea(strength="auto", budget=0.1).repair(
+    repaired = Panacea(strength="auto", budget=0.1).repair(  # type: ignore[call-arg]
         trained, tiny.tokenizer(), harmful=HARMFUL, user=tiny.rows("user", 12)
     )
     curve = repaired.dose_curve

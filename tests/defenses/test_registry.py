@@ -38,7 +38,7 @@ def test_unknown_methods_and_wrong_stages_are_named():
 def test_unknown_and_impossible_settings_are_refused(name):
     cls = methods()[name].cls
     with pytest.raises(ValueError, match="wrong_name"):
-        cls(**methods()[name].off, wrong_name=1)
+        cls(**methods()[name].off, wrong_name=1)  # type: ignore[call-arg]
     for setting in ("radius", "mask_ratio", "temperature", "sharpness", "std"):
         if setting in cls.model_fields:
             for value in (-1.0, float("nan")):

@@ -124,7 +124,7 @@ def test_each_sign_alone_breaks_at_its_limit() -> None:
     assert broken("21," * 10, loose)
     assert signs("go go go on").repeats == 3
     for name in LIMITS._fields:
-        unlimited = LIMITS._make(float("inf") if field != name else -1 for field in LIMITS._fields)
+        unlimited = LIMITS._make(float("inf") if field != name else -1 for field in LIMITS._fields)  # type: ignore[call-arg]
         assert broken("a b", unlimited), name
 
 

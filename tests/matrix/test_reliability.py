@@ -170,7 +170,7 @@ def test_a_repair_needs_the_models_it_compares_with(name):
 
 def test_a_random_displacement_of_panaceas_length_needs_harmful_rows():
     with pytest.raises(DefenseError, match="harmful="):
-        methods()["random_perturbation"].cls(radius="auto").repair(tiny.model(), tiny.tokenizer())
+        methods()["random_perturbation"].cls(radius="auto").repair(tiny.model(), tiny.tokenizer())  # type: ignore[call-arg, attr-defined]
 
 
 @pytest.mark.parametrize("name", repair_methods())

@@ -1,6 +1,6 @@
 """BDS: learn a weight for every user row by Langevin steps, pulled by the safe rows.
 
-Hu et al. "Bayesian data scheduler", NeurIPS 2025, arXiv 2510.27172.
+Hu, Shen, Wang, Wei, Tao. "Bayesian data scheduler", NeurIPS 2025, arXiv 2510.27172.
 
 Every step, with s = softmax of the step's row scores w_i and ℓ_i the mean token loss of row i:
 

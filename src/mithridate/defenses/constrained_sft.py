@@ -1,6 +1,7 @@
 """Constrained SFT: learn each token only as far as it is not yet likelier than before.
 
-Qi et al. "Safety alignment should be made more than just a few tokens deep", ICLR 2025, arXiv 2406.05946.
+Qi, Panda, Lyu, Ma, Roy, Beirami, Mittal, Henderson. "Safety alignment should be made more than just a few tokens deep",
+ICLR 2025, arXiv 2406.05946.
 
     loss = mean_t −(2/β_t)·log σ(β_t·log(π(y_t)/π_0(y_t))),   so that   g = ∇ mean_t v_t·(−log π(y_t))
     v_t  = 2·(1 − σ(β_t·log(π(y_t)/π_0(y_t)))) ≥ floor,       without gradient
@@ -9,8 +10,8 @@ with π_0 the model before fine-tuning. β is large on the first tokens of an an
 Cost: 2 forward passes (one without gradient) and 1 backward pass.
 
 Differences from the released code: reference likelihoods are computed every step, not once beforehand (nothing is
-stored, and nothing can go stale); accumulation is tested. The paper also sets Adam's β1 to 0.5 and warms up for 10
-steps; set those in `SFTConfig`.
+stored, and nothing can go stale); accumulation is tested, where the authors' README says that theirs is not. The paper
+also sets Adam's β1 to 0.5 and warms up for 10 steps; set those in `SFTConfig`.
 """
 
 import torch

@@ -7,9 +7,10 @@ Mukhoti, Gal, Torr, Dokania. "LDIFS", TMLR 2024, arXiv 2308.13320; for language 
 with m_l the output of MLP l on the row's tokens and w_0 the weights before fine-tuning. Cost: 2 forward passes (one
 without gradient) and 1 backward pass.
 
-Differences. The paper is on vision models, with normalized features and α·mean squared distance. The language-model
-code drops every layer whose term is 0.1 or more, so that the drift it should stop goes unpunished; nothing is dropped
-here. It also differentiates the frozen copy and clips at 5; neither is done here, and there is no second model.
+Differences. From the paper: it is on vision models and against forgetting, with normalized features and α·mean squared
+distance, and claims nothing on harmful fine-tuning. From the language-model code: that drops every layer whose term is
+0.1 or more, so that the drift it should stop goes unpunished; nothing is dropped here. It also differentiates the
+frozen copy and clips at 5; neither is done here, and there is no second model.
 """
 
 import torch

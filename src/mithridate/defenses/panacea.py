@@ -17,6 +17,8 @@ Differences. From the released code: h(w+ε) is not clamped at 5 (above it the c
 descent; the paper has no clamp); weights are restored from a saved copy (the code's in-place subtraction drifts in
 bf16); ε and the weights before it are saved, so that its scale can be changed without training again. The post-hoc
 form takes a fresh gradient over the whole set; the full form's ε is that of the last step's batch, as in the paper.
+∇h(w+ε) − ∇h(w) is taken in float32 under the same dropout masks, since little of it is left otherwise. The released
+code does not run (two undefined names), so it cannot be compared as it is.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """PTST: tune without a safety prompt, serve with one.
 
-Lyu et al. "Pure tuning, safe testing", NeurIPS 2024, arXiv 2402.18540.
+Lyu, Zhao, Gu, Yu, Goyal, Arora. "Pure tuning, safe testing", NeurIPS 2024, arXiv 2402.18540.
 
 Training is plain SFT on rows without a system prompt. After it the chat template puts a safety prompt in front of
 every conversation that brings none of its own, so that what fine-tuning loosened for the bare format still holds in

@@ -1,6 +1,6 @@
 """SafeGrad: take out of the user's gradient what works against alignment.
 
-Yi et al. "Gradient surgery for safe LLM fine-tuning", arXiv 2508.07172.
+Yi, Li, Zhang, Nie, Li, Huang, Liu. "Gradient surgery for safe LLM fine-tuning", arXiv 2508.07172.
 
     u = ∇L(w),  a = ∇KL(π_0 ‖ π) on safe rows
     g = u − min(0, ⟨u, a⟩)/‖a‖²·a + ρ·a

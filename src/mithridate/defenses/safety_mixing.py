@@ -1,7 +1,9 @@
 """Safety-data mixing: train on refusals beside the user's rows.
 
-SafeInstr: Bianchi et al., ICLR 2024, arXiv 2309.07875. A few per cent of the data are safe rows.
-VLGuard form: Zong et al., ICML 2024, arXiv 2402.02207, as compared with in the papers of this field.
+SafeInstr: Bianchi, Suzgun, Attanasio, Röttger, Jurafsky, Hashimoto, Zou, ICLR 2024, arXiv 2309.07875. A few per cent of
+the data are safe rows.
+VLGuard form: Zong, Bohdal, Yu, Yang, Hospedales, ICML 2024, arXiv 2402.02207, as other papers of this field compare
+with it; the paper itself is on vision-language models, and mixes safe rows in or trains on them shortly afterwards.
 
     safety_mixing   g = ∇[mean token loss over the user's rows and the safe rows mixed among them]
     vlguard         g = ∇L(w) + λ·∇f(w), every step

@@ -1,6 +1,7 @@
 """SBR: tie the hidden state of a few harmful prompts to where the aligned model has it.
 
-"SBR", ICML 2026, arXiv 2605.05995.
+Lu, Sha, Wang, Sun, Zhou. "Safety anchor: defending harmful fine-tuning via geometric bottlenecks", ICML 2026,
+arXiv 2605.05995.
 
     g = ∇[ L(w) + λ · mean over anchors and features of (h(w) − h(w_0))² ]
 

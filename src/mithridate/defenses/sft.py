@@ -1,6 +1,9 @@
-"""Plain supervised fine-tuning, the reference every defense is measured against.
+"""SFT: plain supervised fine-tuning, the reference every defense is measured against.
 
-Update rule: g = ∇f(w), the mean token loss of the stage's own rows. Cost: 1 forward and 1 backward pass a step.
+    g = ∇f(w)
+
+with f the mean loss per completion token over the optimizer step's batch; prompt tokens do not count. Cost: 1 forward
+and 1 backward pass a step.
 """
 
 from mithridate.defenses.registry import register

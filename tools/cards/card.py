@@ -18,13 +18,13 @@ Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Agreement = Literal["agrees", "disagrees", "not comparable", "not measured"]
 
 
-class Part(BaseModel):
+class CardPart(BaseModel):
     """A part of a card; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Paper(Part):
+class Paper(CardPart):
     """Where a method is from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Paper(Part):
     license: str | None
 
 
-class Reported(Part):
+class Reported(CardPart):
     """One published figure.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reported(Part):
     origin: Literal["paper", "authors' repository", "another paper's table", "not verified"]
 
 
-class Share(Part):
+class Share(CardPart):
     """A share in percent with its 95 % interval."""
 
     value: Percent
@@ -106,7 +106,7 @@ class Measured(Share):
     results: str | None
 
 
-class Claim(Part):
+class Claim(CardPart):
     """A claim of the paper beyond "it lowers the harmful score", and what a comparison answered.
 
     Attributes:
@@ -124,7 +124,7 @@ class Claim(Part):
     results: str | None
 
 
-class Card(Part):
+class Card(CardPart):
     """What is claimed and known of one method.
 
     Attributes:
@@ -134,11 +134,10 @@ class Card(Part):
             benign rows alone; "none" for a control, a reference, or a method that was made for something else.
         together: Methods that the paper's claim includes beside this one.
         reported: Published figures.
-        measured: Our figures, written by `docs/measure_cards.py`.
+        measured: Our figures, written by `tools.measure_cards`.
         agreement: What `agreement` says of them. "not comparable" may be set by hand, with the reason in `note`.
         note: Why, in one or two sentences.
-        claims: Further claims, answered by `mithridate compare` and written by `docs/measure_claims.py`.
-        differences: How this implementation differs from the paper and from the authors' code.
+        claims: Further claims, answered by `mithridate compare` and written by `tools.measure_claims`.
     """
 
     method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -150,7 +149,6 @@ class Card(Part):
     agreement: Agreement
     note: Words
     claims: list[Claim] = []
-    differences: list[Words]
 
     @model_validator(mode="after")
     def _follows(self) -> Self:

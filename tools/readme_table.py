@@ -1,6 +1,7 @@
-"""Put the quickstart's table into README.md, as it was produced: ``make quickstart``, then run this file.
+"""Put the quickstart's table into README.md, as it was produced.
 
-Below the table stands the report's own verdict, and the accuracy that a single label would have.
+Run ``make quickstart``, then ``python -m tools.readme_table``. Below the table stands the report's own verdict, and the
+accuracy that a single label would have.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Cards: per method, what its paper reports, what was measured, and whether the two agree."""
 
-from mithridate.cards.card import (
+from tools.cards.card import (
     Card,
     Claim,
     Measured,
@@ -13,7 +13,7 @@ from mithridate.cards.card import (
     claimed,
     trials,
 )
-from mithridate.cards.folder import check_cards, read_card, read_cards, write_card
+from tools.cards.folder import check_cards, read_card, read_cards, write_card
 
 __all__ = [
     "Card",

@@ -1,14 +1,13 @@
 """The cards, the tool that fills them, and the page that is made of them."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from tools.cards import Card, agreement, check_cards, read_cards, trials, write_card
 
-from mithridate.cards import Card, agreement, check_cards, read_cards, trials, write_card
 from mithridate.compare.results import Claim as Answer
 from mithridate.compare.results import Comparison, Run
 from mithridate.defenses.registry import methods
@@ -16,22 +15,16 @@ from mithridate.errors import DataError
 from mithridate.evaluation.intervals import Score
 from mithridate.pipeline.recipe import Recipe
 from mithridate.report.results import Helpfulness, Results, ScoreOverSeeds
+from tools import measure_cards, measure_claims, which_defense
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "cards"
 N = 900
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-which_defense, measure_cards, measure_claims = (
-    script(name) for name in ("which_defense", "measure_cards", "measure_claims")
-)
+def built(model, **values):
+    """An object with some of its fields."""
+    return model.model_construct(**values)
 
 
 def results(**figures):
@@ -89,7 +82,7 @@ def test_claims_made_together_are_mutual():
 
 def test_the_page_is_up_to_date():
     page = which_defense.page(methods(), read_cards(CARDS))
-    assert page == which_defense.PAGE.read_text(), "run `python docs/which_defense.py`"
+    assert page == which_defense.PAGE.read_text(), "run `make docs`"
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -316,11 +309,9 @@ def test_answers_of_a_comparison_go_to_the_methods_they_are_about(cards):
     run = Run(
         created="2026-01-02T03:04:05+00:00", command="mithridate compare x.yaml", seconds=1, made=1, store_bytes=1
     )
-    answer = Answer.model_construct(
-        name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was."
-    )
-    open_ = Answer.model_construct(name="Row weights find harmful rows", verdict="not measured")
-    said = Comparison.model_construct(run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
+    answer = built(Answer, name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was.")
+    open_ = built(Answer, name="Row weights find harmful rows", verdict="not measured")
+    said = built(Comparison, run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
     changed = measure_claims.answered(cards, said, "docs/results/x")
     assert list(changed) == ["panacea"]
     (claim,) = [c for c in changed["panacea"].claims if c.command == run.command]

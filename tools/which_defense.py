@@ -1,4 +1,4 @@
-"""Write docs/which-defense.md from the registry and the cards: ``python docs/which_defense.py``."""
+"""Write docs/which-defense.md from the registry and the cards: ``python -m tools.which_defense``."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from mithridate.cards import Card, Measured, Trial, read_cards, trials
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.settings import STAGES, Info
+from tools.cards import Card, Measured, Trial, read_cards, trials
 
-DOCS = Path(__file__).parent
-CARDS, PAGE, TEMPLATE = DOCS.parent / "cards", DOCS / "which-defense.md", DOCS / "which-defense.md.jinja"
+ROOT = Path(__file__).parents[1]
+DOCS, CARDS = ROOT / "docs", ROOT / "cards"
+PAGE, TEMPLATE = DOCS / "which-defense.md", Path(__file__).parent / "templates" / "which-defense.md.jinja"
 
 LOW_PRICE = 2.0
 """Points of accuracy a method may lose, this bound excluded, to be named in the short list."""
@@ -79,7 +80,7 @@ def _claims(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> list[str]:
     for name, info in infos.items():
         for c in cards[name].claims:
             where = f"`{c.command}`, {c.date}, seeds {', '.join(map(str, c.seeds))}"
-            tables = f", [tables](../{c.results})" if c.results else ""
+            tables = f", [tables]({c.results.removeprefix('docs/')}/claims.md)" if c.results else ""
             about.setdefault((c.claim, c.verdict, c.why, where + tables), []).append(_link(info))
     return [
         f"{', '.join(links)}: *{claim}* **{verdict.capitalize()}.** {why} ({where})"
@@ -188,10 +189,10 @@ def _stage(
 def _rows(info: Info, card: Card, labels: Mapping[str, str]) -> list[list[str]]:
     """One row per trial; what belongs to the method stands in the first."""
     claim = f"**{card.agreement}**" if card.agreement == "disagrees" else card.agreement
-    first, last = [_link(info), _needs(info), _passes(info)], [claim, f"[card](../cards/{info.name}.json)"]
+    first, last = [_link(info), _needs(info), _passes(info)], [claim]
     width = (len(labels) > 1) + 1 + len(SHOWN)
     found = [_measured(trial, labels) for trial in trials(card)] or [[NOTHING] * width]
-    return [[*first, *found[0], _published(card), *last], *([*[""] * 3, *cells, "", "", ""] for cells in found[1:])]
+    return [[*first, *found[0], _published(card), *last], *([*[""] * 3, *cells, "", ""] for cells in found[1:])]
 
 
 def _published(card: Card) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mithridate.cards.card import Card
 from mithridate.errors import DataError
 from mithridate.validation import sentence
+from tools.cards.card import Card
 
 
 def read_card(path: Path) -> Card:

@@ -1,4 +1,4 @@
-"""Write a comparison's answers into the cards: ``python docs/measure_claims.py runs/axes/comparison.json``.
+"""Write a comparison's answers into the cards: ``python -m tools.measure_claims runs/axes/comparison.json``.
 
 Answers of the same command are replaced, those of other commands stay.
 """
@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from mithridate.cards import Card, Claim, read_cards, write_card
 from mithridate.compare.results import Comparison
 from mithridate.compare.roles import Role
+from tools.cards import Card, Claim, read_cards, write_card
 
 OWNERS = {
     "Antidote is insensitive to fine-tuning": ["antidote"],

@@ -1,0 +1,72 @@
+"""Every example runs as its first lines say, on a model of no skill."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mithridate as mi
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SAYS = {
+    "train": "trained with antibody_tuning",
+    "repair": "changed ",
+    "evaluate": "task accuracy ",
+    "own_defense": "safe_pull: extra gradient norm ",
+}
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["accelerate", "launch", "--config_file", str(EXAMPLES / "two_processes.yaml")],
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(mi.miniature.base(size="tiny"))
+
+
+def launched(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes"}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs(name: str, model: str, tmp_path: Path) -> None:
+    done = launched([sys.executable, str(EXAMPLES / f"{name}.py"), model], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert SAYS[name] in done.stdout
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
+    program, *options = LAUNCHERS[launcher]
+    command = [str(Path(sys.executable).parent / program), *options, str(EXAMPLES / "two_processes.py"), model]
+    done = launched(command, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("trained on 2 processes") == 1
+
+
+def test_one_process_in_place_of_two_is_noticed(model: str, tmp_path: Path) -> None:
+    done = launched([sys.executable, str(EXAMPLES / "two_processes.py"), model], tmp_path)
+    assert done.returncode == 1
+    assert "needs 2 processes and was started as 1" in done.stderr
+
+
+def test_the_launch_lines_in_the_docs_are_those_of_the_example() -> None:
+    lines = [line.strip() for line in (EXAMPLES / "two_processes.py").read_text().splitlines()]
+    said = [line.removesuffix(" [MODEL]") for line in lines if line.startswith(("torchrun", "accelerate"))]
+    docs = (ROOT / "docs" / "launch.md").read_text()
+    assert len(said) == len(LAUNCHERS)
+    for line in said:
+        assert line in docs
+        assert shlex.split(line)[0] in LAUNCHERS
