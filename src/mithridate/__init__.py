@@ -29,7 +29,7 @@ _WHERE = {
     "methods": "defenses.registry",
     "mix": "data",
     "register": "defenses.registry",
-    "run": "pipeline.run",
+    "run": "experiment.engine",
 }
 
 

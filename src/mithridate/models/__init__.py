@@ -1,0 +1,1 @@
+"""Models: loading and saving them, and the parts that defenses act on."""
