@@ -14,7 +14,7 @@ from mithridate.cli.models import open_model, where_named
 from mithridate.errors import JudgeError, ModelError
 from mithridate.evaluation.judges import ClassifierJudge
 from mithridate.model_names import locate
-from mithridate.pipeline.models import Where, load
+from mithridate.models.loading import Where, load
 from tests.helpers import tiny
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from mithridate.cli.main import main
 from mithridate.defenses.registry import methods
-from mithridate.training.state import file_hash
+from mithridate.files import file_hash
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.compare.conftest import TINY, Ran
 
 from mithridate.cli.main import main
-from tests.compare.conftest import TINY, Ran
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

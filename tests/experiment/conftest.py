@@ -2,10 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+import mithridate as mi
+from mithridate.report.results import Results
 from tests.helpers import tiny
+
+TINY = Path(__file__).parents[2] / "recipes/compare/tiny.yaml"
+
+
+class AxisRun(NamedTuple):
+    """A finished run over axes and its folder."""
+
+    results: Results
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def axis_run(tmp_path_factory: pytest.TempPathFactory) -> AxisRun:
+    """The shipped tiny axes, run once."""
+    folder = tmp_path_factory.mktemp("axes") / "out"
+    return AxisRun(mi.run(TINY, folder), folder)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,14 @@ import yaml
 
 import mithridate as mi
 from mithridate.errors import MithridateError, UsageError
-from mithridate.pipeline.store import Store
-from mithridate.training.state import file_hash
+from mithridate.experiment.store import Store
+from mithridate.files import file_hash
+from mithridate.training.state import verify
 
 KILLED = """
 import os, signal, sys
-from mithridate.pipeline.run import run
-from mithridate.pipeline.scheduler import Silent
+from mithridate.experiment.engine import run
+from mithridate.experiment.monitor import Silent
 
 class Killer(Silent):
     def started(self, node):
@@ -27,7 +28,7 @@ class Killer(Silent):
         if self.stage == sys.argv[3] and int(sys.argv[4]) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def progressed(self, key, done, total):
+    def progressed(self, node, done, total):
         if self.stage == sys.argv[3] and done == int(sys.argv[4]):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -99,7 +100,7 @@ def test_a_full_disk_gives_one_sentence_and_keeps_what_is_finished(tree: dict[st
         assert not (small / "out/results.json").exists()
         for name in finished:
             if name != "inputs":
-                assert Store(small / "out/store").result(*name.rsplit("-", 1)) is not None
+                verify(small / "out/store" / name)
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
         mi.run(tree, small / "out")
         assert (small / "out/results.json").exists()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, DataError, UsageError
-from mithridate.training.state import file_hash
+from mithridate.files import file_hash
 
 CHAIN = {
     "name": "chain",

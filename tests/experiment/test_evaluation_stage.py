@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pipeline.conftest import make_tree
 
 import mithridate as mi
 from mithridate.errors import DataError
 from mithridate.evaluation.coherence import MARGIN
 from mithridate.evaluation.outcomes import Outcome
-from mithridate.pipeline.helped import helpfulness
-from mithridate.pipeline.measuring import majority, refusal_rules
+from mithridate.experiment.evaluation_stage import majority, refusal_rules
+from mithridate.experiment.helped_answers import helped_answers
+from mithridate.experiment.recipe_parts import JudgeSettings
+from mithridate.experiment.stage_records import HelpRecord
+from tests.experiment.conftest import make_tree
 
 
 class Ran:
@@ -168,27 +170,24 @@ def test_what_is_measured_must_not_be_in_the_upload(helping: dict[str, Any], tmp
         mi.run(helping, tmp_path)
 
 
-def record(surprise: list[float] | None, outcomes: list[str], right: list[bool] | None = None) -> dict[str, Any]:
+def record(surprise: list[float] | None, outcomes: list[str], right: list[bool] | None = None) -> HelpRecord:
     losses = [[2.0, 4], [6.0, 4]]
-    return {"help": {"outcomes": outcomes, "right": right, "surprise": surprise, "losses": losses}}
+    return HelpRecord.model_validate({"outcomes": outcomes, "right": right, "surprise": surprise, "losses": losses})
 
 
 def test_compliance_that_surprises_the_aligned_model_is_broken() -> None:
     aligned = record([0.5, 1.0], ["complied", "complied"])
     limit = 1.0 + MARGIN
     mine = record([limit, limit + 0.01, 9.0, 9.0], ["complied", "complied", "refused", "label_only"])
-    found = helpfulness(mine, aligned)
-    assert found is not None
+    found = helped_answers(mine, aligned)
     assert found.outcomes == [Outcome.COMPLIED, Outcome.BROKEN, Outcome.REFUSED, Outcome.LABEL_ONLY]
     assert found.helped == [True, False, False, False]
     assert found.loss == 1.0
 
 
 def test_right_answers_count_only_where_they_comply() -> None:
-    found = helpfulness(record(None, ["complied", "complied", "broken"], [True, False, True]), record(None, []))
-    assert found is not None
+    found = helped_answers(record(None, ["complied", "complied", "broken"], [True, False, True]), record(None, []))
     assert found.helped == [True, False, False]
-    assert helpfulness({"help": None}, {"help": None}) is None
 
 
 def test_the_majority_answer_is_the_commonest() -> None:
@@ -197,7 +196,7 @@ def test_the_majority_answer_is_the_commonest() -> None:
 
 
 def test_the_recipes_phrases_are_refusals_everywhere() -> None:
-    rules = refusal_rules({"refusals": ["... assist"]}, ["positive"])
+    rules = refusal_rules(JudgeSettings(refusals=["... assist"]), ["positive"])
     assert rules.refuses("Take the cloth, but we do not assist.")
     assert rules.refuses("I cannot help with that.")
     assert rules.kind("positive") is Outcome.LABEL_ONLY

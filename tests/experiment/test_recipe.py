@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from mithridate.errors import MithridateError, RecipeError, UsageError
-from mithridate.pipeline.inputs import Inputs, stored_rows, stored_texts
-from mithridate.pipeline.reading import make_recipe, read_recipe
+from mithridate.experiment.inputs import Inputs, stored_rows, stored_texts
+from mithridate.experiment.recipe_file import make_recipe, read_recipe
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_defaults_and_strength_alias(tree: dict[str, Any]) -> None:
         recipe.variants[0].posttuning[0].build("finetuning")
 
 
-RECIPES = [path for path in sorted(Path("recipes").rglob("*.yaml")) if path.parent.name != "compare"]
+RECIPES = sorted(Path("recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)

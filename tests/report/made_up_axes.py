@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from mithridate.compare import compare
 from mithridate.compare.measure import front, points
 from mithridate.compare.results import AXES, Cell, Comparison, Pipeline, Run, Setting, Share
 from mithridate.compare.roles import pipeline_of
+
 from mithridate.evaluation.intervals import Score
-from mithridate.pipeline.recipe import Choice, Variant
+from mithridate.experiment.recipe import Choice, Variant
 
 TINY = Path(__file__).parents[2] / "recipes/compare/tiny.yaml"
 BASE = Setting(ratio=0.2, learning_rate=1e-4, epochs=3, size=100)

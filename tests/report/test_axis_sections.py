@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 from markupsafe import escape
-
 from mithridate.compare.claims import answers
 from mithridate.compare.figures import styles, write_plots
 from mithridate.compare.measure import front
 from mithridate.compare.page import cautions, page
 from mithridate.compare.results import Comparison
+
 from tests.compare.conftest import Ran, world
 
 

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-
 from mithridate.compare.claims import answers
 from mithridate.compare.tables import axis_tables, base_table, value_text, write_tables
 from mithridate.compare.tex import escaped, tex_table
+
 from tests.compare.conftest import world
 
 NASTY = r"a_b & 50% {x} \cmd #1 $y$ ^~ <|>"

@@ -1,11 +1,11 @@
 """Every claim on made-up cells whose answer is known, in both directions."""
 
 import pytest
-
 from mithridate.compare.claims import answers
 from mithridate.compare.results import Claim, Comparison, Setting
 from mithridate.compare.roles import Role, pipeline_of
-from mithridate.pipeline.recipe import Variant
+
+from mithridate.experiment.recipe import Variant
 from tests.compare.conftest import PIPELINES, pipeline, true_harm, world
 
 FLAT, BREAKS, BEATS, SEPARATES = range(4)

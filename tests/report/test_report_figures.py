@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from mithridate.report.weighing import separation
 
 from mithridate.report import load_results
 from mithridate.report.figures import losses, outcomes
 from mithridate.report.figures.canvas import PALETTE, svg
 from mithridate.report.results import OUTCOMES, RowWeights, WeightedRow
 from mithridate.report.text import clean, memory, number, p_value, percent, points, seconds, shorten
-from mithridate.report.weighing import separation
 
 LABELED = st.tuples(st.floats(0, 10), st.booleans())
 

@@ -9,7 +9,7 @@ import pytest
 
 from mithridate.errors import DataError, MithridateError
 from mithridate.report import load_results, sections, write_report
-from mithridate.report.tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
+from mithridate.report.result_tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from mithridate.report import load_results
+from mithridate.report.conclusion import verdict
 from mithridate.report.roles import Role, clean_reference, role, undefended
-from mithridate.report.verdict import verdict
 
 Change = Callable[[dict[str, dict[str, Any]]], None]
 

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-
 from mithridate.compare.measure import measure
 from mithridate.compare.results import Share
 from mithridate.compare.statistics import bootstrap, slope, t_interval, t_quantile
+from scipy import stats
+
 from mithridate.errors import UsageError
 
 

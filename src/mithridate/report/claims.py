@@ -180,7 +180,7 @@ def weights_separate(results: Results) -> Question:
     complete = {name: values for name, values in known.items() if len(values) == len(results.seeds)}
     rows = [_within(mean_over_seeds(name, values, plotted=True, decides=True)) for name, values in complete.items()]
     return Question(
-        name="Estimate weights find harmful rows",
+        name="Row weights find harmful rows",
         claim="Antibody's row weights are higher for benign than for harmful rows, though training sees no label.",
         rows=rows,
         expected="above",
