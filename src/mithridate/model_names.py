@@ -55,7 +55,11 @@ def path_of(name: str) -> Path:
     """
     if not name.strip() or "\0" in name:
         raise ModelError(f"the model's name is {name!r}; give a folder or a hub id")
-    filled = name.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", "../shared"))
+    if "$MITHRIDATE_DATA" in name and not os.environ.get("MITHRIDATE_DATA"):
+        raise ModelError(
+            f"model: {name} uses $MITHRIDATE_DATA, which is not set; set MITHRIDATE_DATA to the folder of the data"
+        )
+    filled = name.replace("$MITHRIDATE_DATA", os.environ.get("MITHRIDATE_DATA", ""))
     try:
         path = Path(filled).expanduser()
         path.is_dir()

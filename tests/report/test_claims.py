@@ -1,22 +1,22 @@
 """Every claim on made-up cells whose answer is known, in both directions."""
 
 import pytest
-from mithridate.compare.claims import answers
-from mithridate.compare.results import Claim, Comparison, Setting
-from mithridate.compare.roles import Role, pipeline_of
 
-from mithridate.experiment.recipe import Variant
-from tests.compare.conftest import PIPELINES, pipeline, true_harm, world
+from mithridate.report.axis_results import Claim, Setting
+from mithridate.report.claims import answer_claims as answers
+from mithridate.report.results import Results, VariantResult
+from mithridate.report.roles import comparable, defended_at
+from tests.report.made_up_axes import BASE, true_harm, variant, world
 
 FLAT, BREAKS, BEATS, SEPARATES = range(4)
 
 
-def verdicts(comparison: Comparison) -> list[str]:
-    return [claim.verdict for claim in answers(comparison)]
+def verdicts(results: Results) -> list[str]:
+    return [claim.verdict for claim in answers(results)]
 
 
-def answer(comparison: Comparison, which: int) -> Claim:
-    return answers(comparison)[which]
+def answer(results: Results, which: int) -> Claim:
+    return answers(results)[which]
 
 
 def test_a_world_where_all_claims_hold() -> None:
@@ -35,7 +35,7 @@ def test_a_world_where_none_holds() -> None:
 def test_fewer_than_five_seeds_give_no_verdict(seeds: int) -> None:
     found = answers(world(seeds=seeds))
     assert [claim.verdict for claim in found] == ["not measured"] * 4
-    assert all(f"needs 5 seeds; this comparison has {seeds}" in claim.sentence for claim in found)
+    assert all(f"needs 5 seeds; this run has {seeds}" in claim.sentence for claim in found)
     assert all(claim.rows for claim in found)
 
 
@@ -69,10 +69,10 @@ def test_a_rise_on_one_axis_alone_does_not_support_the_second_claim() -> None:
 
 
 def test_a_missing_axis_is_named() -> None:
-    comparison = world()
-    del comparison.axes["epochs"]
+    results = world()
+    del results.axes["epochs"]
     for which in (FLAT, BREAKS):
-        claim = answer(comparison, which)
+        claim = answer(results, which)
         assert claim.verdict == "not measured"
         assert "not varied in epochs" in claim.sentence
 
@@ -95,25 +95,40 @@ def test_an_auc_just_above_one_half_with_spread_is_no_support() -> None:
     assert answer(world(auc=0.2), SEPARATES).verdict == "not supported"
 
 
-def test_no_pipeline_to_answer_with() -> None:
-    comparison = world()
-    comparison.pipelines = [PIPELINES[0]]
-    found = answers(comparison)
+def test_no_variant_to_answer_with() -> None:
+    results = world()
+    results.variants = results.variants[:1]
+    found = answers(results)
     assert [claim.verdict for claim in found] == ["not measured"] * 4
-    assert "No pipeline has Antidote alone." in found[FLAT].sentence
+    assert "No variant that was measured everywhere has Antidote alone." in found[FLAT].sentence
+
+
+def test_a_variant_with_a_cell_missing_answers_no_claim_and_stops_no_other() -> None:
+    results = world()
+    lost = next(cell for cell in results.cells if cell.variant == "p2" and cell.setting != BASE)
+    results.cells.remove(lost)
+    found = answers(results)
+    assert found[FLAT].verdict == "not measured"
+    assert "Antidote alone" in found[FLAT].sentence
+    assert [claim.verdict for claim in found[1:]] == ["supported"] * 3
 
 
 @pytest.mark.parametrize(
-    ("one", "role"),
+    ("one", "stages"),
     [
-        (pipeline("antidote"), Role.UNDEFENDED),
-        (pipeline("x", alignment="none"), Role.UNDEFENDED),
-        (pipeline("x", alignment="antibody_alignment"), Role.ALIGNMENT),
-        (pipeline("x", finetuning="panacea_tuning"), Role.FINETUNING),
-        (pipeline("x", posttuning="antidote"), Role.POSTTUNING),
-        (pipeline("x", alignment="antibody_alignment", posttuning="antidote"), Role.SEVERAL),
-        (pipeline_of(Variant(name="x", ratio=0.0)), Role.APART),
+        (variant("antidote"), []),
+        (variant("x", alignment="none"), []),
+        (variant("x", alignment="antibody_alignment"), ["alignment"]),
+        (variant("x", finetuning="panacea_tuning"), ["finetuning"]),
+        (variant("x", posttuning="antidote"), ["posttuning"]),
+        (variant("x", alignment="antibody_alignment", posttuning="antidote"), ["alignment", "posttuning"]),
     ],
 )
-def test_roles_come_from_methods(one: object, role: Role) -> None:
-    assert one.role == role  # type: ignore[attr-defined]
+def test_where_a_variant_is_defended_comes_from_its_methods(one: VariantResult, stages: list[str]) -> None:
+    assert defended_at(one) == stages
+
+
+def test_a_variant_with_an_attack_of_its_own_is_not_comparable() -> None:
+    results = world()
+    results.variants.append(variant("clean", ratio=0.0))
+    assert "clean" not in [one.name for one in comparable(results)]

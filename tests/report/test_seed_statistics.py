@@ -3,12 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mithridate.compare.measure import measure
-from mithridate.compare.results import Share
-from mithridate.compare.statistics import bootstrap, slope, t_interval, t_quantile
 from scipy import stats
 
 from mithridate.errors import UsageError
+from mithridate.report.scores import ScoreOverSeeds, over_seeds
+from mithridate.report.seed_statistics import bootstrap, slope, t_interval, t_quantile
 
 
 @given(st.integers(1, 60), st.sampled_from([0.9, 0.95, 0.975, 0.995]))
@@ -54,17 +53,21 @@ def test_slope_of_a_line() -> None:
 
 
 def test_seeds_that_differ_widen_both_intervals() -> None:
-    def shares(*counts: int) -> list[Share]:
-        return [Share(count=c, n=1000, value=c / 1000, low=0, high=1) for c in counts]
+    def counted(*counts: int) -> ScoreOverSeeds:
+        return over_seeds([[i < count for i in range(1000)] for count in counts])
 
-    apart, alike = measure(shares(100, 300, 500)), measure(shares(299, 300, 301))
-    assert apart.seed_t95 is not None
-    assert alike.seed_t95 is not None
-    assert apart.seed_mean == pytest.approx(alike.seed_mean)
-    assert apart.seed_t95.high == pytest.approx(0.3 + stats.t.ppf(0.975, 2) * 0.2 / 3**0.5)
-    assert apart.seed_t95.high > apart.pooled_wilson95.high
-    assert apart.seed_t95.low == 0.0  # a share is never below
-    assert alike.seed_t95.high - alike.seed_t95.low < 0.01
-    assert apart.pooled_wilson95.n == 3000
-    assert apart.pooled_wilson95.high > alike.pooled_wilson95.high
-    assert measure(shares(100)).seed_t95 is None
+    apart, alike = counted(100, 300, 500), counted(299, 300, 301)
+    assert apart.seed_low is not None
+    assert apart.seed_high is not None
+    assert alike.seed_low is not None
+    assert alike.seed_high is not None
+    assert apart.mean == pytest.approx(alike.mean)
+    assert apart.seed_high == pytest.approx(0.3 + stats.t.ppf(0.975, 2) * 0.2 / 3**0.5)
+    assert apart.seed_high > apart.high
+    assert apart.seed_low == 0.0  # a share is never below
+    assert alike.seed_high - alike.seed_low < 0.01
+    assert apart.n == 3000
+    assert apart.high > alike.high
+    single = counted(100)
+    assert single.seed_low is None
+    assert single.spread == (single.low, single.high)
