@@ -1,6 +1,7 @@
 """One stage's work, in this process or in a worker process."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from mithridate.experiment.jobs import RepairJob, StageNode, TrainingJob
 from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
+
+
+PATIENCE = 5.0
+"""Seconds that a worker has to end by itself after Ctrl-C."""
 
 
 class Task(NamedTuple):
@@ -63,19 +68,27 @@ def enter(folder: Path, queue: Any, stop: Any, threads: int, parent: int) -> Non
         threads: CPU threads.
         parent: Process id of the run.
     """
-    import signal
-
     global _WORKER
     _WORKER = Worker(Store(folder), queue)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
+    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
     quiet_libraries()
 
 
+def _leave(number: int, frame: object) -> None:
+    """Give the stage up, so that the process can put away what it holds before it ends."""
+    raise SystemExit(1)
+
+
 def _end_with(parent: int, stop: Any) -> None:
     """End this process when its parent is gone or stops, so that no orphan writes beside the next run."""
-    while os.getppid() == parent and not stop.is_set():
+    while os.getppid() == parent:
+        if stop.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(PATIENCE)
+            break
         time.sleep(0.2)
     os._exit(1)
 
