@@ -12,7 +12,7 @@ from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.store import Store
-from mithridate.experiment.workers import Task, enter, quiet_libraries, run_in_worker, run_stage
+from mithridate.experiment.workers import StageTask, enter, quiet_libraries, run_in_worker, run_stage
 
 
 class Scheduler:
@@ -60,8 +60,8 @@ class Scheduler:
             self._monitor.finished(node)
         return known
 
-    def _task(self, node: StageNode) -> Task:
-        return Task(node, self._plan.ancestors(node))
+    def _task(self, node: StageNode) -> StageTask:
+        return StageTask(node, self._plan.ancestors(node))
 
     def _left_out(self, node: StageNode) -> bool:
         """Whether a stage before this one failed; it then fails for the same reason."""

@@ -7,7 +7,7 @@ from mithridate.experiment.jobs import StageNode, TrainingJob
 from mithridate.experiment.plan import Chain
 from mithridate.experiment.stage_records import Cost, RepairRecord, TrainingRecord
 from mithridate.experiment.store import Store
-from mithridate.report.result_parts import DoseSearch, LayerNorms, LossCurve, StageCost
+from mithridate.report.result_parts import LayerNorms, LossCurve, StageCost, VariantDoses
 
 
 class StageSummary(NamedTuple):
@@ -24,7 +24,7 @@ class StageSummary(NamedTuple):
     cost: dict[str, StageCost]
     activity: dict[str, Any]
     loss_curves: list[LossCurve]
-    dose_curves: list[DoseSearch]
+    dose_curves: list[VariantDoses]
     layer_profiles: list[LayerNorms]
 
 
@@ -74,7 +74,7 @@ def _losses(node: StageNode, record: TrainingRecord, seed: int) -> list[LossCurv
 def _add_curves(summary: StageSummary, node: StageNode, record: RepairRecord, seed: int) -> None:
     about = {"method": node.job.method, "seed": seed}
     if record.dose_curve:
-        summary.dose_curves.append(DoseSearch.model_validate(record.dose_curve.model_dump() | about))
+        summary.dose_curves.append(VariantDoses.model_validate(record.dose_curve.model_dump() | about))
     if record.layer_profile:
         summary.layer_profiles.append(LayerNorms.model_validate(record.layer_profile.model_dump() | about))
 

@@ -15,19 +15,18 @@ from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
 
-
 PATIENCE = 5.0
 """Seconds that a worker has to end by itself after Ctrl-C."""
 
 
-class Task(NamedTuple):
+class StageTask(NamedTuple):
     """One stage as a worker gets it, with the stages before it in their order."""
 
     node: StageNode
     ancestors: list[StageNode]
 
 
-def run_stage(store: Store, task: Task, progress: Callable[[int, int], None]) -> None:
+def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None]) -> None:
     """Do one stage, or take its result from the store."""
     from mithridate.experiment.evaluation_stage import evaluate
     from mithridate.experiment.repair_stage import repair
@@ -93,7 +92,7 @@ def _end_with(parent: int, stop: Any) -> None:
     os._exit(1)
 
 
-def run_in_worker(task: Task) -> None:
+def run_in_worker(task: StageTask) -> None:
     """Do one stage in a worker process."""
     assert _WORKER is not None
     store, queue = _WORKER

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from mithridate.report.answers import ANSWER_SETS
 from mithridate.report.figures import dose_plots, layer_plots, loss_plots, outcome_bars, score_plots, weight_histogram
-from mithridate.report.result_parts import DoseSearch, LayerNorms, LossCurve, WeightedRows
+from mithridate.report.result_parts import LayerNorms, LossCurve, VariantDoses, WeightedRows
 from mithridate.report.results import Results, VariantResult
 from mithridate.report.row_separation import separation
 from mithridate.report.section import PageFigure, as_markup
@@ -103,7 +103,7 @@ def dose_figures(results: Results) -> list[PageFigure]:
     return [_dose_figure(f"dose{i}", group[0][1], [c for _, _, c in group]) for i, group in enumerate(groups)]
 
 
-def _dose_figure(name: str, variant: VariantResult, curves: list[DoseSearch]) -> PageFigure:
+def _dose_figure(name: str, variant: VariantResult, curves: list[VariantDoses]) -> PageFigure:
     chosen = [number(curve.chosen) for curve in curves if curve.chosen is not None]
     taken = f"Chosen: {', '.join(dict.fromkeys(chosen))} (ringed)." if chosen else "No dose was chosen."
     failed = f" No dose was chosen in {len(curves) - len(chosen)} of {len(curves)} seeds."

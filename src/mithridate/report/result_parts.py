@@ -105,7 +105,7 @@ class TriedDose(ResultPart):
     harmful_loss: float | None = None
 
 
-class DoseSearch(ResultPart):
+class VariantDoses(ResultPart):
     """The search behind `strength="auto"`: the largest dose whose rise stays within the budget."""
 
     method: str

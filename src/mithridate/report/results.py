@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from mithridate.report.axis_results import AxisPoint, Claim, MeasuredCell, Setting
 from mithridate.report.result_parts import (
     Attack,
-    DoseSearch,
     Escape,
     Helpfulness,
     LayerNorms,
@@ -20,6 +19,7 @@ from mithridate.report.result_parts import (
     OutcomeShares,
     Sample,
     StageCost,
+    VariantDoses,
     VersusReference,
     WeightedRows,
 )
@@ -70,7 +70,7 @@ class VariantResult(MeasuredModel):
     attack: Attack | None = None
     versus_reference: VersusReference | None = None
     cost: dict[str, StageCost] = Field(default_factory=dict)
-    dose_curves: list[DoseSearch] = Field(default_factory=list)
+    dose_curves: list[VariantDoses] = Field(default_factory=list)
     layer_profiles: list[LayerNorms] = Field(default_factory=list)
     row_weights: WeightedRows | None = None
     loss_curves: list[LossCurve] = Field(default_factory=list)

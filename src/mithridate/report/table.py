@@ -56,8 +56,9 @@ def rich_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[Ta
     """Return a table for the terminal; no cell is read as markup."""
     table = RichTable(title=Text(title), header_style="bold", title_justify="left")
     for column in columns:
-        justify = "right" if column.numeric else "left"
-        table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
+        table.add_column(
+            column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric, overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(_rich, row))
     return table

@@ -4,18 +4,18 @@ import math
 from typing import Any
 
 from mithridate.report.figures.canvas import PALETTE, svg
-from mithridate.report.result_parts import DoseSearch
+from mithridate.report.result_parts import VariantDoses
 from mithridate.report.text import clean, shorten
 
 HEIGHT = 300
 
 
-def dose_figure(name: str, curves: list[DoseSearch]) -> str:
+def dose_figure(name: str, curves: list[VariantDoses]) -> str:
     """Return the seeds' curves of one method and parameter: rise of the user's loss above, harmful loss below."""
     return svg(name, HEIGHT, lambda figure: _draw(figure, curves))
 
 
-def _draw(figure: Any, curves: list[DoseSearch]) -> None:
+def _draw(figure: Any, curves: list[VariantDoses]) -> None:
     top, bottom = figure.subplots(2, 1, sharex=True)
     for curve in curves:
         doses = [point.dose for point in curve.points]
@@ -45,7 +45,7 @@ def _label_budget(axes: Any, budget: float) -> None:
     )
 
 
-def _mark_chosen(top: Any, bottom: Any, curve: DoseSearch) -> None:
+def _mark_chosen(top: Any, bottom: Any, curve: VariantDoses) -> None:
     if curve.chosen is None:
         return
     for axes in (top, bottom):
