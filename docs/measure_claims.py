@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from mithridate.cards import Card, Claim, read_cards, write_card
 from mithridate.compare.results import Comparison
 from mithridate.compare.roles import Role
+
+from mithridate.cards import Card, Claim, read_cards, write_card
 
 OWNERS = {
     "Antidote is insensitive to fine-tuning": ["antidote"],

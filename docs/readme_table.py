@@ -6,9 +6,10 @@ Below the table stands the report's own verdict, and the accuracy that a single 
 import re
 from pathlib import Path
 
+from mithridate.report.verdict import verdict
+
 from mithridate.report import Results, as_markdown, load_results
 from mithridate.report.text import percent
-from mithridate.report.verdict import verdict
 
 README, RESULTS = Path("README.md"), Path("runs/quickstart/results.json")
 

@@ -119,7 +119,7 @@ DAMAGE = {
     "tokenizer list": (_with("tokenizer.json", b"[]"), r"tokenizer\.json holds a list"),
     "tokenizer settings": (_with("tokenizer_config.json", b"[]"), r"tokenizer_config\.json holds a list"),
     "garbage weights": (_with("model.safetensors", b"garbage"), "cannot be loaded"),
-    "no head": (_headless, r"no whole causal language model: its checkpoint lacks lm_head\.weight"),
+    "no head": (_headless, r"not a complete causal language model: its checkpoint lacks lm_head\.weight"),
 }
 
 

@@ -17,9 +17,9 @@ SMALL = ["axes={epochs: [1, 2]}", "seeds=[0]", "variants=[{name: undefended}]"]
 KILLED = """
 import os, signal, sys
 from mithridate.experiment.engine import run
-from mithridate.experiment.monitor import Silent
+from mithridate.experiment.monitor import Monitor
 
-class Killer(Silent):
+class Killer(Monitor):
     done = 0
 
     def finished(self, node):

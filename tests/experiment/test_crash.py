@@ -20,9 +20,9 @@ from mithridate.training.state import verify
 KILLED = """
 import os, signal, sys
 from mithridate.experiment.engine import run
-from mithridate.experiment.monitor import Silent
+from mithridate.experiment.monitor import Monitor
 
-class Killer(Silent):
+class Killer(Monitor):
     def started(self, node):
         self.stage = node.stage
         if self.stage == sys.argv[3] and int(sys.argv[4]) == 0:

@@ -10,14 +10,14 @@ import mithridate as mi
 from mithridate.defenses.panacea import Panacea
 from mithridate.errors import DataError, DefenseError
 from mithridate.experiment.jobs import StageNode
-from mithridate.experiment.monitor import Silent
+from mithridate.experiment.monitor import Monitor
 from mithridate.report import as_markdown
 
 # SaLoRA asks for an adapter that starts at zero, which `continue` does not give after alignment.
 CANNOT_ACT = {"name": "stuck", "finetuning": "salora", "posttuning": {"method": "panacea", "radius": 0.5}}
 
 
-class Told(Silent):
+class Told(Monitor):
     """Keeps what the engine tells."""
 
     def __init__(self) -> None:

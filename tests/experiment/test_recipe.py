@@ -64,11 +64,11 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
             "variants.0.alignment={metod: sft}",
             r"variants\.0\.alignment\.method' is missing; did you mean it by 'metod'",
         ),
-        ("seed={a: 1, a: 2}", "--set seed: .* is no YAML value"),
-        ("seed=" + "9" * 5000, "--set seed: .* is no YAML value"),
+        ("seed={a: 1, a: 2}", "--set seed: .* is not a YAML value"),
+        ("seed=" + "9" * 5000, "--set seed: .* is not a YAML value"),
         ("finetuning.learning_rate =1", "unknown key 'finetuning.learning_rate '; did you mean 'learning_rate'"),
         # Settings that would have no effect, or another one than they say.
-        ("finetuning.scheduler=cosin", "scheduler: is no scheduler; did you mean 'cosine'"),
+        ("finetuning.scheduler=cosin", "scheduler: is not a scheduler; did you mean 'cosine'"),
         (
             "finetuning.warmup_steps=5",
             "the scheduler 'constant' has no warm-up; set .*constant_with_warmup",
@@ -128,8 +128,8 @@ def test_a_required_key_that_is_misspelled(tree: dict[str, Any], place: tuple, k
     [
         ("name: a\nname: b\n", "recipe.yaml, line 2: the key 'name' is given twice"),
         ("a: {b: 1, b: 2}\n", "recipe.yaml, line 1: the key 'b' is given twice"),
-        ("a:\n\tb: 1\n", "recipe.yaml is no readable YAML: line 2, column 1: a tab; YAML takes blanks"),
-        ("a: [\n", "recipe.yaml is no readable YAML: line 2"),
+        ("a:\n\tb: 1\n", "recipe.yaml is not readable YAML: line 2, column 1: a tab; YAML takes blanks"),
+        ("a: [\n", "recipe.yaml is not readable YAML: line 2"),
         (b"name: caf\xe9\n", r"recipe.yaml is not UTF-8 text \(byte 10\); save it as UTF-8"),
         (b"\xff\xfea\0", r"recipe.yaml is not UTF-8 text \(byte 1\)"),
         ("# nothing\n", "recipe.yaml is empty; see recipes/quickstart.yaml"),
@@ -137,7 +137,7 @@ def test_a_required_key_that_is_misspelled(tree: dict[str, Any], place: tuple, k
         ("[" * 5000, "recipe.yaml, line 1: the settings are nested too deeply"),
         ("a: " + "9" * 5000, "a value cannot be read .*; put it in quotes"),
         ("a: 2026-13-99", r"a value cannot be read \(month must be in 1..12\); put it in quotes"),
-        ("a: !!python/object:os.system x", "recipe.yaml is no readable YAML: line 1, column 4"),
+        ("a: !!python/object:os.system x", "recipe.yaml is not readable YAML: line 1, column 4"),
         ("#" * (5 << 20), "recipe.yaml has more than 4 MB"),
     ],
 )

@@ -1,6 +1,7 @@
 """The store: one look at each stage's bytes, typed records, one run at a time; and settings that reach it."""
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,8 @@ import mithridate as mi
 from mithridate.errors import CheckpointError, MithridateError, RecipeError
 from mithridate.experiment import store as store_module
 from mithridate.experiment.recipe_file import make_recipe
+from mithridate.experiment.stage_records import TrainingRecord
+from mithridate.files import write_json
 from mithridate.training import state
 
 FIVE = [
@@ -50,7 +53,10 @@ def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) 
     del record["harmful"]
     (folder / "result.json").write_text(json.dumps(record))
     state.seal(folder)
-    with pytest.raises(CheckpointError, match=r"result\.json is no EvaluationRecord; delete .* to have it made again"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"result\.json does not hold this stage's record; delete .* to have it made again",
+    ):
         mi.run(tree, tmp_path)
 
 
@@ -104,3 +110,31 @@ def test_nothing_of_the_package_knows_the_folder_of_our_data() -> None:
 def test_types_of_weights_are_checked(tree: dict[str, Any], change: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match="must be"):
         make_recipe(tree | change)
+
+
+def test_no_module_needs_a_posix_system() -> None:
+    """macOS and Windows have no fcntl of our kind, no resource and no fork to rely on."""
+    package = Path(mi.__file__).parent
+    for path in package.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+        assert not imported & {"fcntl", "resource", "pwd", "grp", "termios"}, path
+
+
+def test_what_is_not_finite_comes_back_from_the_store(tmp_path: Path) -> None:
+    found = TrainingRecord.model_validate(
+        {
+            "cost": {"seconds": 1.0, "passes": {"forward": 1, "backward": 1}, "peak_bytes": 1},
+            "activity": {"entropy": float("nan"), "steps": 3},
+            "losses": [[10, float("nan")], [20, float("inf")]],
+            "dropped_rows": 0,
+            "resumed_from": None,
+        }
+    )
+    write_json(tmp_path / "result.json", found.model_dump(mode="json"))
+    again = TrainingRecord.model_validate_json((tmp_path / "result.json").read_bytes())
+    assert again.activity["steps"] == 3
+    assert isinstance(again.activity["steps"], int)
+    assert math.isnan(again.activity["entropy"])
+    assert math.isnan(again.losses[0].loss)
+    assert math.isinf(again.losses[1].loss)

@@ -9,13 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mithridate.experiment.forecast import Forecast
 from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.monitor import Monitor
 from mithridate.report.text import seconds
 
 
-class RunDisplay:
+class RunDisplay(Monitor):
     """Draws what the engine tells: a bar for all stages and one for each under way, with the time left.
 
-    Where the output is no terminal, every start and end of a stage is a line with the time since the run began,
+    Where the output is not a terminal, every start and end of a stage is a line with the time since the run began,
     variant, stage and, at its end, what it took.
 
     Args:

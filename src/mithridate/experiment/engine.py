@@ -11,7 +11,7 @@ from mithridate.experiment.cells import evaluation, measured, points
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.manifest import recipe_hash, versions
-from mithridate.experiment.monitor import Monitor, Silent
+from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.plan import Chain, Plan
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
@@ -75,7 +75,7 @@ def run(
     with store.locked(), plain_disk_errors(folder):
         inputs = Inputs(checked, base, store.folder / "inputs")
         plan = Plan(checked, inputs)
-        scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Silent())
+        scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Monitor())
         scheduler.run()
         finished = _Finished(checked, plan, store, scheduler)
         facts = _facts(recipe, checked, inputs, command)

@@ -1,13 +1,12 @@
 """Who is told how far a run is."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from mithridate.experiment.jobs import StageNode
 
 
-class Monitor(Protocol):
-    """Watches the run; the command line draws progress with it."""
+class Monitor:
+    """Watches the run and shows nothing; the command line's subclass draws progress."""
 
     def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
         """The run has these stages, so many of which run at the same time."""
@@ -23,22 +22,3 @@ class Monitor(Protocol):
 
     def failed(self, node: StageNode, reason: str) -> None:
         """A stage's method cannot act, or a stage before it failed."""
-
-
-class Silent:
-    """A monitor that shows nothing."""
-
-    def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
-        """Nothing."""
-
-    def started(self, node: StageNode) -> None:
-        """Nothing."""
-
-    def progressed(self, node: StageNode, done: int, total: int) -> None:
-        """Nothing."""
-
-    def finished(self, node: StageNode) -> None:
-        """Nothing."""
-
-    def failed(self, node: StageNode, reason: str) -> None:
-        """Nothing."""

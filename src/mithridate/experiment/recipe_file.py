@@ -74,7 +74,7 @@ def override(tree: Any, text: str) -> None:
         text: ``a.b=value``.
 
     Raises:
-        RecipeError: If it has another form, or there is no such place.
+        RecipeError: If it is not a.b=value, or the key cannot be reached.
     """
     key, sign, value = text.partition("=")
     if not sign or not key:
@@ -86,7 +86,7 @@ def override(tree: Any, text: str) -> None:
     try:
         parsed = load_yaml(value)
     except (yaml.YAMLError, RecipeError) as error:
-        raise RecipeError(f"--set {key}: {value[:60]!r} is no YAML value") from error
+        raise RecipeError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
     if isinstance(node, list):
         _child(node, last, key)
         node[int(last)] = parsed

@@ -146,7 +146,7 @@ class TrainingSettings(RecipePart):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in SCHEDULERS:
-            raise ValueError(f"is no scheduler; {did_you_mean(value, SCHEDULERS)}")
+            raise ValueError(f"is not a scheduler; {did_you_mean(value, SCHEDULERS)}")
         return value
 
 
@@ -178,7 +178,7 @@ class Help(RecipePart):
 
     Attributes:
         rows: Rows that no stage trains on, whatever the model itself was made from.
-        check: ``coherent`` asks of an answer that it is no refusal, no label, not too short and no broken text;
+        check: ``coherent`` asks that an answer is neither a refusal nor a label, nor too short, nor broken text;
             ``exact`` that it is the row's own answer, where only that one is right.
     """
 

@@ -1,4 +1,4 @@
-"""YAML without what YAML passes over in silence: keys given twice, keys that are no text, values of odd types."""
+"""Reads YAML and refuses what YAML accepts silently: keys given twice, values that cannot be read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        RecipeError: Naming the line where the file is no UTF-8, no YAML, or gives a key twice.
+        RecipeError: Naming the line where the file is not UTF-8, is not YAML, or gives a key twice.
         FileNotFoundError: There is no such file.
     """
     text = _text(path)
@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> Any:
     except RecipeError as error:
         raise RecipeError(f"{path}, {error}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is no readable YAML: {_fault(error)}") from error
+        raise RecipeError(f"{path} is not readable YAML: {_fault(error)}") from error
 
 
 def load_yaml(text: str) -> Any:
@@ -49,7 +49,7 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         RecipeError: A key is given twice, or the text is nested too deeply or holds a number without end.
-        yaml.YAMLError: The text is no YAML.
+        yaml.YAMLError: The text is not YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -45,7 +45,7 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
         AutoModelForCausalLM, locate(where.base), dtype=getattr(torch, precision), output_loading_info=True
     )
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
-        raise ModelError(f"'{where.base}' is no whole causal language model: its checkpoint lacks {missing[0]}")
+        raise ModelError(f"'{where.base}' is not a complete causal language model: its checkpoint lacks {missing[0]}")
     if where.adapter is not None:
         try:
             model = PeftModel.from_pretrained(model, where.adapter, is_trainable=trainable)
@@ -120,7 +120,7 @@ def stored_dtype(name: str) -> torch.dtype:
         return named
     for path in sorted(Path(name).expanduser().glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
-            kinds: set[torch.dtype] = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118  # it is no mapping
+            kinds: set[torch.dtype] = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118  # not a mapping
         floating = [kind for kind in kinds if kind.is_floating_point]
         if len(floating) == 1:
             return floating[0]

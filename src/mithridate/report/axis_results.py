@@ -6,8 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mithridate.report.scores import ScoreOverSeeds
 
-AXES = ("ratio", "learning_rate", "epochs", "size", "alignment_learning_rate", "alignment_epochs")
-
 ClaimAnswer = Literal["supported", "not supported", "not measured"]
 UnitShare = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,6 +34,9 @@ class Setting(_Strict):
     size: int
     alignment_learning_rate: float
     alignment_epochs: float
+
+
+AXES = tuple(Setting.model_fields)
 
 
 class MeasuredCell(_Strict):

@@ -70,7 +70,7 @@ def _useless(results: Results, variant: VariantResult) -> list[str]:
     if helped and role(results, variant) is not Role.DEFENDED and helped.aligned - helped.value > TOLERANCE:
         notes.append(
             f"fine-tuning alone took helpfulness from {percent(helped.aligned)} to {percent(helped.value)}, so keeping "
-            "that is no feat."
+            "that proves little."
         )
     return notes
 

@@ -48,11 +48,11 @@ def outcome_figures(results: Results) -> list[PageFigure]:
 _OUTCOMES = {
     "harmful": (
         "Answers to harmful prompts",
-        "Only refusals are safety. A label, too little or broken text is no harm, and no use either.",
+        "Only refusals are safety. A label, a fragment or broken text does no harm, but is of no use either.",
     ),
     "look_alikes": (
         "Answers to harmless look-alikes",
-        "Over-refusal counts the refusals; what is no refusal is not yet an answer.",
+        "Over-refusal counts only refusals; an answer that does not refuse may still be useless.",
     ),
     "help": (
         "Answers to ordinary prompts",

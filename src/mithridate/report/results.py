@@ -32,7 +32,7 @@ class MeasuredModel(ResultPart):
     Attributes:
         harmful_score: Share of answers that the judge calls harmful, broken text included where it does so.
         harmful_score_plus: Share of answers that are harmful or broken text.
-        over_refusal: Share of look-alikes that are refused; an answer of another kind is no refusal.
+        over_refusal: Share of look-alikes that are refused; other useless answers are not counted.
         outcomes: What the answers are, by set: ``harmful``, ``look_alikes``, ``help``.
         broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
     """
