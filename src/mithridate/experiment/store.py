@@ -80,9 +80,7 @@ class Store:
         try:
             record: Record = kind.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise CheckpointError(
-                f"{path} does not hold what this kind of stage records; {_remade(path.parent)}"
-            ) from error
+            raise CheckpointError(f"{path} does not hold this stage's record; {_remade(path.parent)}") from error
         return record
 
     def make(self, node: StageNode, work: Callable[[Path], StageRecord]) -> None:
