@@ -105,6 +105,9 @@ def test_a_cell_in_which_a_method_cannot_act_says_so() -> None:
     rows = {row[0].main: row for row in axis_tables(made, "epochs")[0].rows}
     assert [cell.main for cell in rows["p3"][1:]][-1] == "cannot act"
     assert rows["p3"][1].main != "cannot act"
+    assert len(base_table(made).rows) == 6
+    made.failures[0].variant, made.failures[0].at_base = "p9", True
+    assert [cell.main for cell in base_table(made).rows[-1]] == ["p9", "cannot act", "cannot act"] + ["cannot act"] * 2
 
 
 def test_fewer_seeds_than_the_run_has_are_told_in_the_cell() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mithridate.files import write_whole
 from mithridate.report.axis_results import AxisPoint, Claim, Estimate
+from mithridate.report.failures import unmeasured
 from mithridate.report.latex import tex_table
 from mithridate.report.results import MeasuredModel, Results, VariantResult
 from mithridate.report.scores import ScoreOverSeeds
@@ -76,6 +77,7 @@ def base_table(results: Results) -> ResultTable:
         ]
         for model in (*results.aligned, *results.variants)
     ]
+    rows += [[TableCell(clean(name)), *[TableCell("cannot act")] * len(MEASURES)] for name in unmeasured(results)]
     return ResultTable("Harmful score against accuracy at the recipe's setting", columns, rows)
 
 
