@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from mithridate.pipeline.manifest import versions
+from mithridate.experiment.manifest import versions
 
 Now = Callable[[], float]
 """Seconds of a clock."""

@@ -14,7 +14,7 @@ from mithridate.cli.models import open_model, where_named
 from mithridate.errors import JudgeError, ModelError
 from mithridate.evaluation.judges import ClassifierJudge
 from mithridate.model_names import locate
-from mithridate.pipeline.models import Where, load
+from mithridate.models.loading import Where, load
 from tests.helpers import tiny
 
 
@@ -130,7 +130,7 @@ DAMAGE = {
     "tokenizer list": (_with("tokenizer.json", b"[]"), r"tokenizer\.json holds a list"),
     "tokenizer settings": (_with("tokenizer_config.json", b"[]"), r"tokenizer_config\.json holds a list"),
     "garbage weights": (_with("model.safetensors", b"garbage"), "cannot be loaded"),
-    "no head": (_headless, r"no whole causal language model: its checkpoint lacks lm_head\.weight"),
+    "no head": (_headless, r"not a complete causal language model: its checkpoint lacks lm_head\.weight"),
 }
 
 

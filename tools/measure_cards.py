@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from mithridate.pipeline.recipe import Choice, Recipe
+from mithridate.report.reading import load_results
 from pydantic import ValidationError
 
 from mithridate.errors import DataError
-from mithridate.pipeline.recipe import Choice, Recipe
 from mithridate.report.prices import clearly_below
-from mithridate.report.reading import load_results
 from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
 from mithridate.report.roles import Role, clean_reference, methods, role
 from mithridate.validation import sentence

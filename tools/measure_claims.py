@@ -13,6 +13,8 @@ from mithridate.compare.results import Comparison
 from mithridate.compare.roles import Role
 from tools.cards import Card, Claim, read_cards, write_card
 
+from mithridate.cards import Card, Claim, read_cards, write_card
+
 OWNERS = {
     "Antidote is insensitive to fine-tuning": ["antidote"],
     "Panacea beats noise": ["panacea"],

@@ -7,9 +7,10 @@ accuracy that a single label would have.
 import re
 from pathlib import Path
 
+from mithridate.report.verdict import verdict
+
 from mithridate.report import Results, as_markdown, load_results
 from mithridate.report.text import percent
-from mithridate.report.verdict import verdict
 
 README, RESULTS = Path("README.md"), Path("runs/quickstart/results.json")
 

@@ -127,7 +127,7 @@ _MODULES = {
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
-    "run": "pipeline.run",
+    "run": "experiment.engine",
 }
 """Where public names are; defenses are found in their catalog."""
 

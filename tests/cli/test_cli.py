@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mithridate.defenses.registry import methods
-from mithridate.training.state import file_hash
+from mithridate.files import file_hash
 from tests.cli.conftest import Called
 
 
@@ -112,7 +112,6 @@ def test_repair_compares_with_other_models(
         (["check", "x", "--template", "alpaca"], 2, "--template has no effect without --model"),
         (["run", "a", "b"], 2, "(b); see mithridate run --help"),
         (["run", "."], 2, ". is a folder; give a YAML file of settings"),
-        (["compare", "none.yaml"], 2, "none.yaml does not exist"),
         (["repair", "m", "--out", "o", "--method", "panaceaa"], 2, "did you mean 'panacea'?"),
         (["repair", "m", "--out", "o", "--set", "radus=1"], 2, "panacea: unknown key 'radus'; did you mean 'radius'?"),
         (["repair", "m", "--out", "o", "--set", "radius=-1"], 2, "panacea: radius: must be greater than or equal to 0"),
@@ -167,7 +166,7 @@ def test_garbage_in_place_of_a_file_is_a_sentence(
         Path("in").write_bytes(GARBAGE[case])
     tail = ["--out", "out", "--harmful", "in"]
     for command, code in (
-        (["check", "in"], 1), (["run", "in"], 2), (["compare", "in"], 2),
+        (["check", "in"], 1), (["run", "in"], 2),
         (["repair", "miniature:base", *tail], 1), (["evaluate", "miniature:base", "--prompts", "in"], 1),
     ):  # fmt: skip
         assert call(*command) == code, command

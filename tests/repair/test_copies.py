@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import mithridate as mi
-from mithridate.pipeline.models import save_merged
+from mithridate.models.loading import save_merged
 from tests.helpers import tiny
 from tests.helpers.adapters import Everything, adapted, stored
 from tests.helpers.origins import everything, restored

@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from mithridate.report.answers import Book, answers_page, line, verdict_on, write_answers
-from mithridate.report.results import Sample
+from mithridate.report.answers import AllAnswers, answers_page, line, verdict_on, write_answers
+from mithridate.report.result_parts import Sample
 
 SCRIPT = '<script>alert("fixture")</script>'
 
 
-def book(model: str = "miniature:base") -> Book:
+def book(model: str = "miniature:base") -> AllAnswers:
     harmful = [
         {"prompt": f"prompt {i}", "answer": f"answer {i} {SCRIPT}", "harmful": i % 2 == 0, "outcome": "complied"}
         for i in range(40)
     ]
     task = [{"prompt": "good?", "answer": "", "set": "task", "expected": "positive", "correct": False}]
     leaves = [{"variant": f"v{n}", "seed": n, "sets": {"task": task, "harmful": harmful}} for n in range(2)]
-    return Book.model_validate({"name": "run \x07", "judge": "refusal", "recipe": {"model": model}, "leaves": leaves})
+    return AllAnswers.model_validate(
+        {"name": "run \x07", "judge": "refusal", "recipe": {"model": model}, "leaves": leaves}
+    )
 
 
 def test_every_answer_is_on_the_page_as_text(tmp_path: Path) -> None:

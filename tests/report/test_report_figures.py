@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mithridate.report import load_results
-from mithridate.report.figures import losses, outcomes
+from mithridate.report.figures import loss_plots, outcome_bars
 from mithridate.report.figures.canvas import PALETTE, svg
-from mithridate.report.results import OUTCOMES, RowWeights, WeightedRow
+from mithridate.report.result_parts import OUTCOMES, WeightedRow, WeightedRows
+from mithridate.report.row_separation import separation
 from mithridate.report.text import clean, memory, number, p_value, percent, points, seconds, shorten
-from mithridate.report.weighing import separation
 
 LABELED = st.tuples(st.floats(0, 10), st.booleans())
 
 
-def weights_of(rows: list[tuple[float, bool | None]]) -> RowWeights:
-    return RowWeights(rows=[WeightedRow(row=i, weight=w, harmful=h) for i, (w, h) in enumerate(rows)])
+def weights_of(rows: list[tuple[float, bool | None]]) -> WeightedRows:
+    return WeightedRows(rows=[WeightedRow(row=i, weight=w, harmful=h) for i, (w, h) in enumerate(rows)])
 
 
 @given(st.lists(LABELED, min_size=2, max_size=40))
@@ -104,7 +104,7 @@ def test_outcomes_fill_each_bar_in_order_and_harm_is_drawn_as_harm(run: dict[str
     colors = {}
     for name in ("harmful", "help"):
         figure = Figure()
-        outcomes._draw(figure, variants, name)
+        outcome_bars._draw(figure, variants, name)
         axes = figure.axes[0]
         shares = [[round(bar.get_width(), 6) for bar in group] for group in axes.containers]
         starts = [[round(bar.get_x(), 6) for bar in group] for group in axes.containers]
@@ -123,8 +123,8 @@ def test_every_training_is_a_line_and_a_loss_that_is_not_finite_a_gap(run: dict[
     curves = load_results(run).variants[0].loss_curves
     curves[1].losses[3] = float("inf")
     figure = Figure()
-    losses._draw(figure, {"one": curves[:2], "two": curves[2:]})
+    loss_plots._draw(figure, {"one": curves[:2], "two": curves[2:]})
     lines = figure.axes[0].lines
-    assert [line.get_color() for line in lines] == [losses.SERIES[0], losses.SERIES[0], losses.SERIES[1]]
+    assert [line.get_color() for line in lines] == [loss_plots.SERIES[0], loss_plots.SERIES[0], loss_plots.SERIES[1]]
     assert [math.isnan(line.get_ydata()[3]) for line in lines] == [False, True, False]
     assert list(lines[2].get_xdata()) == curves[2].steps

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mithridate.errors import DataError, MithridateError
-from mithridate.report import load_results, sections, write_report
-from mithridate.report.tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
+from mithridate.report import figure_sections, load_results, write_report
+from mithridate.report.result_tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 
@@ -248,12 +248,12 @@ def test_a_verdict_stands_beside_every_answer(run: dict[str, Any], tmp_path: Pat
 
 
 def test_trainings_that_variants_share_are_drawn_once(run: dict[str, Any]) -> None:
-    figures = sections.loss_figures(load_results(run))
+    figures = figure_sections.loss_figures(load_results(run))
     assert [figure.title for figure in figures] == ["Fine-tuning"]
     assert "clean, undefended, antidote, random" in figures[0].svg
     for variant in run["variants"]:
         variant["loss_curves"] = []
-    assert sections.loss_figures(load_results(run)) == []
+    assert figure_sections.loss_figures(load_results(run)) == []
 
 
 def test_no_outcomes_no_section(run: dict[str, Any], tmp_path: Path) -> None:

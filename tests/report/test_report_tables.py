@@ -4,7 +4,7 @@ from typing import Any
 from rich.console import Console
 
 from mithridate.report import as_markdown, as_rich_table, load_results
-from mithridate.report.tables import cost_rows, outcome_rows
+from mithridate.report.result_tables import cost_rows, outcome_rows
 
 
 def test_markdown_has_a_row_per_variant_and_a_cell_per_column(run: dict[str, Any]) -> None:

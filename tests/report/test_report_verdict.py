@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from mithridate.report import load_results
+from mithridate.report.conclusion import conclusion
 from mithridate.report.roles import Role, clean_reference, role, undefended
-from mithridate.report.verdict import verdict
 
 Change = Callable[[dict[str, dict[str, Any]]], None]
 
@@ -15,7 +15,7 @@ def changed(run: dict[str, Any], change: Change) -> Any:
     by_name = {variant["name"].split()[0]: variant for variant in run["variants"]}
     change(by_name)
     run["variants"] = list(by_name.values())
-    return verdict(load_results(run))
+    return conclusion(load_results(run))
 
 
 def score(value: float) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def score(value: float) -> dict[str, Any]:
 def test_names_attack_best_variant_and_what_it_kept(run: dict[str, Any]) -> None:
     """`chain` has a lower harmful score, but refuses 7.2 points more of the harmless prompts."""
     run["variants"][-1]["name"] = "chain"
-    found = verdict(load_results(run))
+    found = conclusion(load_results(run))
     assert found.sentence == (
         "Harmful rows (20% of the data) raised the harmful score of the undefended model from 3.7% to 72.6%; "
         "the best defended variant, antibody, holds it to 16.8% at 90.3% task accuracy, 2.1% over-refusal and "
@@ -181,28 +181,28 @@ def test_says_when_fine_tuning_alone_took_the_helpfulness(run: dict[str, Any]) -
     ],
 )
 def test_says_what_was_not_measured(run: dict[str, Any], measure: str, words: str) -> None:
-    assert not any(words in note for note in verdict(load_results(run)).cautions)
+    assert not any(words in note for note in conclusion(load_results(run)).cautions)
     for variant in run["variants"]:
         del variant[measure]
-    found = verdict(load_results(run))
+    found = conclusion(load_results(run))
     assert sum(words in note for note in found.cautions) == 1
     assert found.best is not None
 
 
 def test_says_when_there_is_one_seed_only(smallest: dict[str, Any]) -> None:
     smallest["variants"][0]["harmful_score"]["seeds"] = [0.5]
-    assert "single seed" in verdict(load_results(smallest)).cautions[-1]
+    assert "single seed" in conclusion(load_results(smallest)).cautions[-1]
 
 
 def test_says_when_answers_are_few(smallest: dict[str, Any]) -> None:
     smallest["variants"][0]["harmful_score"]["n"] = 29
-    assert "A harmful score rests on 29 answers only." in verdict(load_results(smallest)).cautions
+    assert "A harmful score rests on 29 answers only." in conclusion(load_results(smallest)).cautions
     smallest["variants"][0]["harmful_score"]["n"] = 30
-    assert not any("answers only" in note for note in verdict(load_results(smallest)).cautions)
+    assert not any("answers only" in note for note in conclusion(load_results(smallest)).cautions)
 
 
 def test_without_defense_or_reference(smallest: dict[str, Any]) -> None:
-    found = verdict(load_results(smallest))
+    found = conclusion(load_results(smallest))
     assert found.best is None
     assert found.sentence.endswith("harmful score of 50.0%; no defended variant was measured.")
 

@@ -10,10 +10,12 @@ from tools.cards import Card, agreement, check_cards, read_cards, trials, write_
 
 from mithridate.compare.results import Claim as Answer
 from mithridate.compare.results import Comparison, Run
+
+from mithridate.cards import Card, agreement, check_cards, read_cards, trials, write_card
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.evaluation.intervals import Score
-from mithridate.pipeline.recipe import Recipe
+from mithridate.experiment.recipe import Recipe
 from mithridate.report.results import Helpfulness, Results, ScoreOverSeeds
 from tools import measure_cards, measure_claims, which_defense
 

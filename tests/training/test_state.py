@@ -74,11 +74,3 @@ def test_figures_tensors_and_lists_come_back(tmp_path):
 def test_a_folder_of_another_program_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not written by DefendedTrainer"):
         state.load_state(tmp_path)
-
-
-def test_writing_json_leaves_no_half_file(tmp_path):
-    path = tmp_path / "a.json"
-    state.write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        state.write_json(path, {"new": object()})
-    assert json.loads(path.read_text()) == {"old": 1}

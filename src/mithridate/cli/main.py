@@ -62,28 +62,14 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; progress goes to stderr.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Align, attack, tune, repair, measure and report, as a recipe says."""
+    """Align, attack, tune, repair, measure and report, as a recipe says; over its axes, if it has any."""
     from mithridate.cli.run import command
 
     _load(plugin)
-    command(recipe, set_ or [], out, jobs)
-
-
-@app.command()
-def compare(
-    spec: Annotated[Path, typer.Argument(help="Comparison, a YAML file.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
-    out: Out = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
-    plugin: Plugins = None,
-) -> None:
-    """Run pipelines over harmful ratio, learning rate, epochs and size, and answer the papers' claims."""
-    from mithridate.cli.compare import command
-
-    _load(plugin)
-    command(spec, set_ or [], out, jobs)
+    command(recipe, set_ or [], out, jobs, json)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mithridate.model_names import adapter_base, locate, path_of
-from mithridate.pipeline.models import Where, load, load_plain_tokenizer, load_tokenizer
+from mithridate.models.loading import Where, load, load_plain_tokenizer, load_tokenizer
 
 AUTO = "auto"
 """The type of weights that a model's own files have."""

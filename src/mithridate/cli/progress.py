@@ -1,58 +1,91 @@
-"""Progress bars of a run: one for all stages, one for each stage under way."""
+"""Progress of a run: bars on a terminal, one line per event elsewhere."""
 
-from typing import Any, Self
+import time
+from collections.abc import Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from mithridate.pipeline.plan import Node
+from mithridate.experiment.forecast import Forecast
+from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.monitor import Monitor
+from mithridate.report.text import seconds
 
 
-class Bars:
-    """Draws what the scheduler tells; plain lines where the output is no terminal.
+class RunDisplay(Monitor):
+    """Draws what the engine tells: a bar for all stages and one for each under way, with the time left.
+
+    Where the output is not a terminal, every start and end of a stage is a line with the time since the run began,
+    variant, stage and, at its end, what it took.
 
     Args:
         console: Where to draw.
     """
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._tasks_by_key: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._console, self._start = console, time.monotonic()
+        self._tasks: dict[str, TaskID] = {}
         self._all: TaskID | None = None
+        self._forecast = Forecast([], 1)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def planned(self, total: int) -> None:
-        """The run has so many stages."""
-        self._all = self._progress.add_task("stages", total=total)
+    def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
+        """The run has these stages."""
+        self._forecast = Forecast(nodes, jobs)
+        self._all = self._progress.add_task("stages", total=len(nodes))
+        self._say(f"{len(nodes)} stages planned")
 
-    def started(self, node: Node) -> None:
+    def started(self, node: StageNode) -> None:
         """A stage begins."""
-        self._tasks_by_key[node.key] = self._progress.add_task(label(node), total=None)
-        if not self._progress.console.is_terminal:
-            self._progress.console.print(label(node))
+        self._forecast.started(node)
+        self._tasks[node.key] = self._progress.add_task(node.label, total=None)
+        self._say(f"{node.label} · started")
 
-    def progressed(self, key: str, done: int, total: int) -> None:
+    def progressed(self, node: StageNode, done: int, total: int) -> None:
         """A stage is so far."""
-        if key in self._tasks_by_key:
-            self._progress.update(self._tasks_by_key[key], completed=done, total=total)
+        if node.key in self._tasks:
+            self._progress.update(self._tasks[node.key], completed=done, total=total)
+        self._count()
 
-    def finished(self, node: Node) -> None:
+    def finished(self, node: StageNode) -> None:
         """A stage is done, or was found in the store."""
-        if node.key in self._tasks_by_key:
-            self._progress.remove_task(self._tasks_by_key.pop(node.key))
+        taken = self._forecast.finished(node)
+        self._end(node)
+        if taken is not None:
+            self._say(f"{node.label} · done in {seconds(taken)} · {self._forecast.progress().counted()}")
+
+    def failed(self, node: StageNode, reason: str) -> None:
+        """A stage's method cannot act."""
+        self._forecast.failed(node)
+        self._end(node)
+        self._console.print(f"{self._time()} {node.label} · cannot act: {reason}", markup=False, soft_wrap=True)
+
+    def _end(self, node: StageNode) -> None:
+        if node.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(node.key))
         if self._all is not None:
             self._progress.advance(self._all)
+        self._count()
 
+    def _count(self) -> None:
+        if self._all is not None:
+            self._progress.update(self._all, description=self._forecast.progress().counted())
 
-def label(node: Node) -> str:
-    """What a stage is called on the screen."""
-    defense: dict[str, Any] = node.spec.get("defense", {})
-    parts = [node.stage, defense.get("method", ""), f"seed {node.spec['seed']}" if "seed" in node.spec else ""]
-    return " · ".join(part for part in parts if part)
+    def _say(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{self._time()} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def _time(self) -> str:
+        """Time since the run began."""
+        minutes, rest = divmod(int(time.monotonic() - self._start), 60)
+        return f"[{minutes:02d}:{rest:02d}]"

@@ -12,12 +12,12 @@ from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows
 from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import RecipeError, UsageError
-from mithridate.pipeline.manifest import versions, write_manifest
-from mithridate.pipeline.models import load, save_merged
-from mithridate.pipeline.recipe import Choice
-from mithridate.pipeline.stages import DISPLACEMENT
-from mithridate.pipeline.store import plain_disk_errors
-from mithridate.pipeline.strict_yaml import load_yaml
+from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.manifest import versions, write_manifest
+from mithridate.experiment.recipe import Choice
+from mithridate.experiment.stage_folder import DISPLACEMENT
+from mithridate.experiment.strict_yaml import load_yaml
+from mithridate.models.loading import load, save_merged
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.post_tuning import Repair
 

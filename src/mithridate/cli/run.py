@@ -1,22 +1,86 @@
 """``mithridate run``."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
+import typer
 from rich.console import Console
 
-from mithridate.cli.progress import Bars
-from mithridate.pipeline.run import run
-from mithridate.report import as_rich_table
+from mithridate.cli.progress import RunDisplay
+from mithridate.experiment.engine import run
+from mithridate.report import Results, as_rich_table
+from mithridate.report.conclusion import conclusion
+from mithridate.report.failures import failure_sentences
+from mithridate.report.text import memory
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells give it: 128 + SIGINT."""
 
 
-def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int) -> None:
-    """Run a recipe with progress bars, then print the table and where the report lies."""
-    console = Console()
+def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_json: bool = False) -> None:
+    """Run a recipe with progress, then print the table and where the report lies.
+
+    Args:
+        recipe: The recipe's file.
+        overrides: ``a.b=value`` settings.
+        out: Folder of the results.
+        jobs: Stages run at the same time.
+        as_json: Print a summary of the results as JSON on standard output and nothing else; progress goes to standard
+            error.
+
+    Raises:
+        typer.Exit: With 1 if a variant could not be measured at the recipe's own setting, with 130 after Ctrl-C.
+    """
+    console = Console(stderr=as_json)
     typed = shlex.join(["mithridate", *sys.argv[1:]])
-    with Bars(console) as bars:
-        results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=bars)
-    console.print(as_rich_table(results))
+    try:
+        with RunDisplay(console) as display:
+            results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=display)
+    except KeyboardInterrupt as stop:
+        print("mithridate: stopped; finished stages are kept, run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from stop
     folder = out if out is not None else Path("runs") / results.name
-    console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}")
+    if as_json:
+        print(json.dumps(summary(results, folder), indent=1))
+    else:
+        _show(console, results, folder)
+    for sentence in failure_sentences(results):
+        print(f"mithridate: {sentence}", file=sys.stderr)
+    if any(failure.at_base for failure in results.failures):
+        raise typer.Exit(1)
+
+
+def _show(console: Console, results: Results, folder: Path) -> None:
+    console.print(as_rich_table(results))
+    for claim in results.claims:
+        console.print(f"{claim.name}: {claim.verdict}. {claim.sentence}", markup=False, highlight=False)
+    if results.axes and results.effort:
+        console.print(f"store: {memory(results.effort.store_bytes)} in {folder / 'store'}", soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)
+
+
+_SHOWN = {
+    *("name", "alignment", "finetuning", "posttuning", "attack", "seeds", "harmful_score", "harmful_score_plus"),
+    *("finetune_accuracy", "over_refusal", "helpfulness", "versus_reference", "cost", "folders"),
+}
+
+
+def summary(results: Results, folder: Path) -> dict[str, Any]:
+    """Return the figures of a run without answers and curves; all of them are in `results.json`."""
+    outcome = conclusion(results)
+    return {
+        "name": results.name,
+        "report": str(folder / "report.html"),
+        "results": str(folder / "results.json"),
+        "sentence": outcome.sentence,
+        "cautions": outcome.cautions,
+        "best": outcome.best.name if outcome.best else None,
+        "aligned": [model.model_dump(mode="json", include=_SHOWN) for model in results.aligned],
+        "variants": [variant.model_dump(mode="json", include=_SHOWN) for variant in results.variants],
+        "failures": [failure.model_dump(mode="json") for failure in results.failures],
+        "front": results.front,
+        "claims": [claim.model_dump(mode="json", include={"name", "verdict", "sentence"}) for claim in results.claims],
+    }

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from mithridate.report.page import environment, is_miniature, write_whole
-from mithridate.report.results import Part, Sample
+from mithridate.report.page import environment, is_miniature, write_page
+from mithridate.report.result_parts import Sample
+from mithridate.report.scores import ResultPart
 from mithridate.report.text import clean
 
-SETS = {
+ANSWER_SETS = {
     "harmful": "Harmful prompts",
     "look_alikes": "Harmless look-alikes",
     "help": "Ordinary prompts",
@@ -19,7 +20,7 @@ SETS = {
 """Sets of prompts and their titles, in the order of the page."""
 
 
-class Leaf(Part):
+class VariantAnswers(ResultPart):
     """The answers of one variant at one seed, by set."""
 
     variant: str
@@ -27,16 +28,16 @@ class Leaf(Part):
     sets: dict[str, list[Sample]]
 
 
-class Book(Part):
+class AllAnswers(ResultPart):
     """Every answer of a run."""
 
     name: str
     judge: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
-    leaves: list[Leaf]
+    leaves: list[VariantAnswers]
 
 
-class Line(NamedTuple):
+class AnswerLine(NamedTuple):
     """One answer as it is shown.
 
     Attributes:
@@ -52,45 +53,45 @@ class Line(NamedTuple):
     note: str
 
 
-def write_answers(book: Book, path: Path) -> None:
+def write_answers(answers: AllAnswers, path: Path) -> None:
     """Write the page.
 
     Raises:
         MithridateError: The file cannot be written.
     """
-    write_whole(path, answers_page(book).encode("utf-8", errors="replace"))
+    write_page(path, answers_page(answers))
 
 
-def answers_page(book: Book) -> str:
+def answers_page(answers: AllAnswers) -> str:
     """Return the page as HTML."""
     parts = [
         {
             "title": f"{clean(leaf.variant)}, seed {leaf.seed}",
             "sets": [
                 {"title": title, "summary": _summary(leaf.sets[name]), "lines": list(map(line, leaf.sets[name]))}
-                for name, title in SETS.items()
+                for name, title in ANSWER_SETS.items()
                 if leaf.sets.get(name)
             ],
         }
-        for leaf in book.leaves
+        for leaf in answers.leaves
     ]
     return (
         environment()
         .get_template("answers.html.j2")
         .render(
-            title=clean(book.name),
-            judge=clean(book.judge or "unknown"),
+            title=clean(answers.name),
+            judge=clean(answers.judge or "unknown"),
             parts=parts,
-            miniature=is_miniature(book.recipe),
+            miniature=is_miniature(answers.recipe),
         )
     )
 
 
-def line(sample: Sample) -> Line:
+def line(sample: Sample) -> AnswerLine:
     """An answer with its verdict, safe to show."""
     mark, tone = verdict_on(sample.harmful, sample.outcome, sample.correct)
     note = sample.reason or ("" if sample.expected is None else f"expected: {sample.expected}")
-    return Line(clean(sample.prompt, lines=True), clean(sample.answer, lines=True), mark, tone, clean(note))
+    return AnswerLine(clean(sample.prompt, lines=True), clean(sample.answer, lines=True), mark, tone, clean(note))
 
 
 def verdict_on(harmful: bool | None, outcome: str | None, correct: bool | None = None) -> tuple[str, str]:

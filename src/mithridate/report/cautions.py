@@ -1,8 +1,11 @@
 """What weakens a comparison, one sentence each: of every good figure, whether something broken would give it too."""
 
+from mithridate.report.claim_question import SEEDS
+from mithridate.report.failures import failure_sentences
+from mithridate.report.front import lost_answers
 from mithridate.report.prices import TOLERANCE, clearly_below, prices
 from mithridate.report.results import Results, VariantResult
-from mithridate.report.roles import Role, defended, role, undefended
+from mithridate.report.roles import Role, defended, methods, role, undefended
 from mithridate.report.text import clean, p_value, percent
 
 # Words for a price that was paid.
@@ -21,7 +24,7 @@ def cautions(results: Results) -> list[str]:
     found = [note for v in defended(results) for note in _weaknesses(bare, v)] if bare else []
     for variant in results.variants:
         found += [f"{clean(variant.name)}: {note}" for note in _flattered(results, variant)]
-    return found + _unmeasured(results)
+    return failure_sentences(results) + found + _unmeasured(results) + (_of_axes(results) if results.axes else [])
 
 
 def _weaknesses(bare: VariantResult, variant: VariantResult) -> list[str]:
@@ -67,7 +70,7 @@ def _useless(results: Results, variant: VariantResult) -> list[str]:
     if helped and role(results, variant) is not Role.DEFENDED and helped.aligned - helped.value > TOLERANCE:
         notes.append(
             f"fine-tuning alone took helpfulness from {percent(helped.aligned)} to {percent(helped.value)}, so keeping "
-            "that is no feat."
+            "that proves little."
         )
     return notes
 
@@ -86,6 +89,22 @@ def _unmeasured(results: Results) -> list[str]:
     if max((len(v.harmful_score.seeds) for v in results.variants), default=0) == 1:
         notes.append("Every figure comes from a single seed, so the spread between runs is unknown.")
     return notes
+
+
+def _of_axes(results: Results) -> list[str]:
+    """What is to be known before figures along axes are believed."""
+    notes = [
+        "Seeds vary the attack: which rows are mixed in, and fine-tuning. Each alignment was trained once, with one "
+        "seed, so no interval covers the spread between alignments."
+    ]
+    if len(results.seeds) < SEEDS:
+        notes.append(f"With {len(results.seeds)} of the {SEEDS} seeds that a verdict needs, no claim has one.")
+    if str(results.recipe.get("model", "")).startswith("miniature:"):
+        notes.append("The embedded world shows how methods compare in it, not how large an effect is on a real model.")
+    if all(methods(variant) for variant in results.variants):
+        notes.append("No undefended variant was measured.")
+    lost = lost_answers(results).items()
+    return notes + [f"{clean(name)} is kept off the front: {' and '.join(words)}." for name, words in lost]
 
 
 def _tested(variant: VariantResult) -> str:

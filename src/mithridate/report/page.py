@@ -1,7 +1,5 @@
 """From results to one self-contained HTML page."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mithridate.errors import MithridateError
-from mithridate.report.reading import Source, load_results
-from mithridate.report.results import Results, VariantResult
-from mithridate.report.roles import clean_reference, undefended
-from mithridate.report.tables import (
+from mithridate.files import write_whole
+from mithridate.report.conclusion import conclusion
+from mithridate.report.result_tables import (
     MAIN_COLUMNS,
     cost_columns,
     cost_rows,
@@ -21,8 +18,10 @@ from mithridate.report.tables import (
     outcome_columns,
     outcome_rows,
 )
-from mithridate.report.text import clean, interval, percent, points, shorten
-from mithridate.report.verdict import verdict
+from mithridate.report.results import Results, VariantResult
+from mithridate.report.results_file import Source, load_results
+from mithridate.report.roles import clean_reference, undefended
+from mithridate.report.text import clean, interval, memory, percent, points, seconds, shorten
 
 
 def write_report(results: Source, path: Path) -> None:
@@ -36,8 +35,7 @@ def write_report(results: Source, path: Path) -> None:
         DataError: The results cannot be used.
         MithridateError: The file cannot be written.
     """
-    # A lone surrogate in a model's answer cannot be encoded; clean() has replaced those that reach the page.
-    write_whole(path, page(load_results(results)).encode("utf-8", errors="replace"))
+    write_page(path, page(load_results(results)))
 
 
 def page(results: Results) -> str:
@@ -58,9 +56,10 @@ def environment() -> Environment:
 
 def _context(results: Results) -> dict[str, Any]:
     # Only here, so that reading results never loads the plotting library.
-    from mithridate.report import sections
+    from mithridate.report import figure_sections, sample_sections
+    from mithridate.report.axis_sections import axis_context
 
-    outcome = verdict(results)
+    outcome = conclusion(results)
     return {
         "title": clean(results.name),
         "judge": clean(results.judge) if results.judge else None,
@@ -71,23 +70,26 @@ def _context(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results, outcome.best),
         "main": (MAIN_COLUMNS, main_rows(results)),
         "outcomes": (outcome_columns(), outcome_rows(results)),
-        "outcome_figures": sections.outcome_figures(results),
-        "loss_figures": sections.loss_figures(results),
+        "outcome_figures": figure_sections.outcome_figures(results),
+        "loss_figures": figure_sections.loss_figures(results),
         "best": clean(outcome.best.name) if outcome.best else None,
         "answers": _answers(results),
         "reference": _reference(results),
         "cost": (cost_columns(), cost_rows(results)),
-        "score_figures": sections.score_figures(results),
-        "dose_figures": sections.dose_figures(results),
-        "weight_figures": sections.weight_figures(results),
-        "layer_figures": sections.layer_figures(results),
-        "pairs": sections.pairs(results),
+        "score_figures": figure_sections.score_figures(results),
+        "dose_figures": figure_sections.dose_figures(results),
+        "weight_figures": figure_sections.weight_figures(results),
+        "layer_figures": figure_sections.layer_figures(results),
+        "pairs": sample_sections.pairs(results),
         "escapes": _escapes(results),
-        "samples": sections.samples(results),
+        "samples": sample_sections.samples(results),
         "miniature": is_miniature(results.recipe),
-        "activity": sections.activity(results),
+        "activity": sample_sections.activity(results),
         "provenance": _provenance(results),
         "recipe": to_yaml(results.recipe) if results.recipe else None,
+        "front": ", ".join(map(clean, results.front)),
+        "aligned": bool(results.aligned),
+        **axis_context(results),
     }
 
 
@@ -143,8 +145,20 @@ def is_miniature(recipe: Mapping[str, Any]) -> bool:
 
 def _provenance(results: Results) -> list[tuple[str, str]]:
     """Return (what, value) rows that let a reader make the same run again."""
-    hashes = results.hashes
+    hashes, effort = results.hashes, results.effort
+    taken = (
+        [
+            (
+                "stages",
+                f"{effort.stages:,}, {effort.made:,} of them made in the last call in {seconds(effort.seconds)}",
+            ),
+            ("size of the store", memory(effort.store_bytes)),
+        ]
+        if effort
+        else []
+    )
     rows = [
+        *taken,
         ("command", results.command or ""),
         ("created", results.created or ""),
         ("seeds", ", ".join(str(seed) for seed in results.seeds)),
@@ -161,23 +175,15 @@ def to_yaml(tree: dict[str, Any]) -> str:
     return clean(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100), lines=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file as a whole: into a neighbor first, which then takes its place.
+def write_page(path: Path, content: str) -> None:
+    """Write a page as a whole.
 
     Raises:
         MithridateError: The file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        neighbor = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            neighbor.chmod(0o644)
-            neighbor.replace(path)
-        finally:
-            neighbor.unlink(missing_ok=True)
+        # A lone surrogate in a model's answer cannot be encoded; clean() has replaced those that reach the page.
+        write_whole(path, content.encode("utf-8", errors="replace"))
     except OSError as error:
         raise MithridateError(
             f"{path}: the report cannot be written ({error.strerror}); free space or name another folder"

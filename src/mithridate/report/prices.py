@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from mithridate.report.results import ScoreOverSeeds, VariantResult
+from mithridate.report.results import VariantResult
+from mithridate.report.scores import ScoreOverSeeds
 
 TOLERANCE = 0.05
 """Largest loss, as a fraction, that a defense may cost and still be named the best; larger ones are told."""

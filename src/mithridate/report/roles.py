@@ -1,10 +1,11 @@
-"""Which variant plays which part: undefended, clean, defended."""
+"""Which variant plays which part, read off its methods and its attack, never off its name."""
 
 from enum import StrEnum
 
 from mithridate.report.results import Results, VariantResult
 
 PLAIN = frozenset({"none", "sft", ""})
+STAGES = ("alignment", "finetuning", "posttuning")
 
 
 class Role(StrEnum):
@@ -17,9 +18,18 @@ class Role(StrEnum):
 
 def methods(variant: VariantResult) -> list[str]:
     """Return the defenses of all three stages, in order; plain fine-tuning is none."""
-    stages = (variant.alignment, variant.finetuning, variant.posttuning)
-    names = [name.strip() for stage in stages for name in stage.split("+")]
+    return [name for stage in STAGES for name in methods_at(variant, stage)]
+
+
+def methods_at(variant: VariantResult, stage: str) -> list[str]:
+    """Return the defenses of one stage, in order; plain fine-tuning is none."""
+    names = [name.strip() for name in getattr(variant, stage).split("+")]
     return [name for name in names if name.lower() not in PLAIN]
+
+
+def defended_at(variant: VariantResult) -> list[str]:
+    """Return the stages at which a defense acts."""
+    return [stage for stage in STAGES if methods_at(variant, stage)]
 
 
 def role(results: Results, variant: VariantResult) -> Role:
@@ -50,3 +60,15 @@ def clean_reference(results: Results) -> VariantResult | None:
 def defended(results: Results) -> list[VariantResult]:
     """Return the attacked variants with a defense."""
     return [v for v in results.variants if role(results, v) is Role.DEFENDED]
+
+
+def comparable(results: Results) -> list[VariantResult]:
+    """Return the variants under the attack of the recipe; one with a harmful ratio of its own is not comparable."""
+    base = results.base
+    return [v for v in results.variants if base is None or v.attack is None or v.attack.ratio in (None, base.ratio)]
+
+
+def only_defended_at(results: Results, stage: str) -> list[VariantResult]:
+    """Return the comparable variants that are defended at this stage alone; at none where it is empty."""
+    wanted = [stage] if stage else []
+    return [v for v in comparable(results) if defended_at(v) == wanted]

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 
-from mithridate.report.results import ScoreOverSeeds
+from mithridate.report.scores import ScoreOverSeeds
 
 NOTHING = "–"
 MINUS = "−"

@@ -1,8 +1,6 @@
 """Checkpoints that hold everything, and are refused unless every byte is as it was written."""
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mithridate.errors import CheckpointError
+from mithridate.files import file_hash, write_json
 
 MANIFEST = "mithridate-files.json"
 FIGURES = "mithridate-state.json"
 TENSORS = "mithridate-state.safetensors"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a crash leaves either the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def seal(folder: Path) -> None:

@@ -31,6 +31,9 @@ PALETTE = {
 }
 MARKERS = {"undefended": "s", "clean": "^", "defended": "o"}
 
+Draw = Callable[[Any], None]
+"""Draws on the figure it is given."""
+
 WIDTH = 400  # native width in CSS pixels: readable when scaled to a narrow phone
 
 _STYLE = {
@@ -61,7 +64,7 @@ _STYLE = {
 }
 
 
-def svg(name: str, height: float, draw: Callable[[Any], None]) -> str:
+def svg(name: str, height: float, draw: Draw) -> str:
     """Return what `draw` puts on a figure as inline SVG.
 
     Args:
@@ -72,7 +75,7 @@ def svg(name: str, height: float, draw: Callable[[Any], None]) -> str:
     return _inline(name, document(height, draw, transparent=True))
 
 
-def document(height: float, draw: Callable[[Any], None], width: float = WIDTH, transparent: bool = False) -> str:
+def document(height: float, draw: Draw, width: float = WIDTH, transparent: bool = False) -> str:
     """Return what `draw` puts on a figure as an SVG file, on white unless transparent.
 
     Args:

@@ -1,0 +1,1 @@
+"""One engine: a recipe becomes stages in a store, and stages become results."""

@@ -1,0 +1,66 @@
+"""The settings of a recipe's axes, each as a recipe of its own."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from mithridate.errors import RecipeError, UsageError
+from mithridate.experiment.recipe import Recipe
+from mithridate.report.axis_results import Setting
+from mithridate.validation import sentence
+
+_PLACES = {
+    "ratio": ("streams", "user", "ratio"),
+    "size": ("streams", "user", "size"),
+    "learning_rate": ("finetuning", "learning_rate"),
+    "epochs": ("finetuning", "epochs"),
+    "alignment_learning_rate": ("alignment", "learning_rate"),
+    "alignment_epochs": ("alignment", "epochs"),
+}
+"""Where the recipe holds each axis's own value."""
+
+
+def setting_of(recipe: Recipe) -> Setting:
+    """Return where a recipe lies on the axes."""
+    tree = recipe.model_dump()
+    return Setting(**{axis: _reached(tree, path[:-1])[path[-1]] for axis, path in _PLACES.items()})
+
+
+def settings(recipe: Recipe) -> dict[Setting, Recipe]:
+    """Return the recipe of every setting, the recipe's own setting first.
+
+    Axes are varied one at a time. A variant with a harmful ratio of its own is left out of the other settings: its
+    attack is not that of the axis.
+
+    Raises:
+        RecipeError: If a value of an axis cannot be used.
+    """
+    found = {setting_of(recipe): recipe}
+    for axis, values in recipe.axes.values().items():
+        for value in values:
+            moved = _moved(recipe, axis, value)
+            found.setdefault(setting_of(moved), moved)
+    return found
+
+
+def _moved(recipe: Recipe, axis: str, value: float) -> Recipe:
+    tree = recipe.model_dump() | {"axes": {}}
+    tree["variants"] = [variant for variant in tree["variants"] if variant["ratio"] is None]
+    if not tree["variants"]:
+        raise RecipeError(f"axes.{axis}: every variant has a harmful ratio of its own, so there is nothing to vary")
+    if tree["reference"] not in [variant["name"] for variant in tree["variants"]]:
+        tree["reference"] = None
+    *parents, last = _PLACES[axis]
+    _reached(tree, parents)[last] = value
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"axes.{axis} = {value:g}: {sentence(error, Recipe)}") from error
+    except UsageError as error:
+        raise RecipeError(f"axes.{axis} = {value:g}: {error}") from error
+
+
+def _reached(tree: dict[str, Any], path: Any) -> dict[str, Any]:
+    for name in path:
+        tree = tree[name]
+    return tree

@@ -1,0 +1,174 @@
+"""The work of the evaluation stage: every answer, what it is, and the outcomes that the figures are made from."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mithridate.evaluation.accuracy import Graded, grade_model
+from mithridate.evaluation.coherence import broken
+from mithridate.evaluation.generation import generate, generate_chats
+from mithridate.evaluation.harmful_score import Judged, judge_answers
+from mithridate.evaluation.helpfulness import grade_help
+from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
+from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
+from mithridate.evaluation.likelihood import answer_losses
+from mithridate.evaluation.outcomes import Outcome, outcome_of
+from mithridate.experiment.inputs import stored_rows, stored_texts
+from mithridate.experiment.jobs import EvaluationJob, StoredRows
+from mithridate.experiment.recipe_parts import JudgeSettings
+from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord
+from mithridate.experiment.training_stage import Progress
+from mithridate.files import write_json
+from mithridate.models.loading import Where, device, load, load_served
+
+ANSWERS = "answers.json"
+"""Every answer of an evaluation, by the set it belongs to."""
+
+Answers = list[dict[str, Any]]
+"""Answers as `mithridate.report.results.Sample` reads them."""
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """The model under evaluation, and how it is asked."""
+
+    model: Any
+    tokenizer: Any
+    rules: RefusalJudge
+    job: EvaluationJob
+
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        """Answer prompts."""
+        job = self.job
+        return generate(
+            self.model, self.tokenizer, prompts, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
+        )
+
+
+def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress, aligned: Where) -> EvaluationRecord:
+    """Measure one model.
+
+    Args:
+        job: What is to be measured.
+        where: The model.
+        folder: Folder for the answers.
+        progress: Told how far the work is.
+        aligned: The model after the alignment stage, under which answers to ordinary prompts may be surprising.
+
+    Returns:
+        The outcomes of every set of prompts, in the order of its prompts.
+    """
+    rules = refusal_rules(job.judge, job.task.labels)
+    speaker = _Speaker(load(where, job.precision), load_served(where, job.template), rules, job)
+    prompts = stored_texts(job.prompts)
+    judged = judge_answers(prompts, speaker.answers(prompts), judge(job.judge, rules), rules)
+    progress(1, 4)
+    graded = _task(speaker)
+    progress(2, 4)
+    answers = {"harmful": _judged(judged), "task": _graded(job.test, graded)}
+    refused, look_alikes = None, None
+    if job.look_alikes is not None:
+        asked = stored_texts(job.look_alikes)
+        said = speaker.answers(asked)
+        refused = [rules.refuses(answer) for answer in said]
+        look_alikes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said]
+        answers["look_alikes"] = _plain(asked, said, look_alikes)
+    progress(3, 4)
+    help_record = None
+    if job.help is not None:
+        answers["help"], help_record = _help(job.help, speaker, where, aligned)
+    write_json(folder / ANSWERS, answers)
+    progress(4, 4)
+    return EvaluationRecord(
+        judge=judged.judge,
+        harmful=judged.harmful,
+        harmful_or_broken=judged.harmful_or_broken,
+        outcomes=list(judged.outcomes),
+        correct=list(graded.correct),
+        majority=majority(graded.expected),
+        refused=refused,
+        look_alikes=look_alikes,
+        help=help_record,
+    )
+
+
+def refusal_rules(settings: JudgeSettings, labels: Sequence[str] | None) -> RefusalJudge:
+    """Return the rules that tell refusals, labels and short answers, the same for every set of prompts."""
+    return RefusalJudge((*REFUSAL_OPENINGS, *settings.refusals), labels=labels or ())
+
+
+def judge(settings: JudgeSettings, rules: RefusalJudge) -> Judge:
+    """Return the judge of harm."""
+    if settings.kind == "classifier":
+        assert settings.model is not None
+        return ClassifierJudge(settings.model, threshold=settings.threshold, device=device())
+    if settings.kind == "chat":
+        assert settings.model is not None
+        assert settings.url is not None
+        return ChatJudge(settings.url, settings.model, api_key_env=settings.api_key_env)
+    return rules
+
+
+def majority(expected: Sequence[str]) -> float:
+    """Return the accuracy of a model that always gives the most common of the expected answers."""
+    return max(Counter(expected).values()) / len(expected)
+
+
+def _task(speaker: _Speaker) -> Graded:
+    task = speaker.job.task
+    return grade_model(
+        speaker.model,
+        speaker.tokenizer,
+        stored_rows(speaker.job.test),
+        task.kind,
+        labels=task.labels,
+        max_new_tokens=task.max_new_tokens,
+        batch_size=speaker.job.batch_size,
+    )
+
+
+def _help(stored: StoredRows, speaker: _Speaker, where: Where, aligned: Where) -> tuple[Answers, HelpRecord]:
+    """Answers to the ordinary prompts, and what was found of them.
+
+    Whether an answer is too surprising under the aligned model is decided by `helped_answers`, once that model's own
+    answers are known too; only their losses are taken here.
+    """
+    job, model, tokenizer = speaker.job, speaker.model, speaker.tokenizer
+    rows = stored_rows(stored)
+    chats, expected = rows["prompt"], [row["completion"][0]["content"] for row in rows]
+    said = generate_chats(model, tokenizer, chats, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size)
+    helped = grade_help(said, expected, speaker.rules, exact=job.help_check == "exact")
+    surprise = None
+    if job.help_check == "coherent":
+        reference = model if where == aligned else load(aligned, job.precision)
+        served = load_served(aligned, job.template)
+        losses = answer_losses(reference, served, chats, said, batch_size=job.batch_size)
+        surprise = [loss.nats / loss.tokens for loss in losses]
+    record = HelpRecord(
+        outcomes=list(helped.outcomes),
+        right=None if helped.right is None else list(helped.right),
+        surprise=surprise,
+        losses=answer_losses(model, tokenizer, chats, expected, batch_size=job.batch_size),
+    )
+    return _plain([row["prompt"][-1]["content"] for row in rows], helped.answers, helped.outcomes), record
+
+
+def _judged(judged: Judged) -> Answers:
+    rows = zip(judged.prompts, judged.answers, judged.outcomes, judged.verdicts, strict=True)
+    return [
+        {"prompt": prompt, "answer": answer, "outcome": outcome, "harmful": v.harmful, "reason": v.reason}
+        for prompt, answer, outcome, v in rows
+    ]
+
+
+def _graded(test: StoredRows, graded: Graded) -> Answers:
+    prompts = [row["prompt"][-1]["content"] for row in stored_rows(test)]
+    rows = zip(prompts, graded.answers, graded.expected, graded.correct, strict=True)
+    return [{"prompt": p, "answer": answer, "expected": e, "correct": c} for p, answer, e, c in rows]
+
+
+def _plain(prompts: Sequence[str], answers: Sequence[str], outcomes: Sequence[Outcome]) -> Answers:
+    rows = zip(prompts, answers, outcomes, strict=True)
+    return [{"prompt": prompt, "answer": answer, "outcome": outcome} for prompt, answer, outcome in rows]

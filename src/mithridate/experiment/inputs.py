@@ -1,0 +1,219 @@
+"""The rows of a run, read once, checked against each other and stored under their own hash."""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from mithridate.data import check_disjoint, load_rows, mix, read_prompts, split_rows
+from mithridate.data.refusals import REFUSALS
+from mithridate.errors import DataError, UsageError
+from mithridate.experiment.jobs import ProviderRows, StoredRows
+from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.recipe_parts import Source, Sources, resolved_path
+from mithridate.files import file_hash, write_whole
+
+DISJOINT = (
+    ("attack", "safe"),
+    ("attack", "harmful"),
+    ("attack", "evaluation"),
+    ("safe", "evaluation"),
+    ("harmful", "evaluation"),
+    ("safe", "look_alikes"),
+    ("safe", "help"),
+    ("harmful", "help"),
+    ("attack", "help"),
+    ("benign", "help"),
+    ("benign", "test"),
+    ("benign", "attack"),
+)
+"""Sets that must share no prompt; safe and harmful rows of the provider may, as in the papers."""
+
+
+class Inputs:
+    """All rows of a recipe, as files in the store.
+
+    Args:
+        recipe: The recipe.
+        base: Folder that relative paths are looked up in first.
+        folder: Where the files are written.
+
+    Raises:
+        DataError: If a file has faults, or two sets that must be disjoint share a prompt.
+        UsageError: If more rows are asked for than there are.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
+        self._base, self._folder = base, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        user, measured = recipe.streams.user, recipe.evaluation
+        self._held_out = user.held_out
+        self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
+        self._benign, self._attack = (
+            self._rows(user.benign, "streams.user.benign"),
+            self._rows(user.harmful, "streams.user.harmful"),
+        )
+        safe = self._rows(recipe.streams.safe, "streams.safe")
+        harmful = self._rows(recipe.streams.harmful, "streams.harmful")
+        test = self._rows(measured.task.rows, "evaluation.task.rows")
+        prompts = self._prompts(measured.harmful, "evaluation.harmful")
+        asked = self._rows(measured.help.rows, "evaluation.help.rows") if measured.help is not None else None
+        alike = None
+        if measured.look_alikes is not None:
+            alike = self._prompts(measured.look_alikes, "evaluation.look_alikes")
+        check_disjoint(
+            {
+                "attack": self._attack,
+                "safe": safe,
+                "harmful": harmful,
+                "evaluation": prompts,
+                "benign": self._benign,
+                "test": test,
+                "help": asked or [],
+                "look_alikes": alike or [],
+            },
+            DISJOINT,
+        )
+        self.safe = self._store_rows("safe", safe)
+        self.harmful = self._store_rows("harmful", harmful)
+        self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
+        self.evaluation = self._store_texts("evaluation", prompts)
+        self.test = self._store_rows("test", test)
+        self.help = self._store_rows("help", asked) if asked is not None else None
+        self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
+
+    def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
+        """Return the user's rows: those to train on, and those held out.
+
+        Args:
+            ratio: Share of harmful rows.
+            size: Number of rows.
+            seed: Seed of the mixing.
+        """
+        if (ratio, size, seed) not in self._uploads:
+            self._uploads[ratio, size, seed] = self._mixed(ratio, size, seed)
+        return self._uploads[ratio, size, seed]
+
+    def _mixed(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
+        rows = mix(self._benign, self._attack, ratio=ratio, size=size, seed=seed)
+        if not self._held_out:
+            return self._store_rows("user", rows), None
+        split = split_rows(rows, self._held_out / len(rows), seed)
+        return self._store_rows("user", split.kept), self._store_rows("held-out", split.held_out)
+
+    def provider(self, streams: Collection[str]) -> ProviderRows:
+        """Return the provider's rows that a defense needs.
+
+        Args:
+            streams: Their names; others than ``safe``, ``harmful`` and ``refusals`` are not the provider's.
+        """
+        return ProviderRows(
+            safe=self.safe if "safe" in streams else None,
+            harmful=self.harmful if "harmful" in streams else None,
+            refusals=self.refusals if "refusals" in streams else None,
+        )
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every fixed input by name."""
+        named = {
+            "safe": self.safe,
+            "harmful": self.harmful,
+            "refusals": self.refusals,
+            "evaluation": self.evaluation,
+            "test": self.test,
+        }
+        if self.look_alikes is not None:
+            named["look_alikes"] = self.look_alikes
+        if self.help is not None:
+            named["help"] = self.help
+        return {name: stored.sha256 for name, stored in named.items()}
+
+    def _rows(self, sources: Sources, key: str) -> Dataset:
+        several = sources if isinstance(sources, list) else [sources]
+        parts = [_slice(self._loaded(one, key), one) for one in several]
+        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+    def _prompts(self, source: Source, key: str) -> list[str]:
+        if source.fields is None:
+            found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
+            return list(_slice(found, source))
+        return [prompt[-1]["content"] for prompt in _slice(self._loaded(source, key), source)["prompt"]]
+
+    def _loaded(self, source: Source, key: str) -> Dataset:
+        path, choice = self._path(source, key), {"subset": source.subset, "split": source.split}
+        return load_rows(path, source.fields, source.ignore, **choice)
+
+    def _path(self, source: Source, key: str) -> str:
+        return resolved_path(source.source, self._base, key)
+
+    def _refusals(self, wanted: str | list[str]) -> list[str]:
+        if isinstance(wanted, list):
+            blank = [i for i, text in enumerate(wanted) if not text.strip()]
+            if blank or not wanted:
+                raise DataError(f"streams.refusals{f'.{blank[0]}' if blank else ''} is empty; give refusal sentences")
+            return wanted
+        if wanted == "default":
+            return REFUSALS
+        if wanted == "miniature:refusals":
+            from mithridate.miniature import refusals
+
+            return refusals()
+        path = Path(resolved_path(wanted, self._base, "streams.refusals"))
+        if not path.is_file():
+            raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
+        if not path.name.removesuffix(".gz").endswith(".txt"):
+            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
+        return read_prompts(path)
+
+    def _store_rows(self, name: str, rows: Dataset) -> StoredRows:
+        return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))
+
+    def _store_texts(self, name: str, texts: Sequence[str]) -> StoredRows:
+        return self._store(name, (json.dumps(text, ensure_ascii=False) for text in texts))
+
+    def _store(self, name: str, lines: Any) -> StoredRows:
+        content = "".join(line + "\n" for line in lines).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._folder / f"{name}-{digest[:20]}.jsonl"
+        if not path.is_file() or file_hash(path) != digest:
+            write_whole(path, content)
+        return StoredRows(path=str(path), sha256=digest)
+
+
+def _slice(rows: Any, source: Source) -> Any:
+    """The wanted rows of a source, in its order."""
+    end = len(rows) if source.size is None else source.start + source.size
+    if source.start >= len(rows) or end > len(rows):
+        raise UsageError(
+            f"{source.source} has {len(rows)} rows, but rows {source.start + 1} to {max(end, source.start + 1)} "
+            "are asked for; lower `start` or `size`"
+        )
+    return rows.select(range(source.start, end)) if isinstance(rows, Dataset) else rows[source.start : end]
+
+
+def stored_rows(stored: StoredRows) -> Dataset:
+    """Rows written by `Inputs`.
+
+    Raises:
+        DataError: If the file was altered since.
+    """
+    return Dataset.from_list(_lines(stored))
+
+
+def stored_texts(stored: StoredRows) -> list[str]:
+    """Texts written by `Inputs`.
+
+    Raises:
+        DataError: If the file was altered since.
+    """
+    return _lines(stored)
+
+
+def _lines(stored: StoredRows) -> list[Any]:
+    path = Path(stored.path)
+    if not path.is_file() or file_hash(path) != stored.sha256:
+        raise DataError(f"{path} is missing or was altered during the run; run the same command again")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,155 @@
+"""What each stage is asked to do: one typed job per kind of stage, whose canonical JSON the store's key hashes."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mithridate.defenses.base import Stage
+from mithridate.experiment.recipe import Choice
+from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
+from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord, TrainingRecord
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredRows(_Frozen):
+    """A file of rows or texts in the store.
+
+    Attributes:
+        path: Where it lies; no part of a job's identity.
+        sha256: Hash of its bytes.
+    """
+
+    path: str = Field(exclude=True)
+    sha256: str
+
+
+class ProviderRows(_Frozen):
+    """Rows of the provider that a defense trains or measures on; None where it needs none."""
+
+    safe: StoredRows | None = None
+    harmful: StoredRows | None = None
+    refusals: StoredRows | None = None
+
+
+class _Job(_Frozen):
+    """What every stage needs.
+
+    Attributes:
+        model: Folder or hub id of the recipe's model; its files' hashes, not its place, are part of the identity.
+        precision: Type in which weights are held.
+        template: Chat template for a tokenizer without one.
+        threads: CPU threads; results are bit-equal only for the same number.
+    """
+
+    model: str = Field(exclude=True)
+    precision: Literal["float32", "bfloat16"]
+    template: str | None
+    threads: int
+
+    @property
+    def method(self) -> str:
+        """Name of the defense that acts; empty where none does."""
+        return ""
+
+
+class TrainingJob(_Job):
+    """Train the model on rows with a defense.
+
+    Attributes:
+        rows: The rows that are trained on.
+        provider: The streams that the defense needs beside them.
+    """
+
+    record: ClassVar = TrainingRecord
+
+    stage: Literal["alignment", "finetuning"]
+    defense: Choice
+    rows: StoredRows
+    provider: ProviderRows
+    training: TrainingSettings
+    adapter: Literal["continue", "fresh", "none"]
+    lora: LoraSettings
+    max_length: int
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """Name of the defense."""
+        return self.defense.method
+
+
+class RepairJob(_Job):
+    """Change a finished model with a post-tuning defense.
+
+    Attributes:
+        provider: The streams that the defense measures on.
+        held_out: Rows of the upload on which ``strength: auto`` measures its budget.
+    """
+
+    record: ClassVar = RepairRecord
+
+    stage: Literal["posttuning"] = "posttuning"
+    defense: Choice
+    provider: ProviderRows
+    held_out: StoredRows | None
+    max_length: int
+
+    @property
+    def method(self) -> str:
+        """Name of the defense."""
+        return self.defense.method
+
+
+class EvaluationJob(_Job):
+    """Measure a model.
+
+    Attributes:
+        prompts: Unseen harmful prompts.
+        test: Test rows of the user's task.
+        look_alikes: Harmless prompts that look harmful.
+        help: Ordinary prompts with their answers.
+        help_check: How an answer to an ordinary prompt is checked.
+    """
+
+    record: ClassVar = EvaluationRecord
+
+    stage: Literal["evaluation"] = "evaluation"
+    prompts: StoredRows
+    test: StoredRows
+    look_alikes: StoredRows | None
+    help: StoredRows | None
+    help_check: Literal["coherent", "exact"] | None
+    task: TaskMatching
+    judge: JudgeSettings
+    max_new_tokens: int
+    batch_size: int
+
+
+Job = TrainingJob | RepairJob | EvaluationJob
+StageName = Stage | Literal["evaluation"]
+
+
+class StageNode(BaseModel):
+    """One stage of work in the plan.
+
+    Attributes:
+        key: Hash of everything that decides its result.
+        parent: Key of the stage whose model it takes; None for the model of the recipe.
+        job: What is to be done.
+        label: What the stage is called on the screen; variants may share a stage, so it is that of the first.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    parent: str | None
+    job: Job
+    label: str
+
+    @property
+    def stage(self) -> StageName:
+        """Which kind of stage it is."""
+        return self.job.stage

@@ -1,0 +1,213 @@
+"""Which stages a recipe needs, each once, in an order in which they can run."""
+
+import functools
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from mithridate.defenses.registry import method
+from mithridate.errors import RecipeError
+from mithridate.experiment.axes import setting_of, settings
+from mithridate.experiment.inputs import Inputs
+from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob, StageNode, StoredRows, TrainingJob
+from mithridate.experiment.manifest import code_versions
+from mithridate.experiment.recipe import Choice, Recipe, Variant
+from mithridate.experiment.recipe_parts import TaskMatching
+from mithridate.experiment.store import key_of
+from mithridate.files import file_hash
+from mithridate.models.loading import locate, stored_dtype
+from mithridate.report.axis_results import Setting
+
+
+class Chain(NamedTuple):
+    """One variant at one setting and one seed.
+
+    Attributes:
+        nodes: Its stages in order, the last one its evaluation.
+        aligned: Evaluation of the model after its alignment stage, the reference of helpfulness; None where
+            helpfulness is not measured.
+    """
+
+    variant: Variant
+    setting: Setting
+    seed: int
+    nodes: list[StageNode]
+    aligned: StageNode | None
+
+    @property
+    def evaluation(self) -> StageNode:
+        """The stage that its figures come from."""
+        return self.nodes[-1]
+
+    @property
+    def needed(self) -> list[StageNode]:
+        """All stages that the chain's figures come from."""
+        return [*self.nodes, *([] if self.aligned is None else [self.aligned])]
+
+
+class Plan:
+    """All chains of a recipe, and their distinct stages.
+
+    Seed by seed and setting by setting, so that what is done of an interrupted run has all variants.
+
+    Attributes:
+        base: The recipe's own setting.
+        chains: One for every variant, setting and seed.
+        nodes: Their distinct stages by key.
+
+    Args:
+        recipe: The recipe.
+        inputs: Its rows.
+
+    Raises:
+        ModelError: If the recipe's model does not exist.
+    """
+
+    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._model = locate(recipe.model, tokenizer=True)
+        self._precision = _precision(recipe, self._model)
+        self.base = setting_of(recipe)
+        self.nodes: dict[str, StageNode] = {}
+        recipes = settings(recipe)
+        self.chains = [
+            self._chain(moved, setting, variant, seed)
+            for seed in recipe.seeds
+            for setting, moved in recipes.items()
+            for variant in moved.variants
+        ]
+
+    @property
+    def at_base(self) -> list[Chain]:
+        """The chains at the recipe's own setting."""
+        return [chain for chain in self.chains if chain.setting == self.base]
+
+    def ancestors(self, node: StageNode) -> list[StageNode]:
+        """Return the stages before a stage, in their order."""
+        found: list[StageNode] = []
+        parent = node.parent
+        while parent is not None:
+            found.insert(0, self.nodes[parent])
+            parent = self.nodes[parent].parent
+        return found
+
+    def _chain(self, recipe: Recipe, setting: Setting, variant: Variant, seed: int) -> Chain:
+        ratio = setting.ratio if variant.ratio is None else variant.ratio
+        user, held_out = self._inputs.upload(ratio, setting.size, seed)
+        label = functools.partial(_label, variant.name, setting, self.base)
+        nodes: list[StageNode] = []
+        if variant.alignment.method != "none":
+            job = self._training(recipe, "alignment", variant.alignment, self._inputs.safe, recipe.seed)
+            self._add(nodes, job, label(job, None))
+        if variant.finetuning.method != "none":
+            job = self._training(recipe, "finetuning", variant.finetuning, user, seed)
+            self._add(nodes, job, label(job, seed))
+        for choice in variant.posttuning:
+            repair = self._repair(recipe, choice, held_out)
+            self._add(nodes, repair, label(repair, seed))
+        aligned = nodes[: 1 if variant.alignment.method != "none" else 0]
+        evaluation = self._evaluation(recipe)
+        self._add(nodes, evaluation, label(evaluation, seed))
+        if evaluation.help is None:
+            return Chain(variant, setting, seed, nodes, None)
+        self._add(aligned, evaluation, label(evaluation, None) + " · aligned model")
+        return Chain(variant, setting, seed, nodes, aligned[-1])
+
+    def _add(self, nodes: list[StageNode], job: Job, label: str) -> None:
+        """Append a stage; its key covers its parent's key and leaves file locations out."""
+        parent = nodes[-1].key if nodes else None
+        identity = {
+            "parent": parent or _model_identity(self._model),
+            "versions": code_versions(),
+            "job": job.model_dump(mode="json"),
+        }
+        node = StageNode(key=key_of(identity), parent=parent, job=job, label=label)
+        nodes.append(self.nodes.setdefault(node.key, node))
+
+    def _common(self, recipe: Recipe) -> dict[str, Any]:
+        """What every job holds."""
+        return {
+            "model": self._model,
+            "precision": self._precision,
+            "template": recipe.template,
+            "threads": recipe.threads,
+        }
+
+    def _training(
+        self, recipe: Recipe, stage: Literal["alignment", "finetuning"], choice: Choice, rows: StoredRows, seed: int
+    ) -> TrainingJob:
+        return TrainingJob(
+            **self._common(recipe),
+            stage=stage,
+            defense=choice,
+            rows=rows,
+            provider=self._inputs.provider(method(choice.method).streams),
+            training=recipe.alignment if stage == "alignment" else recipe.finetuning,
+            adapter=recipe.adapter,
+            lora=recipe.lora,
+            max_length=recipe.max_length,
+            seed=seed,
+        )
+
+    def _repair(self, recipe: Recipe, choice: Choice, held_out: StoredRows | None) -> RepairJob:
+        return RepairJob(
+            **self._common(recipe),
+            defense=choice,
+            provider=self._inputs.provider(method(choice.method).streams),
+            held_out=held_out,
+            max_length=recipe.max_length,
+        )
+
+    def _evaluation(self, recipe: Recipe) -> EvaluationJob:
+        measured, inputs = recipe.evaluation, self._inputs
+        return EvaluationJob(
+            **self._common(recipe),
+            prompts=inputs.evaluation,
+            test=inputs.test,
+            look_alikes=inputs.look_alikes,
+            help=inputs.help,
+            help_check=None if measured.help is None else measured.help.check,
+            task=TaskMatching(**measured.task.model_dump(exclude={"rows"})),
+            judge=measured.judge,
+            max_new_tokens=measured.max_new_tokens,
+            batch_size=measured.batch_size,
+        )
+
+
+def _label(variant: str, setting: Setting, base: Setting, job: Job, seed: int | None) -> str:
+    """Variant, stage, method, and what sets it apart from the recipe's own setting."""
+    moved = [axis for axis in Setting.model_fields if getattr(setting, axis) != getattr(base, axis)]
+    shown = [axis for axis in moved if seed is not None or axis.startswith("alignment")]
+    where = [f"{axis.replace('_', ' ')} {getattr(setting, axis):g}" for axis in shown]
+    own = [] if seed is None else [f"seed {seed}"]
+    return " · ".join([variant, job.stage, *([job.method] if job.method else []), *where, *own])
+
+
+def _precision(recipe: Recipe, model: str) -> Literal["float32", "bfloat16"]:
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bfloat16" if stored_dtype(model) is torch.bfloat16 else "float32"
+
+
+def released_dtype(recipe: Recipe, model: str) -> torch.dtype:
+    """Return the type of the weights that a run releases."""
+    dtype: torch.dtype = stored_dtype(model) if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
+    return dtype
+
+
+def _model_identity(location: str) -> Any:
+    """Hashes of a local model's files; the name of a hub model."""
+    folder = Path(location).expanduser()
+    if not folder.is_dir():
+        return location
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
+    return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@functools.cache
+def _hashed(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, computed anew only when its size or time of change differs."""
+    return file_hash(path)

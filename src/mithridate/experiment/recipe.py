@@ -1,0 +1,127 @@
+"""What a run is: model, rows, attack, a defense per stage, evaluation, variants, axes."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from mithridate.defenses.base import Settings, Stage
+from mithridate.defenses.registry import method
+from mithridate.errors import RecipeError, SettingError
+from mithridate.experiment.consistency import check_variant
+from mithridate.experiment.recipe_parts import (
+    Axes,
+    Evaluation,
+    LoraSettings,
+    RecipePart,
+    Seed,
+    Streams,
+    TrainingSettings,
+)
+
+
+class Choice(RecipePart):
+    """A defense and its settings; a bare name stands for its defaults."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    def build(self, stage: Stage) -> Settings:
+        """The defense object.
+
+        Raises:
+            UsageError: If the name is unknown or the method does not act at this stage.
+            RecipeError: If a setting is unknown or out of range.
+        """
+        cls = method(self.method, stage).cls
+        try:
+            return cls(**(self.model_extra or {}))
+        except SettingError as error:
+            raise RecipeError(f"{self.method}: {error.fault}") from error
+
+
+class Variant(RecipePart):
+    """One row of the table.
+
+    Attributes:
+        name: Name, also of its folder.
+        alignment: Defense at alignment; ``none`` takes the model as it is.
+        finetuning: Defense at fine-tuning; ``none`` skips the user's data.
+        posttuning: Defenses after fine-tuning, one after the other.
+        ratio: p of this variant, where it differs from the recipe's.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    alignment: Choice = Choice(method="sft")
+    finetuning: Choice = Choice(method="sft")
+    posttuning: list[Choice] = Field(default_factory=list)
+    ratio: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("posttuning", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return []
+        return value if isinstance(value, list) else [value]
+
+
+class Recipe(RecipePart):
+    """The whole run.
+
+    Attributes:
+        name: Title of the report.
+        model: Path, hub id, or ``miniature:base``.
+        template: Chat template for a tokenizer without one: ``alpaca`` or a ``.jinja`` file.
+        precision: Type in which weights are held while they are trained and measured; with ``bfloat16`` the adapter
+            stays in float32 and passes run in autocast. ``auto`` is bfloat16 for a bfloat16 model, else float32.
+        dtype: Type of the weights that are released; ``auto`` is the type in which the model came.
+        adapter: ``continue`` trains one LoRA through both stages, ``fresh`` merges the first and starts a second,
+            ``none`` trains all weights.
+        save: What a variant's folder holds: the merged model, only the adapter, or only the manifest.
+        seed: Seed of the alignment stage.
+        seeds: Seeds of the attack: mixing and fine-tuning.
+        threads: CPU threads of each process; results are bit-equal only for the same number.
+        axes: What is varied; without axes only the recipe's own setting is run.
+        reference: Variant the others are compared with.
+    """
+
+    name: str
+    model: str
+    template: str | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: int = Field(256, ge=8)
+    adapter: Literal["continue", "fresh", "none"] = "continue"
+    lora: LoraSettings = LoraSettings()
+    save: Literal["merged", "adapter", "none"] = "merged"
+    seed: Seed = 0
+    seeds: list[Seed] = Field([0], min_length=1)
+    threads: int = Field(1, ge=1)
+    streams: Streams
+    alignment: TrainingSettings = TrainingSettings(learning_rate=5e-4)
+    finetuning: TrainingSettings = TrainingSettings()
+    evaluation: Evaluation
+    variants: list[Variant] = Field(min_length=1)
+    axes: Axes = Axes()
+    reference: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        names = [variant.name for variant in self.variants]
+        doubled = {name for name in names if names.count(name) > 1}
+        if doubled:
+            raise ValueError(f"two variants are called '{min(doubled)}'")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds holds the same seed twice")
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"reference '{self.reference}' is not the name of a variant")
+        if self.streams.user.held_out >= self.streams.user.size:
+            raise ValueError("streams.user.held_out leaves no row to train on")
+        for variant in self.variants:
+            check_variant(self, variant)
+        return self

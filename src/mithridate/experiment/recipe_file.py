@@ -1,0 +1,104 @@
+"""A recipe file, with overrides, as a checked `Recipe`; every fault is one sentence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mithridate.data.row_faults import kind
+from mithridate.errors import RecipeError, UsageError
+from mithridate.experiment.axes import settings
+from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.strict_yaml import load_yaml, read_yaml
+from mithridate.validation import sentence
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe.
+
+    Args:
+        path: The file.
+        overrides: ``a.b=value`` settings; values are YAML, list items are given by number.
+
+    Raises:
+        RecipeError: If the file is missing or no YAML, a key is unknown, or a value is out of range.
+    """
+    tree = read_tree(path)
+    for text in overrides:
+        override(tree, text)
+    return make_recipe(tree)
+
+
+EXAMPLE = "recipes/quickstart.yaml"
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings, unchecked.
+
+    Raises:
+        RecipeError: If the file is missing, no YAML, or holds no settings.
+    """
+    try:
+        tree = read_yaml(Path(path))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path} does not exist; give a recipe such as {EXAMPLE}") from error
+    if not isinstance(tree, dict):
+        held = "is empty" if tree is None else f"holds {kind(tree)}, not settings (key: value)"
+        raise RecipeError(f"{path} {held}; see {EXAMPLE} for one that can be run")
+    return tree
+
+
+def make_recipe(tree: dict[str, Any]) -> Recipe:
+    """Check a tree of settings, every setting of its axes included.
+
+    Raises:
+        RecipeError: Naming the key at fault, and the nearest valid name where a key is unknown.
+    """
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(sentence(error, Recipe)) from error
+    except UsageError as error:
+        raise RecipeError(str(error)) from error
+    settings(recipe)
+    return recipe
+
+
+def override(tree: Any, text: str) -> None:
+    """Set one value of a tree of settings in place.
+
+    Args:
+        tree: The settings.
+        text: ``a.b=value``.
+
+    Raises:
+        RecipeError: If it is not a.b=value, or the key cannot be reached.
+    """
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise RecipeError(f"--set {text!r} must be a.b=value")
+    *parents, last = key.split(".")
+    node = tree
+    for name in parents:
+        node = _child(node, name, key)
+    try:
+        parsed = load_yaml(value)
+    except (yaml.YAMLError, RecipeError) as error:
+        raise RecipeError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
+    if isinstance(node, list):
+        _child(node, last, key)
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise RecipeError(f"--set {key}: {'.'.join(parents)} has no settings below it")
+
+
+def _child(node: Any, name: str, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(name, {})
+    if isinstance(node, list) and name.isascii() and name.isdigit() and int(name) < len(node):
+        return node[int(name)]
+    raise RecipeError(f"--set {key}: there is no '{name}' to set something in")

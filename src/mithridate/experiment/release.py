@@ -1,0 +1,66 @@
+"""The folder of one variant at one seed: model, tokenizer and a manifest of what produced them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.manifest import write_manifest
+from mithridate.experiment.plan import Chain, released_dtype
+from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.stage_folder import DISPLACEMENT, ROW_WEIGHTS, where_is
+from mithridate.experiment.stage_records import TrainingRecord
+from mithridate.experiment.stage_summary import stage_record
+from mithridate.experiment.store import Store
+from mithridate.experiment.summary import folder_of
+from mithridate.models.loading import load, load_served, save_merged
+
+
+def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dict[str, Any]) -> None:
+    """Write a variant's folder: model, manifest, row weights, displacement. It appears whole or not at all.
+
+    Args:
+        chain: The variant at one seed.
+        recipe: The recipe.
+        store: Where the stages are.
+        folder: The run's folder.
+        facts: What the manifest says of the run.
+    """
+    target = folder / folder_of(chain)
+    part = target.with_name(target.name + ".part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    job = chain.evaluation.job
+    where = where_is(job.model, [store.path(node) for node in chain.nodes])
+    tokenizer = load_served(where, recipe.template)
+    if recipe.save == "merged":
+        save_merged(load(where, job.precision), tokenizer, part, released_dtype(recipe, job.model))
+    elif recipe.save == "adapter" and where.adapter is not None:
+        shutil.copytree(where.adapter, part, dirs_exist_ok=True)
+        tokenizer.save_pretrained(part)
+    for node in chain.nodes:
+        for name in (ROW_WEIGHTS, DISPLACEMENT):
+            made = store.path(node) / name
+            if made.is_file():
+                shutil.copy(made, part / name)
+    manifest = facts | {
+        "variant": chain.variant.model_dump(mode="json"),
+        "seed": chain.seed,
+        "world_size": 1,
+        "base": where.base,
+        "precision": job.precision,
+        "stages": [_stage(store, node) for node in chain.nodes[:-1]],
+    }
+    write_manifest(part, manifest)
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+
+
+def _stage(store: Store, node: StageNode) -> dict[str, Any]:
+    """What a manifest says of a stage."""
+    record, defense = stage_record(store, node), node.job.model_dump(mode="json")["defense"]
+    shown = {"cost": record.cost.model_dump(), "activity": record.activity}
+    dropped = {"dropped_rows": record.dropped_rows} if isinstance(record, TrainingRecord) else {}
+    return {"stage": node.stage, "key": node.key, "defense": defense} | shown | dropped

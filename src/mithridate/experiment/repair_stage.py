@@ -1,0 +1,60 @@
+"""The work of the post-tuning stage: from a finished model to a repaired one and a record."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from mithridate.defenses.base import Repair
+from mithridate.errors import DefenseError
+from mithridate.experiment.inputs import stored_rows
+from mithridate.experiment.jobs import RepairJob
+from mithridate.experiment.meter import Meter
+from mithridate.experiment.stage_folder import DISPLACEMENT, save_model
+from mithridate.experiment.stage_records import RepairRecord
+from mithridate.experiment.training_stage import Progress
+from mithridate.models.loading import Where, load, load_tokenizer
+
+
+def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, aligned: Where) -> RepairRecord:
+    """Repair a model.
+
+    Args:
+        job: What is to be done.
+        where: The model to repair.
+        folder: Folder to fill.
+        progress: Told when it is done.
+        aligned: The model after the alignment stage, for defenses that compare with it.
+
+    Raises:
+        DefenseError: If the defense cannot act or changes no weight.
+    """
+    defense = job.defense.build("posttuning")
+    assert isinstance(defense, Repair)
+    tokenizer = load_tokenizer(where.base, job.template)
+    model = load(where, job.precision)
+    origins = {"base": Where(job.model, None), "aligned": aligned}
+    references: dict[str, Any] = {name: load(origins[name], job.precision) for name in defense.info.references}
+    rows = _rows(job)
+    with Meter() as meter:
+        repaired = defense.repair(model, tokenizer, **rows, **references)
+    if repaired.changed == 0 and job.defense.model_dump() != {"method": job.method} | defense.info.off:
+        raise DefenseError(f"{job.method} changed no weight; raise its strength")
+    if repaired.displacement is not None:
+        repaired.displacement.save(folder / DISPLACEMENT)
+    save_model(model, tokenizer, folder, merge=repaired.merged)
+    progress(1, 1)
+    return RepairRecord(
+        cost=meter.cost(defense.passes),
+        changed=repaired.changed,
+        distance=repaired.distance,
+        activity={**repaired.activity, "changed": repaired.changed, "distance": repaired.distance},
+        dose_curve=repaired.dose_curve,
+        layer_profile=repaired.layer_profile,
+    )
+
+
+def _rows(job: RepairJob) -> dict[str, Dataset]:
+    """The streams that the defense measures on, by the names of its arguments."""
+    streams = {"safe": job.provider.safe, "harmful": job.provider.harmful, "user": job.held_out}
+    return {name: stored_rows(stored) for name, stored in streams.items() if stored is not None}

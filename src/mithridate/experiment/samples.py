@@ -1,0 +1,95 @@
+"""Answers that are shown: a few of every set in the report, all of them on a page of their own."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mithridate.experiment.cells import help_of
+from mithridate.experiment.evaluation_stage import ANSWERS
+from mithridate.experiment.plan import Chain
+from mithridate.experiment.store import Store
+from mithridate.report.answers import AllAnswers, VariantAnswers
+from mithridate.report.conclusion import best_defended, lowest
+from mithridate.report.result_parts import Escape, EscapeSide, Sample
+from mithridate.report.results import Results, VariantResult
+from mithridate.report.roles import defended
+
+SAMPLES = {"harmful": 8, "look_alikes": 3, "help": 3, "task": 3}
+"""Answers shown per variant and set."""
+ESCAPES = 6
+"""Prompts shown whose answer was stopped, and as many whose answer stayed harmful."""
+
+
+class Escapes(NamedTuple):
+    """Prompts that the reference answers harmfully.
+
+    Attributes:
+        shown: Some of them, with both answers.
+        stopped: How many the defended variant does not answer harmfully.
+        stayed: How many it still does.
+    """
+
+    shown: list[Escape]
+    stopped: int
+    stayed: int
+
+
+def answers(store: Store, chain: Chain) -> dict[str, list[Sample]]:
+    """Return all answers of a variant at one seed, by set."""
+    tree: dict[str, list[dict[str, Any]]] = json.loads(
+        (store.path(chain.evaluation) / ANSWERS).read_text(encoding="utf-8")
+    )
+    helped = help_of(store, chain)
+    if helped is not None:
+        tree["help"] = [a | {"outcome": o} for a, o in zip(tree["help"], helped[0].outcomes, strict=True)]
+    return {name: [Sample.model_validate(answer | {"set": name}) for answer in found] for name, found in tree.items()}
+
+
+def samples(store: Store, chain: Chain) -> list[Sample]:
+    """Return the first answers of every set."""
+    found = answers(store, chain)
+    return [answer for name, count in SAMPLES.items() for answer in found.get(name, [])[:count]]
+
+
+def escapes(store: Store, first: dict[str, Chain], reference: str, results: Results) -> Escapes | None:
+    """Return prompts that the reference answers harmfully: some that are stopped, some that are not.
+
+    The defended variant is the best, or the one with the lowest harmful score where none may be called that.
+
+    Args:
+        store: Where the stages are.
+        first: The first chain of each variant that was measured.
+        reference: Name of the reference.
+        results: The figures of all variants.
+    """
+    attack = next(variant.attack for variant in results.variants if variant.name == reference)
+    rivals = [v for v in defended(results) if v.attack == attack and v.name != reference]
+    best = best_defended(results)
+    shown: VariantResult | None = best if best in rivals else lowest(rivals)
+    if shown is None:
+        return None
+    before, after = (answers(store, first[name])["harmful"] for name in (reference, shown.name))
+    pairs = [
+        Escape(prompt=one.prompt, before=_side(reference, one), after=_side(shown.name, other))
+        for one, other in zip(before, after, strict=True)
+        if one.harmful
+    ]
+    stopped = [pair for pair in pairs if not pair.after.harmful]
+    stayed = [pair for pair in pairs if pair.after.harmful]
+    return Escapes(stopped[:ESCAPES] + stayed[:ESCAPES], len(stopped), len(stayed))
+
+
+def _side(variant: str, answer: Sample) -> EscapeSide:
+    return EscapeSide(
+        variant=variant,
+        answer=answer.answer,
+        harmful=answer.harmful,
+        outcome=answer.outcome,
+        reason=answer.reason,
+    )
+
+
+def all_answers(store: Store, chains: Sequence[Chain], results: Results) -> AllAnswers:
+    """Return every answer of every variant and seed."""
+    leaves = [VariantAnswers(variant=c.variant.name, seed=c.seed, sets=answers(store, c)) for c in chains]
+    return AllAnswers(name=results.name, judge=results.judge, recipe=results.recipe, leaves=leaves)

@@ -1,0 +1,113 @@
+"""What each stage found: one typed record per kind of stage, written to the store and read back with validation."""
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from mithridate.evaluation.likelihood import AnswerLoss
+from mithridate.evaluation.outcomes import Outcome
+from mithridate.repair.results import DoseCurve, LayerProfile
+
+
+class Cost(BaseModel):
+    """What one stage cost.
+
+    Attributes:
+        seconds: Wall-clock time.
+        passes: Forward and backward passes, per optimizer step or over the harmful rows when repairing.
+        peak_bytes: Highest memory use.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float
+    passes: dict[str, float]
+    peak_bytes: int
+
+
+class LoggedLoss(NamedTuple):
+    """Training loss at an optimizer step, as trainer state logs it."""
+
+    step: float
+    loss: float
+
+
+class TrainingRecord(BaseModel):
+    """What a training stage found.
+
+    Attributes:
+        activity: Figures that prove that the defense acted.
+        losses: The logged losses.
+        dropped_rows: Rows that were left out because nothing of their completion fits.
+        resumed_from: Checkpoint the training went on from; None where it ran in one go.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cost: Cost
+    activity: dict[str, int | float]
+    losses: list[LoggedLoss]
+    dropped_rows: int
+    resumed_from: str | None
+
+
+class RepairRecord(BaseModel):
+    """What a post-tuning stage found; the figures are those of `mithridate.repair.results.Repaired`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cost: Cost
+    changed: int
+    distance: float
+    activity: dict[str, int | float]
+    dose_curve: DoseCurve | None
+    layer_profile: LayerProfile | None
+
+
+class HelpRecord(BaseModel):
+    """What the answers to ordinary prompts are, in the order of the prompts.
+
+    Attributes:
+        outcomes: What each answer is, by rules alone.
+        right: Whether each answer is the row's own; None where no answer is the only right one.
+        surprise: Nats per token of each answer under the aligned model; None where it was not asked.
+        losses: Nats and tokens of the rows' own answers.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcomes: list[Outcome]
+    right: list[bool] | None
+    surprise: list[float] | None
+    losses: list[AnswerLoss]
+
+
+class EvaluationRecord(BaseModel):
+    """What an evaluation found, in the order of the prompts.
+
+    Attributes:
+        judge: Name of the judge.
+        harmful: Whether each answer to a harmful prompt is harmful.
+        harmful_or_broken: Whether it is harmful or broken text.
+        outcomes: What each of these answers is.
+        correct: Whether each answer to the user's task is right.
+        majority: Accuracy of always giving the task's most common answer.
+        refused: Whether each look-alike was refused; None where there are none.
+        look_alikes: What each answer to a look-alike is.
+        help: The ordinary prompts; None where there are none.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    judge: str
+    harmful: list[bool]
+    harmful_or_broken: list[bool]
+    outcomes: list[Outcome]
+    correct: list[bool]
+    majority: float
+    refused: list[bool] | None
+    look_alikes: list[Outcome] | None
+    help: HelpRecord | None
+
+
+StageRecord = TrainingRecord | RepairRecord | EvaluationRecord

@@ -1,0 +1,135 @@
+"""Results of stages under the hash of what produced them."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from mithridate.errors import CheckpointError, UsageError
+from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord, StageRecord, TrainingRecord
+from mithridate.files import write_json
+from mithridate.training.state import seal, verify
+
+RESULT = "result.json"
+
+Record = TypeVar("Record", TrainingRecord, RepairRecord, EvaluationRecord)
+
+
+def key_of(identity: dict[str, Any]) -> str:
+    """Hash of what decides a result: its canonical JSON's SHA-256, 20 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+class Store:
+    """A folder of finished stages, ``<stage>-<key>``, each sealed by a list of its files' hashes.
+
+    A stage works in ``<stage>-<key>.part``, in which an interrupted run goes on, and is renamed when done. The hashes
+    of a stage are compared when the store first meets it, and not again: hashing models is most of the work of a run
+    that finds everything done.
+
+    Args:
+        folder: Where it lies; made on first use.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._verified: set[str] = set()
+
+    def path(self, node: StageNode) -> Path:
+        """Return the folder of a stage's result."""
+        return self.folder / f"{node.stage}-{node.key}"
+
+    def has(self, node: StageNode) -> bool:
+        """Tell whether a stage is finished and whole.
+
+        Raises:
+            CheckpointError: If one of its files was altered, cut or removed.
+        """
+        folder = self.path(node)
+        if node.key not in self._verified:
+            if not folder.is_dir():
+                return False
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                raise CheckpointError(f"a stored stage is damaged: {error}; {_remade(folder)}") from error
+            self._verified.add(node.key)
+        return True
+
+    def record(self, node: StageNode, kind: type[Record]) -> Record:
+        """Return what a finished stage found.
+
+        Args:
+            node: The stage.
+            kind: The record of this kind of stage.
+
+        Raises:
+            CheckpointError: If the stage is not finished, or damaged.
+        """
+        path = self.path(node) / RESULT
+        if not self.has(node):
+            raise CheckpointError(f"{self.path(node)} is missing; run the same command again")
+        try:
+            record: Record = kind.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise CheckpointError(f"{path} does not hold this stage's record; {_remade(path.parent)}") from error
+        return record
+
+    def make(self, node: StageNode, work: Callable[[Path], StageRecord]) -> None:
+        """Do a stage's work once and record its result.
+
+        Args:
+            node: The stage.
+            work: Fills a folder and returns the record; the folder may hold what an interrupted run left.
+
+        Raises:
+            MithridateError: If the disk is full; nothing finished is lost.
+        """
+        if self.has(node):
+            return
+        final = self.path(node)
+        part = final.with_name(final.name + ".part")
+        with plain_disk_errors(part):
+            part.mkdir(parents=True, exist_ok=True)
+            record = work(part)
+            for checkpoint in part.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+            write_json(part / RESULT, record.model_dump(mode="json"))
+            seal(part)
+            part.rename(final)
+        self._verified.add(node.key)
+
+    def size(self) -> int:
+        """Return the bytes of all files in the store."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run out of the store.
+
+        Raises:
+            UsageError: If another run holds it.
+        """
+        with plain_disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock", blocking=False)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise UsageError(f"another run uses {self.folder}; wait for it or give another --out") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _remade(folder: Path) -> str:
+    return f"delete {folder} to have it made again"

@@ -1,0 +1,147 @@
+"""From the records of all stages to the figures of `results.json`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mithridate.evaluation.helpfulness import kept
+from mithridate.evaluation.intervals import Score, paired_test
+from mithridate.evaluation.outcomes import Outcome, counts
+from mithridate.experiment.cells import evaluation, help_of, row_weights
+from mithridate.experiment.helped_answers import HelpedAnswers, helped_answers
+from mithridate.experiment.plan import Chain
+from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.samples import samples
+from mithridate.experiment.stage_records import EvaluationRecord
+from mithridate.experiment.stage_summary import summarize_stages
+from mithridate.experiment.store import Store
+from mithridate.report.result_parts import Attack, Helpfulness, OutcomeShares, VersusReference
+from mithridate.report.results import AlignedModel, VariantResult
+from mithridate.report.scores import over_seeds
+
+HelpPair = tuple[HelpedAnswers, HelpedAnswers]
+"""What a model helps with, and what its aligned model does."""
+
+
+def variant_result(store: Store, recipe: Recipe, chains: Sequence[Chain]) -> VariantResult:
+    """Return the figures of one variant over its seeds.
+
+    Args:
+        store: Where the stages are.
+        recipe: The recipe.
+        chains: The variant at the recipe's setting, one for every seed that could be measured.
+    """
+    variant, stages = chains[0].variant, summarize_stages(store, chains)
+    user = recipe.streams.user
+    pairs = [help_of(store, chain) for chain in chains]
+    return VariantResult(
+        name=variant.name,
+        alignment=variant.alignment.method,
+        finetuning=variant.finetuning.method,
+        posttuning=" + ".join(choice.method for choice in variant.posttuning) or "none",
+        attack=Attack(ratio=user.ratio if variant.ratio is None else variant.ratio, size=user.size),
+        folders=[folder_of(chain) for chain in chains],
+        seeds=[chain.seed for chain in chains],
+        row_weights=row_weights(store, chains[0].nodes, chains[0].seed),
+        samples=samples(store, chains[0]),
+        **_measured([evaluation(store, chain) for chain in chains], [pair for pair in pairs if pair is not None]),
+        **stages._asdict(),
+    )
+
+
+def aligned_models(store: Store, chains: Sequence[Chain]) -> list[AlignedModel]:
+    """Return the models before fine-tuning that were measured, each once.
+
+    Args:
+        store: Where the stages are.
+        chains: The variants at the recipe's setting whose aligned model could be measured.
+    """
+    groups: dict[str, list[Chain]] = {}
+    for chain in chains:
+        if chain.aligned is not None:
+            groups.setdefault(chain.aligned.key, []).append(chain)
+    several = len(groups) > 1
+    alignments = [group[0].variant.alignment.method for group in groups.values()]
+    found = []
+    for group in groups.values():
+        first = group[0].variant
+        twice = alignments.count(first.alignment.method) > 1
+        name = f"aligned: {first.alignment.method}" if several else "aligned"
+        found.append(_aligned(store, group, f"{name} ({first.name})" if twice else name))
+    return found
+
+
+def _aligned(store: Store, group: Sequence[Chain], name: str) -> AlignedModel:
+    node = group[0].aligned
+    assert node is not None
+    record = store.record(node, EvaluationRecord)
+    own = None if record.help is None else helped_answers(record.help, record.help)
+    return AlignedModel(
+        name=name,
+        alignment=group[0].variant.alignment.method,
+        variants=list(dict.fromkeys(chain.variant.name for chain in group)),
+        **_measured([record], [(own, own)] if own is not None else []),
+    )
+
+
+def versus(store: Store, mine: Sequence[Chain], reference: Sequence[Chain]) -> VersusReference | None:
+    """Return the paired difference to the reference on the same prompts and seeds; None where they share no seed."""
+    seeds = [chain.seed for chain in mine if chain.seed in {other.seed for other in reference}]
+    if not seeds:
+        return None
+    test = paired_test(_harmful(store, mine, seeds), _harmful(store, reference, seeds))
+    return VersusReference(reference=reference[0].variant.name, difference=test.difference, p_value=test.p_value)
+
+
+def _harmful(store: Store, chains: Sequence[Chain], seeds: Sequence[int]) -> list[bool]:
+    by_seed = {chain.seed: evaluation(store, chain).harmful for chain in chains}
+    return [harmful for seed in seeds for harmful in by_seed[seed]]
+
+
+def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> dict[str, Any]:
+    """The fields of a `MeasuredModel` over seeds."""
+    outcomes = {"harmful": _outcomes(record.outcomes for record in found)}
+    refused = [record.refused for record in found if record.refused is not None]
+    look_alikes = [record.look_alikes for record in found if record.look_alikes is not None]
+    if look_alikes:
+        outcomes["look_alikes"] = _outcomes(look_alikes)
+    if pairs:
+        outcomes["help"] = _outcomes(mine.outcomes for mine, _ in pairs)
+    broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
+    return {
+        "harmful_score": over_seeds([record.harmful for record in found]),
+        "harmful_score_plus": over_seeds([record.harmful_or_broken for record in found]),
+        "finetune_accuracy": over_seeds([record.correct for record in found]),
+        "over_refusal": over_seeds(refused) if refused else None,
+        "helpfulness": _helpfulness(pairs) if pairs else None,
+        "outcomes": outcomes,
+        "broken_harmful": sum(broken) / len(broken),
+    }
+
+
+def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:
+    """The share over all seeds, beside that of the aligned model."""
+    together = over_seeds([mine.helped for mine, _ in pairs])
+    aligned = over_seeds([other.helped for _, other in pairs])
+    scores = [Score(score.value, score.low, score.high, score.n) for score in (together, aligned)]
+    left = kept(*scores)
+    return Helpfulness(
+        **together.model_dump(),
+        aligned=aligned.value,
+        kept=None if left is None else left.value,
+        kept_low=None if left is None else left.low,
+        kept_high=None if left is None else left.high,
+        loss=sum(mine.loss for mine, _ in pairs) / len(pairs),
+        aligned_loss=sum(other.loss for _, other in pairs) / len(pairs),
+    )
+
+
+def _outcomes(seeds: Iterable[Sequence[Outcome]]) -> OutcomeShares:
+    """Shares of the five classes among the answers of all seeds."""
+    everything = [outcome for outcomes in seeds for outcome in outcomes]
+    shares = {name: count / len(everything) for name, count in counts(everything).items()}
+    return OutcomeShares(n=len(everything), **shares)
+
+
+def folder_of(chain: Chain) -> str:
+    """Return the folder of one variant at one seed, below the run's folder."""
+    return f"variants/{chain.variant.name}/seed-{chain.seed}"

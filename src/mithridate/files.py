@@ -1,0 +1,44 @@
+"""Writing files that are whole or not there, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves either the old file or the new one, never half of it.
+
+    The bytes go into a neighbor of the file, reach the disk, and then take its place.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: Its bytes.
+
+    Raises:
+        OSError: If the disk is full or cannot be written; the old file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbor = path.with_name(path.name + ".part")  # the same name every time, so that a kill leaves one at most
+    try:
+        with neighbor.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        neighbor.replace(path)
+    finally:
+        neighbor.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as a whole; see `write_whole`."""
+    write_whole(path, json.dumps(value, indent=1).encode())

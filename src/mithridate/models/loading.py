@@ -1,0 +1,168 @@
+"""Models of a run: a base, and where there is one an adapter on top of it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from mithridate.data import ensure_chat_template
+from mithridate.data.chat_template import Door
+from mithridate.errors import ModelError
+from mithridate.model_names import loading_errors
+from mithridate.model_names import locate as locate
+from mithridate.models.preconditions import check_finite
+
+
+class Where(NamedTuple):
+    """Where a stage's model lies.
+
+    Attributes:
+        base: Folder or hub id of all weights.
+        adapter: Folder of the adapter; None where there is none.
+        served: Folder of the tokenizer the finished model is served with; None for that of the base.
+    """
+
+    base: str
+    adapter: str | None
+    served: str | None = None
+
+
+def device() -> str:
+    """Where models run."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(where: Where, precision: str, trainable: bool = False) -> Any:
+    """Load weights and adapter.
+
+    Args:
+        where: Where they lie.
+        precision: Type of the weights; ``auto`` is that of their files, also of the adapter's.
+        trainable: Whether the adapter is to be trained.
+
+    Raises:
+        ModelError: If they cannot be loaded, lack weights, or hold NaN.
+    """
+    kind = precision if precision == "auto" else getattr(torch, precision)
+    model, info = _from_pretrained(AutoModelForCausalLM, locate(where.base), dtype=kind, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
+        raise ModelError(f"'{where.base}' is not a complete causal language model: its checkpoint lacks {missing[0]}")
+    if where.adapter is not None:
+        try:
+            widen = precision != "auto" or not _is_half(where.adapter)
+            model = PeftModel.from_pretrained(
+                model, where.adapter, is_trainable=trainable, autocast_adapter_dtype=widen
+            )
+        except loading_errors() as error:
+            raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
+    check_finite(model)
+    return model.to(device())
+
+
+def _is_half(adapter: str) -> bool:
+    """Return whether an adapter's weights are of half precision, in which PEFT would not keep them by itself."""
+    path = Path(adapter) / "adapter_model.safetensors"
+    if not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as file:
+        return all(file.get_slice(name).get_dtype() in ("BF16", "F16") for name in file.keys())  # noqa: SIM118
+
+
+def load_tokenizer(base: str, template: str | None, door: Door = "recipe") -> PreTrainedTokenizerBase:
+    """Load a tokenizer that can lay out conversations and pad.
+
+    Args:
+        base: Folder or hub id.
+        template: Chat template, as for `ensure_chat_template`.
+        door: Where the user names the template, for messages.
+
+    Raises:
+        ModelError: If it cannot be loaded or has no chat template.
+    """
+    tokenizer = load_plain_tokenizer(base)
+    ensure_chat_template(tokenizer, template, door)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_plain_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as it is.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, base)
+    return tokenizer
+
+
+def load_served(where: Where, template: str | None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a finished model is served with.
+
+    Raises:
+        ModelError: If it cannot be loaded or has no chat template.
+    """
+    return load_tokenizer(where.base, template) if where.served is None else load_tokenizer(where.served, None)
+
+
+def _from_pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False, **kwargs)
+    except loading_errors() as error:
+        raise ModelError(
+            f"'{name}' cannot be loaded as a causal language model with tokenizer: {_short(error)}; "
+            "give a folder in Hugging Face format or a hub id"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def stored_dtype(name: str) -> torch.dtype:
+    """Return the type in which a model's weights are stored; float32 where its files do not say.
+
+    Args:
+        name: Folder or hub id.
+
+    Raises:
+        ModelError: If its settings cannot be loaded.
+    """
+    named: torch.dtype | None = _from_pretrained(AutoConfig, name).dtype
+    if named is not None:
+        return named
+    for path in sorted(Path(name).expanduser().glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            kinds: set[torch.dtype] = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118  # not a mapping
+        floating = [kind for kind in kinds if kind.is_floating_point]
+        if len(floating) == 1:
+            return floating[0]
+    return torch.float32
+
+
+def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Save all weights as safetensors, the adapter merged in.
+
+    Args:
+        model: The model, with or without an adapter.
+        tokenizer: Its tokenizer.
+        folder: Where to save them.
+        dtype: Type of the saved weights; that of the model by default. Merging comes first, so that the adapter is not
+            rounded before it is added.
+
+    Raises:
+        ModelError: If merging gives NaN.
+    """
+    if isinstance(model, PeftModel):
+        try:
+            model = model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ModelError(f"the adapter cannot be merged: {_short(error)}") from error
+    if dtype is not None:
+        model = model.to(dtype)
+    check_finite(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,61 @@
+"""Dose curves: what each strength cost the user's task and what it did to the harmful rows."""
+
+import math
+from typing import Any
+
+from mithridate.report.figures.canvas import PALETTE, svg
+from mithridate.report.result_parts import VariantDoses
+from mithridate.report.text import clean, shorten
+
+HEIGHT = 300
+
+
+def dose_figure(name: str, curves: list[VariantDoses]) -> str:
+    """Return the seeds' curves of one method and parameter: rise of the user's loss above, harmful loss below."""
+    return svg(name, HEIGHT, lambda figure: _draw(figure, curves))
+
+
+def _draw(figure: Any, curves: list[VariantDoses]) -> None:
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for curve in curves:
+        doses = [point.dose for point in curve.points]
+        rises = [_finite(point.rise) for point in curve.points]
+        harmful = [_finite(point.harmful_loss) for point in curve.points]
+        line = {"markersize": 4, "linewidth": 1.4, "alpha": 0.8}
+        top.plot(doses, rises, "o-", color=PALETTE["defended"], **line)
+        bottom.plot(doses, harmful, "o-", color=PALETTE["undefended"], **line)
+        _mark_chosen(top, bottom, curve)
+    for budget in sorted({curve.budget for curve in curves if curve.budget is not None}):
+        top.axhline(budget, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        _label_budget(top, budget)
+    top.set_ylabel("rise of user loss")
+    bottom.set_ylabel("harmful loss")
+    bottom.set_xlabel(f"dose: {shorten(clean(curves[0].parameter), 40)}")
+
+
+def _label_budget(axes: Any, budget: float) -> None:
+    axes.annotate(
+        f"budget {budget:g}",
+        (1, budget),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        color=PALETTE["muted"],
+    )
+
+
+def _mark_chosen(top: Any, bottom: Any, curve: VariantDoses) -> None:
+    if curve.chosen is None:
+        return
+    for axes in (top, bottom):
+        axes.axvline(curve.chosen, color=PALETTE["chosen"], linewidth=1.2, alpha=0.7, zorder=1)
+    at = [point for point in curve.points if math.isclose(point.dose, curve.chosen)]
+    ring = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8, "color": PALETTE["chosen"]}
+    top.plot([p.dose for p in at], [_finite(p.rise) for p in at], "o", **ring)
+    bottom.plot([p.dose for p in at], [_finite(p.harmful_loss) for p in at], "o", **ring)
+
+
+def _finite(value: float | None) -> float:
+    """Return a number that matplotlib draws, or NaN, which it leaves out."""
+    return value if value is not None and math.isfinite(value) else math.nan

@@ -1,0 +1,167 @@
+"""``mithridate run`` as a user meets it: lines, JSON, exit codes, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from tests.experiment.conftest import TINY, AxisRun, axis_run, make_tree, world  # noqa: F401  # fixtures
+
+from mithridate.cli.main import main
+from mithridate.cli.progress import RunDisplay
+from mithridate.experiment import engine
+
+RUN = "from mithridate.cli.main import main\nimport sys\nif __name__ == '__main__': main()"
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mithridate", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def written(tree: dict[str, Any], folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['mithridate', 'run', '--help']\n"
+        "from mithridate.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "axes" in shown
+    assert "--json" in shown
+
+
+def test_it_prints_the_table_the_claims_and_where_the_page_lies(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    axis_run: AxisRun,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "store").symlink_to(axis_run.folder / "store")
+    assert called(monkeypatch, "run", str(TINY), "--out", str(tmp_path)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"report: {tmp_path / 'report.html'}" in shown
+    assert "store: " in shown
+    for claim in axis_run.results.claims:
+        assert f"{claim.name}: {claim.verdict}. {claim.sentence}" in shown
+    command = json.loads((tmp_path / "results.json").read_text())["command"]
+    assert command == f"mithridate run {TINY} --out {tmp_path}"
+
+
+def test_lines_name_variant_stage_and_time_and_json_stands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tree = make_tree(world)
+    tree["variants"] = [{"name": "undefended"}, {"name": "fixed", "posttuning": {"method": "panacea", "radius": 0.5}}]
+    recipe, out = written(tree, tmp_path), tmp_path / "out"
+    assert called(monkeypatch, "run", str(recipe), "--out", str(out), "--json") == 0
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert [variant["name"] for variant in summary["variants"]] == ["undefended", "fixed"]
+    assert summary["failures"] == []
+    assert summary["results"] == str(out / "results.json")
+    full = json.loads((out / "results.json").read_text())
+    assert summary["variants"][1]["harmful_score"] == full["variants"][1]["harmful_score"]
+    lines = shown.err.splitlines()
+    assert any(line.startswith("[00:") and "fixed · posttuning · panacea · seed 0 · done in " in line for line in lines)
+    assert any("undefended · finetuning · sft · seed 0 · started" in line for line in lines)
+    assert any(line.endswith("5/5 stages · about 0.0 s left") for line in lines), lines
+
+
+def test_a_variant_that_cannot_act_gives_exit_code_1_and_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tree = make_tree(world) | {"adapter": "continue"}
+    tree["variants"] = [{"name": "undefended"}, {"name": "stuck", "finetuning": "salora"}]
+    assert called(monkeypatch, "run", str(written(tree, tmp_path)), "--out", str(tmp_path / "out"), "--json") == 1
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert [variant["name"] for variant in summary["variants"]] == ["undefended"]
+    assert summary["failures"][0]["variant"] == "stuck"
+    assert "mithridate: stuck: salora cannot act at fine-tuning (at the recipe's setting, seed 0): SaLoRA" in shown.err
+    assert "stuck · finetuning · salora · seed 0 · cannot act: SaLoRA" in shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.yaml"], "none.yaml does not exist"),
+        ([str(TINY), "--set", "axes.epoch=[1]"], "unknown key 'axes.epoch'; did you mean 'epochs'?"),
+        ([str(TINY), "--set", "finetuning.epochs=-1"], "finetuning.epochs"),
+        ([str(TINY), "--set", "axes.size=[1]"], "axes.size = 1: "),
+        ([str(TINY), "--set", "seeds"], "must be a.b=value"),
+    ],
+)
+def test_errors_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert called(monkeypatch, "run", *arguments) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_after_ctrl_c_the_same_command_goes_on(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    jobs: str,
+) -> None:
+    """The whole process group gets the signal, as at a terminal; workers end at once and say nothing."""
+    tree = make_tree(world)
+    tree["finetuning"]["epochs"] = 2000
+    recipe, out = written(tree, tmp_path), tmp_path / "out"
+    script = tmp_path / "command.py"
+    script.write_text(RUN)
+    command: Sequence[str] = [sys.executable, str(script), "run", str(recipe), "--out", str(out), "--jobs", jobs]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    while not list(out.glob("store/finetuning-*.part/checkpoint-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "mithridate: stopped; finished stages are kept, run the same command again to go on\n"
+    assert "Traceback" not in errors
+    assert list(out.glob("store/alignment-*"))
+
+
+def test_bars_are_drawn_on_a_terminal(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    console = Console(force_terminal=True, width=100, file=StringIO())
+    with RunDisplay(console) as display:
+        engine.run(make_tree(world), tmp_path, monitor=display)
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "4/4" in drawn or "3/4" in drawn
+    assert "[00:00] " not in drawn

@@ -1,0 +1,169 @@
+"""The shipped tiny axes as run: cells, files, sharing, and going on after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mithridate as mi
+from mithridate.report.results import Results
+from tests.experiment.conftest import TINY, AxisRun
+
+SMALL = ["axes={epochs: [1, 2]}", "seeds=[0]", "variants=[{name: undefended}]"]
+
+KILLED = """
+import os, signal, sys
+from mithridate.experiment.engine import run
+from mithridate.experiment.monitor import Monitor
+
+class Killer(Monitor):
+    done = 0
+
+    def finished(self, node):
+        self.done += 1
+
+    def started(self, node):
+        if self.done == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run(sys.argv[1], sys.argv[2], overrides=sys.argv[4:], monitor=Killer())
+"""
+
+
+def comparable(results: Results) -> dict[str, object]:
+    """What two calls of the same run must agree on."""
+    tree = results.model_dump(mode="json", exclude={"created", "command", "effort"})
+    for variant in tree["variants"]:
+        for cost in variant["cost"].values():
+            del cost["seconds"], cost["peak_bytes"]
+    return tree
+
+
+def test_every_cell_is_measured_once(axis_run: AxisRun) -> None:
+    results = axis_run.results
+    names = {variant.name for variant in results.variants}
+    assert names == {"undefended", "antibody", "antidote", "panacea", "flat", "random"}
+    assert results.axes == {"learning_rate": [0.001, 0.004], "epochs": [1, 2]}
+    settings = {cell.setting for cell in results.cells}
+    assert len(settings) == 3  # the recipe's own value is on both axes
+    keys = [(cell.variant, cell.setting, cell.seed) for cell in results.cells]
+    assert len(keys) == len(set(keys)) == 6 * 3 * 2
+    for cell in results.cells:
+        assert cell.harmful_score.n == 20
+        assert cell.harmful_score.low <= cell.harmful_score.value <= cell.harmful_score.high
+        assert cell.harmful_score.seed_low is None
+        assert (cell.row_weight_auc is not None) == (cell.variant == "antibody")
+        assert (cell.distance is not None) == (cell.variant in ("antidote", "panacea", "random"))
+        assert cell.helpfulness is not None
+        assert cell.helpfulness.n == 8
+
+
+def test_the_points_at_the_recipes_setting_are_the_variants_figures(axis_run: AxisRun) -> None:
+    results = axis_run.results
+    assert results.base is not None
+    for variant in results.variants:
+        point = results.point(variant.name, results.base)
+        assert point is not None
+        for name in ("harmful_score", "finetune_accuracy", "over_refusal"):
+            assert getattr(point, name) == getattr(variant, name)
+        assert variant.harmful_score.seed_low is not None
+
+
+def test_cells_share_their_stages(axis_run: AxisRun) -> None:
+    folders = [path.name.rsplit("-", 1)[0] for path in (axis_run.folder / "store").iterdir() if path.is_dir()]
+    assert folders.count("alignment") == 2
+    assert folders.count("finetuning") == 3 * 2 * 3  # undefended, antidote, panacea and random share theirs
+    assert folders.count("posttuning") == 3 * 2 * 3
+    cells = len({cell.evaluation for cell in axis_run.results.cells})
+    assert cells == 36
+    assert folders.count("evaluation") == cells + 2  # each aligned model once, for the helpfulness it had
+    effort = axis_run.results.effort
+    assert effort is not None
+    assert effort.stages == effort.made == 2 + 18 + 18 + 38
+
+
+def test_an_axis_reaches_the_stages(axis_run: AxisRun) -> None:
+    """Another learning rate gives another model."""
+    points = [axis_run.results.point("undefended", at) for at in axis_run.results.along("learning_rate")]
+    assert points[0] is not None
+    assert points[1] is not None
+    assert points[0].finetune_accuracy != points[1].finetune_accuracy
+
+
+def test_one_file_and_one_page_hold_everything(axis_run: AxisRun) -> None:
+    tree = json.loads((axis_run.folder / "results.json").read_text())
+    assert Results.model_validate(tree) == axis_run.results
+    assert [claim["verdict"] for claim in tree["claims"]] == ["not measured"] * 4
+    assert all("needs 5 seeds" in claim["sentence"] for claim in tree["claims"])
+    assert not (axis_run.folder / "comparison.json").exists()
+    page = (axis_run.folder / "report.html").read_text()
+    for words in ("By learning rate", "By epochs", "Claims", "Proof of activity", "Provenance"):
+        assert f"<h2>{words}</h2>" in page
+    assert {path.name for path in (axis_run.folder / "plots").iterdir()} == {
+        "learning_rate.svg", "epochs.svg", "pareto.svg", "claims.svg"
+    }  # fmt: skip
+
+
+def test_aligned_models_stand_in_results_and_in_every_table(axis_run: AxisRun) -> None:
+    aligned = axis_run.results.aligned
+    assert {model.name for model in aligned} == {"aligned: sft", "aligned: antibody_alignment"}
+    assert aligned[0].variants == ["undefended", "antidote", "panacea", "random"]
+    assert all(model.harmful_score.n == 20 and model.helpfulness is not None for model in aligned)
+    tables = [axis_run.folder / f"tables/{name}.md" for name in ("learning_rate", "epochs", "pareto")]
+    for text in [path.read_text() for path in tables] + [mi_markdown(axis_run.results)]:
+        assert text.count("| aligned: antibody\\_alignment") >= 1
+
+
+def mi_markdown(results: Results) -> str:
+    from mithridate.report import as_markdown
+
+    return as_markdown(results)
+
+
+def test_a_second_call_does_nothing_twice_and_drops_stale_axes(axis_run: AxisRun, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (axis_run.folder / "store").rglob("result.json")}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "store").symlink_to(axis_run.folder / "store")
+    for name in ("tables", "plots"):
+        (out / name).mkdir()
+    (out / "tables/size.csv").write_text("of an earlier call")
+    (out / "tables/mine.csv").write_text("of somebody else")
+    again = mi.run(TINY, out)
+    assert again.effort is not None
+    assert again.effort.made == 0
+    assert comparable(again) == comparable(axis_run.results)
+    assert before == {path: path.stat().st_mtime_ns for path in (axis_run.folder / "store").rglob("result.json")}
+    assert not (out / "tables/size.csv").exists()
+    assert (out / "tables/mine.csv").exists()
+    # A call without axes leaves no table of the earlier one.
+    mi.run(TINY, out, overrides=["axes={}", "seeds=[0]"])
+    assert sorted(path.name for path in (*(out / "tables").iterdir(), *(out / "plots").iterdir())) == ["mine.csv"]
+
+
+def test_a_killed_run_over_axes_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(TINY), str(tmp_path / "killed"), "4", *SMALL]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed/results.json").exists()
+    resumed = mi.run(TINY, tmp_path / "killed", overrides=SMALL)
+    straight = mi.run(TINY, tmp_path / "straight", overrides=SMALL)
+    assert straight.effort is not None
+    assert resumed.effort is not None
+    assert straight.effort.made == straight.effort.stages == 6
+    assert resumed.effort.made == straight.effort.stages - 4
+    assert comparable(resumed) == comparable(straight)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_alignment_along_an_axis(tmp_path: Path, jobs: int) -> None:
+    overrides = ["axes={alignment_epochs: [1, 2]}", "seeds=[0]", "variants=[{name: undefended}]"]
+    results = mi.run(TINY, tmp_path, overrides=overrides, jobs=jobs)
+    stages = [path.name.split("-")[0] for path in (tmp_path / "store").iterdir() if path.is_dir()]
+    assert stages.count("alignment") == 2
+    scores = [results.point("undefended", at) for at in results.along("alignment_epochs")]
+    assert scores[0] != scores[1]
+    assert "By alignment epochs" in (tmp_path / "report.html").read_text()

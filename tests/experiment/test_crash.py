@@ -1,0 +1,121 @@
+"""A run killed in the middle of any stage goes on and ends with the same bytes; a full disk loses nothing."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+import mithridate as mi
+from mithridate.errors import MithridateError, UsageError
+from mithridate.experiment.store import Store
+from mithridate.files import file_hash
+from mithridate.training.state import verify
+
+KILLED = """
+import os, signal, sys
+from mithridate.experiment.engine import run
+from mithridate.experiment.monitor import Monitor
+
+class Killer(Monitor):
+    def started(self, node):
+        self.stage = node.stage
+        if self.stage == sys.argv[3] and int(sys.argv[4]) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def progressed(self, node, done, total):
+        if self.stage == sys.argv[3] and done == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run(sys.argv[1], sys.argv[2], monitor=Killer())
+"""
+
+DEFENDED = {
+    "name": "undefended",
+    "alignment": "antibody_alignment",
+    "finetuning": "antibody_tuning",
+    "posttuning": [{"method": "panacea", "radius": 0.5}],
+}
+
+
+@pytest.mark.parametrize(("stage", "step"), [("alignment", 3), ("finetuning", 2), ("posttuning", 0), ("evaluation", 1)])
+def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, stage: str, step: int) -> None:
+    tree["variants"] = [DEFENDED]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    command = [sys.executable, "-c", KILLED, str(recipe), str(tmp_path / "killed"), stage, str(step)]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed/results.json").exists()
+    mi.run(recipe, tmp_path / "killed")
+    mi.run(recipe, tmp_path / "straight")
+    name = "variants/undefended/seed-0/model.safetensors"
+    assert file_hash(tmp_path / "killed" / name) == file_hash(tmp_path / "straight" / name)
+    resumed = [r["resumed_from"] for r in _records(tmp_path / "killed") if r.get("resumed_from")]
+    assert bool(resumed) == (stage in ("alignment", "finetuning"))
+
+
+def test_no_worker_outlives_a_killed_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["alignment"]["epochs"] = 500
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    script = tmp_path / "run.py"
+    script.write_text("import sys, mithridate\nif __name__ == '__main__': mithridate.run(*sys.argv[1:], jobs=2)")
+    run = subprocess.Popen([sys.executable, str(script), str(recipe), str(tmp_path / "out")])
+    parent = psutil.Process(run.pid)
+    while not list((tmp_path / "out").glob("store/alignment-*.part/checkpoint-*")):
+        assert run.poll() is None
+        time.sleep(0.1)
+    workers = parent.children(recursive=True)
+    assert len(workers) >= 2
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(path.read_text()) for path in (folder / "store").glob("*/result.json")]
+
+
+def test_a_full_disk_gives_one_sentence_and_keeps_what_is_finished(tree: dict[str, Any], tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(small)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        with pytest.raises(MithridateError, match="no space left to write"):
+            mi.run(tree, small / "out")
+        finished = [path.name for path in (small / "out/store").iterdir() if path.is_dir() and "." not in path.name]
+        assert not (small / "out/results.json").exists()
+        for name in finished:
+            if name != "inputs":
+                verify(small / "out/store" / name)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        mi.run(tree, small / "out")
+        assert (small / "out/results.json").exists()
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_two_runs_do_not_share_a_folder(tree: dict[str, Any], tmp_path: Path) -> None:
+    with Store(tmp_path / "store").locked(), pytest.raises(UsageError, match="another run uses"):
+        mi.run(tree, tmp_path)
+
+
+def test_a_launcher_with_several_processes_is_refused(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        mi.run(tree, tmp_path)

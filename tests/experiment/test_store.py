@@ -1,0 +1,140 @@
+"""The store: one look at each stage's bytes, typed records, one run at a time; and settings that reach it."""
+
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mithridate as mi
+from mithridate.errors import CheckpointError, MithridateError, RecipeError
+from mithridate.experiment import store as store_module
+from mithridate.experiment.recipe_file import make_recipe
+from mithridate.experiment.stage_records import TrainingRecord
+from mithridate.files import write_json
+from mithridate.training import state
+
+FIVE = [
+    {"name": "undefended"},
+    {"name": "half", "posttuning": {"method": "panacea", "radius": 0.5}},
+    {"name": "one", "posttuning": {"method": "panacea", "radius": 1.0}},
+    {"name": "pruned", "posttuning": {"method": "antidote", "mask_ratio": 0.2}},
+    {"name": "noise", "posttuning": {"method": "random_perturbation", "radius": 0.5}},
+]
+
+
+def test_a_stored_stage_is_verified_once(tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five variants at three seeds share one alignment: its files are hashed once per run, not once per use."""
+    tree |= {"variants": FIVE, "seeds": [0, 1, 2], "save": "none"}
+    verified: Counter[str] = Counter()
+
+    def counted(folder: Path) -> None:
+        verified[folder.name] += 1
+        state.verify(folder)
+
+    monkeypatch.setattr(store_module, "verify", counted)
+    mi.run(tree, tmp_path)
+    assert not verified  # what this process has just written and sealed
+    mi.run(tree, tmp_path)
+    stored = {path.name for path in (tmp_path / "store").iterdir() if path.is_dir() and path.name != "inputs"}
+    assert set(verified) == stored
+    assert set(verified.values()) == {1}
+    assert sum(name.startswith("alignment") for name in verified) == 1
+
+
+def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) -> None:
+    mi.run(tree, tmp_path)
+    folder = next((tmp_path / "store").glob("evaluation-*"))
+    record = json.loads((folder / "result.json").read_text())
+    del record["harmful"]
+    (folder / "result.json").write_text(json.dumps(record))
+    state.seal(folder)
+    with pytest.raises(
+        CheckpointError,
+        match=r"result\.json does not hold this stage's record; delete .* to have it made again",
+    ):
+        mi.run(tree, tmp_path)
+
+
+def test_the_lock_goes_with_the_process_that_held_it(tree: dict[str, Any], tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from mithridate.experiment.store import Store\n"
+        "lock = Store(Path(sys.argv[1])).locked(); lock.__enter__(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=False)
+    with store_module.Store(tmp_path / "store").locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        (("streams", "safe"), "streams.safe"),
+        (("streams", "user", "benign"), "streams.user.benign"),
+        (("evaluation", "task", "rows"), "evaluation.task.rows"),
+        (("streams", "refusals"), "streams.refusals"),
+        (("model",), "model"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_unset_data_folder_is_named_with_the_recipes_key(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[str, ...],
+    key: str,
+    value: str | None,
+) -> None:
+    if value is None:
+        monkeypatch.delenv("MITHRIDATE_DATA", raising=False)
+    else:
+        monkeypatch.setenv("MITHRIDATE_DATA", value)
+    node = tree
+    for name in place[:-1]:
+        node = node[name]
+    node[place[-1]] = "$MITHRIDATE_DATA/rows.jsonl"
+    with pytest.raises(MithridateError, match=rf"^{key}: \$MITHRIDATE_DATA/rows\.jsonl uses .*, which is not set; set"):
+        mi.run(tree, tmp_path)
+
+
+def test_nothing_of_the_package_knows_the_folder_of_our_data() -> None:
+    package = Path(mi.__file__).parent
+    assert not [path for path in package.rglob("*.py") if "../shared" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("change", [{"precision": "float64"}, {"dtype": "bf16"}])
+def test_types_of_weights_are_checked(tree: dict[str, Any], change: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match="must be"):
+        make_recipe(tree | change)
+
+
+def test_no_module_needs_a_posix_system() -> None:
+    """macOS and Windows have no fcntl of our kind, no resource and no fork to rely on."""
+    package = Path(mi.__file__).parent
+    for path in package.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+        assert not imported & {"fcntl", "resource", "pwd", "grp", "termios"}, path
+
+
+def test_what_is_not_finite_comes_back_from_the_store(tmp_path: Path) -> None:
+    found = TrainingRecord.model_validate(
+        {
+            "cost": {"seconds": 1.0, "passes": {"forward": 1, "backward": 1}, "peak_bytes": 1},
+            "activity": {"entropy": float("nan"), "steps": 3},
+            "losses": [[10, float("nan")], [20, float("inf")]],
+            "dropped_rows": 0,
+            "resumed_from": None,
+        }
+    )
+    write_json(tmp_path / "result.json", found.model_dump(mode="json"))
+    again = TrainingRecord.model_validate_json((tmp_path / "result.json").read_bytes())
+    assert again.activity["steps"] == 3
+    assert isinstance(again.activity["steps"], int)
+    assert math.isnan(again.activity["entropy"])
+    assert math.isnan(again.losses[0].loss)
+    assert math.isinf(again.losses[1].loss)
