@@ -7,8 +7,8 @@ from typing import Any
 import griffe
 import yaml
 
-from mithridate.defenses.base import Info
 from mithridate.errors import SettingError
+from mithridate.settings import Info
 from tools.cards import Paper
 
 STAGES = {"alignment": "before fine-tuning", "finetuning": "during fine-tuning", "posttuning": "after fine-tuning"}

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from mithridate.defenses.base import Info
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
+from mithridate.settings import Info
 from tools.cards import Card, Measured, Trial, read_cards, trials
 from tools.method_facts import examples, facts, one_line, settings
 

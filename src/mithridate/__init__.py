@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mithridate.evaluation.intervals import Score
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
-    from mithridate.pipeline.run import run
+    from mithridate.experiment.engine import run
     from mithridate.repair.post_tuning import Repair
     from mithridate.training.defense import Defense
     from mithridate.training.gradient import Gradient

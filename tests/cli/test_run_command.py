@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from tests.experiment.conftest import TINY, AxisRun, axis_run, make_tree, world  # noqa: F401  # fixtures
 
 from mithridate.cli.main import main
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
+from tests.experiment.conftest import TINY, AxisRun, axis_run, make_tree, world  # noqa: F401  # fixtures
 
 RUN = "from mithridate.cli.main import main\nimport sys\nif __name__ == '__main__': main()"
 

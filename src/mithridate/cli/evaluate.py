@@ -20,10 +20,10 @@ from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
 from mithridate.evaluation.over_refusal import refusal_rate
+from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.manifest import versions
+from mithridate.files import write_json
 from mithridate.nearest import nearest
-from mithridate.pipeline.manifest import versions
-from mithridate.pipeline.store import plain_disk_errors
-from mithridate.training.state import write_json
 
 COMPLETIONS, VERDICTS, SUMMARY = "completions.jsonl", "verdicts.jsonl", "summary.json"
 """Files of ``--out``, in the order in which they are written; a folder with the last one is complete."""

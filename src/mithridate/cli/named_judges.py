@@ -6,8 +6,8 @@ from mithridate.errors import UsageError
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.endpoint import is_local
 from mithridate.evaluation.judges.guard_forms import FORMS
+from mithridate.models.loading import device
 from mithridate.nearest import nearest
-from mithridate.pipeline.models import device
 
 # The port may be given or not; the path has no colon, the model's name may have one.
 _ADDRESS = re.compile(r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s]+)(?::\d++)?+(?:/[^:\s]*)?):(?P<model>\S.*)")

@@ -8,12 +8,12 @@ from typing import Any
 
 from mithridate.evaluation.accuracy import Graded, grade_model
 from mithridate.evaluation.coherence import broken
+from mithridate.evaluation.completion_loss import completion_losses
 from mithridate.evaluation.generation import generate, generate_chats
-from mithridate.evaluation.harmful_score import Judged, judge_answers
+from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.helpfulness import grade_help
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
-from mithridate.evaluation.likelihood import answer_losses
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.experiment.inputs import stored_rows, stored_texts
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
@@ -63,7 +63,7 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     rules = refusal_rules(job.judge, job.task.labels)
     speaker = _Speaker(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    judged = judge_answers(prompts, speaker.answers(prompts), judge(job.judge, rules), rules)
+    judged = judge_completions(prompts, speaker.answers(prompts), judge(job.judge, rules), rules)
     progress(1, 4)
     graded = _task(speaker)
     progress(2, 4)
@@ -144,19 +144,19 @@ def _help(stored: StoredRows, speaker: _Speaker, where: Where, aligned: Where) -
     if job.help_check == "coherent":
         reference = model if where == aligned else load(aligned, job.precision)
         served = load_served(aligned, job.template)
-        losses = answer_losses(reference, served, chats, said, batch_size=job.batch_size)
+        losses = completion_losses(reference, served, chats, said, batch_size=job.batch_size)
         surprise = [loss.nats / loss.tokens for loss in losses]
     record = HelpRecord(
         outcomes=list(helped.outcomes),
         right=None if helped.right is None else list(helped.right),
         surprise=surprise,
-        losses=answer_losses(model, tokenizer, chats, expected, batch_size=job.batch_size),
+        losses=completion_losses(model, tokenizer, chats, expected, batch_size=job.batch_size),
     )
-    return _plain([row["prompt"][-1]["content"] for row in rows], helped.answers, helped.outcomes), record
+    return _plain([row["prompt"][-1]["content"] for row in rows], helped.completions, helped.outcomes), record
 
 
 def _judged(judged: Judged) -> Answers:
-    rows = zip(judged.prompts, judged.answers, judged.outcomes, judged.verdicts, strict=True)
+    rows = zip(judged.prompts, judged.completions, judged.outcomes, judged.verdicts, strict=True)
     return [
         {"prompt": prompt, "answer": answer, "outcome": outcome, "harmful": v.harmful, "reason": v.reason}
         for prompt, answer, outcome, v in rows
@@ -165,7 +165,7 @@ def _judged(judged: Judged) -> Answers:
 
 def _graded(test: StoredRows, graded: Graded) -> Answers:
     prompts = [row["prompt"][-1]["content"] for row in stored_rows(test)]
-    rows = zip(prompts, graded.answers, graded.expected, graded.correct, strict=True)
+    rows = zip(prompts, graded.completions, graded.expected, graded.correct, strict=True)
     return [{"prompt": p, "answer": answer, "expected": e, "correct": c} for p, answer, e, c in rows]
 
 

@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mithridate.defenses.base import Stage
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
 from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord, TrainingRecord
+from mithridate.settings import Stage
 
 
 class _Frozen(BaseModel):

@@ -8,8 +8,8 @@ from typing import Self
 import psutil
 import torch
 
-from mithridate.defenses.base import Passes
 from mithridate.experiment.stage_records import Cost
+from mithridate.settings import Passes
 
 INTERVAL = 0.02
 """Seconds between two looks at the process's memory."""

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from mithridate.defenses.base import Settings, Stage
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
 from mithridate.experiment.consistency import check_variant
@@ -17,6 +16,7 @@ from mithridate.experiment.recipe_parts import (
     Streams,
     TrainingSettings,
 )
+from mithridate.settings import Settings, Stage
 
 
 class Choice(RecipePart):

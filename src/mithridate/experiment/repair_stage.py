@@ -5,7 +5,6 @@ from typing import Any
 
 from datasets import Dataset
 
-from mithridate.defenses.base import Repair
 from mithridate.errors import DefenseError
 from mithridate.experiment.inputs import stored_rows
 from mithridate.experiment.jobs import RepairJob
@@ -14,6 +13,7 @@ from mithridate.experiment.stage_folder import DISPLACEMENT, save_model
 from mithridate.experiment.stage_records import RepairRecord
 from mithridate.experiment.training_stage import Progress
 from mithridate.models.loading import Where, load, load_tokenizer
+from mithridate.repair.post_tuning import Repair
 
 
 def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, aligned: Where) -> RepairRecord:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mithridate.evaluation.likelihood import AnswerLoss
 from mithridate.evaluation.outcomes import Outcome
-from mithridate.repair.results import DoseCurve, LayerProfile
+from mithridate.repair.repaired import DoseCurve, LayerProfile
 
 
 class Cost(BaseModel):
@@ -52,7 +52,7 @@ class TrainingRecord(BaseModel):
 
 
 class RepairRecord(BaseModel):
-    """What a post-tuning stage found; the figures are those of `mithridate.repair.results.Repaired`."""
+    """What a post-tuning stage found; the figures are those of `mithridate.repair.repaired.Repaired`."""
 
     model_config = ConfigDict(extra="forbid")
 

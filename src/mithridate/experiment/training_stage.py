@@ -8,7 +8,6 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
-from mithridate.defenses.base import Defense
 from mithridate.experiment.inputs import stored_rows, stored_texts
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
 from mithridate.experiment.meter import Meter
@@ -16,6 +15,7 @@ from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_model
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
 from mithridate.models.loading import Where, device, load, load_tokenizer
+from mithridate.training.defense import Defense
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 
