@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from mithridate.evaluation.coherence import surprise_limit
-from mithridate.evaluation.likelihood import mean_loss
+from mithridate.evaluation.completion_loss import mean_loss
 from mithridate.evaluation.outcomes import Outcome
 from mithridate.experiment.stage_records import HelpRecord
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from mithridate.evaluation.likelihood import AnswerLoss
+from mithridate.evaluation.completion_loss import CompletionLoss
 from mithridate.evaluation.outcomes import Outcome
 from mithridate.repair.repaired import DoseCurve, LayerProfile
 
@@ -79,7 +79,7 @@ class HelpRecord(BaseModel):
     outcomes: list[Outcome]
     right: list[bool] | None
     surprise: list[float] | None
-    losses: list[AnswerLoss]
+    losses: list[CompletionLoss]
 
 
 class EvaluationRecord(BaseModel):
