@@ -43,3 +43,10 @@ def test_no_file_of_the_package_knows_a_method_but_its_own():
     for name in methods().keys() - KNOWN_BY_NAME:
         naming = [path.name for path, text in source.items() if re.search(rf"""["'`]{name}["'`]""", text)]
         assert not naming, f"{name} is named in {naming}"
+
+
+def test_methods_are_written_with_the_verbs_of_a_step_alone():
+    """What a step is made of may change; its verbs are what a method's file, here or in a plug-in, is written with."""
+    for path in (Path(mithridate.__file__).parent / "defenses").glob("*.py"):
+        reached = re.findall(r"step\.(?:_\w+|likelihood)", path.read_text(encoding="utf-8"))
+        assert not reached, f"{path.name} reaches through {reached}"

@@ -22,7 +22,7 @@ class Clock(NamedTuple):
         number: Optimizer steps done before.
         total: Optimizer steps of the whole run.
         seed: Seed of the run.
-        rows: StreamOrRows of the training set.
+        rows: Rows of the training set.
     """
 
     number: int = 0
@@ -50,7 +50,7 @@ class StepRows:
         micro_batches: This process's micro-batches of the whole step.
         streams: The other streams by name.
         refusals: Token ids of refusals.
-        micro_batch_size: StreamOrRows per forward pass of the other streams.
+        micro_batch_size: Rows per forward pass of the other streams.
         pad_token_id: Padding token.
         processes: Those that share the rows; each takes every ``count``-th row of a drawn batch.
         clock: Where in the training the step stands.
