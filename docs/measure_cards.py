@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from mithridate.pipeline.recipe import Choice, Recipe
-from mithridate.report.reading import load_results
 from pydantic import ValidationError
 
 from mithridate.cards import Card, Measured, Trial, agreement, agrees, claimed, read_cards, trials, write_card
 from mithridate.errors import DataError
+from mithridate.experiment.recipe import Choice, Recipe
 from mithridate.report.prices import clearly_below
-from mithridate.report.results import Results, ScoreOverSeeds, VariantResult
+from mithridate.report.results import Results, VariantResult
+from mithridate.report.results_file import load_results
 from mithridate.report.roles import Role, clean_reference, methods, role
+from mithridate.report.scores import ScoreOverSeeds
 from mithridate.validation import sentence
 
 METRICS = ("harmful_score", "finetune_accuracy", "harmful_score_plus", "over_refusal", "helpfulness")

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mithridate.compare.results import Claim as Answer
-from mithridate.compare.results import Comparison, Run
 
 from mithridate.cards import Card, agreement, check_cards, read_cards, trials, write_card
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.evaluation.intervals import Score
 from mithridate.experiment.recipe import Recipe
-from mithridate.report.results import Helpfulness, Results, ScoreOverSeeds
+from mithridate.report.axis_results import Claim as Answer
+from mithridate.report.result_parts import Helpfulness
+from mithridate.report.results import Results
+from mithridate.report.scores import ScoreOverSeeds
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "cards"
@@ -312,18 +313,18 @@ def test_a_card_may_be_called_not_comparable_by_hand(cards):
         Card.model_validate(measured.model_dump() | {"agreement": "agrees"})
 
 
-def test_answers_of_a_comparison_go_to_the_methods_they_are_about(cards):
-    run = Run(
-        created="2026-01-02T03:04:05+00:00", command="mithridate compare x.yaml", seconds=1, made=1, store_bytes=1
-    )
+def test_answers_of_a_run_go_to_the_methods_they_are_about(cards):
     answer = Answer.model_construct(
         name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was."
     )
     open_ = Answer.model_construct(name="Row weights find harmful rows", verdict="not measured")
-    said = Comparison.model_construct(run=run, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], pipelines=[])
+    command = "mithridate run x.yaml"
+    said = Results.model_construct(
+        created="2026-01-02T03:04:05+00:00", command=command, seeds=[1, 2, 3, 4, 5], claims=[answer, open_], variants=[]
+    )
     changed = measure_claims.answered(cards, said, "docs/results/x")
     assert list(changed) == ["panacea"]
-    (claim,) = [c for c in changed["panacea"].claims if c.command == run.command]
+    (claim,) = [c for c in changed["panacea"].claims if c.command == command]
     assert (claim.verdict, claim.why, claim.date.isoformat()) == ("supported", "So it was.", "2026-01-02")
     assert measure_claims.answered(changed, said, "docs/results/x") == {}, "the same answer is not added twice"
     page = which_defense.page(methods(), cards | changed)
