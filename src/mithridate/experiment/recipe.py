@@ -8,15 +8,14 @@ from mithridate.defenses.base import Settings, Stage
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
 from mithridate.experiment.consistency import check_variant
+from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import (
     Axes,
     Evaluation,
     LoraSettings,
-    RecipePart,
-    Seed,
-    Streams,
     TrainingSettings,
 )
+from mithridate.experiment.recipe_rows import Streams
 
 
 class Choice(RecipePart):
