@@ -127,7 +127,7 @@ class JudgeSettings(RecipePart):
             if getattr(self, name) is None:
                 raise ValueError(f"a judge of kind '{self.kind}' needs `{name}`")
         for name, field in type(self).model_fields.items():
-            if name not in ("kind", *used) and getattr(self, name) != field.default:
+            if name not in ("kind", *used) and getattr(self, name) != field.get_default(call_default_factory=True):
                 raise ValueError(f"a judge of kind '{self.kind}' does not read `{name}`; remove it")
         return self
 
