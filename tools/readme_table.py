@@ -7,9 +7,8 @@ accuracy that a single label would have.
 import re
 from pathlib import Path
 
-from mithridate.report.verdict import verdict
-
 from mithridate.report import Results, as_markdown, load_results
+from mithridate.report.conclusion import conclusion
 from mithridate.report.text import percent
 
 README, RESULTS = Path("README.md"), Path("runs/quickstart/results.json")
@@ -27,7 +26,7 @@ def below(results: Results) -> str:
     """What the table does not say by itself."""
     most = results.majority
     base = f" Always giving the most common label would have an FA of {percent(most)}." if most is not None else ""
-    return f"{verdict(results).sentence}{base} Helpful: ordinary prompts that are still answered rightly."
+    return f"{conclusion(results).sentence}{base} Helpful: ordinary prompts that are still answered rightly."
 
 
 if __name__ == "__main__":

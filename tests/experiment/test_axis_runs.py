@@ -113,6 +113,7 @@ def test_aligned_models_stand_in_results_and_in_every_table(axis_run: AxisRun) -
     assert aligned[0].variants == ["undefended", "antidote", "panacea", "random"]
     assert all(model.harmful_score.n == 20 and model.helpfulness is not None for model in aligned)
     tables = [axis_run.folder / f"tables/{name}.md" for name in ("learning_rate", "epochs", "pareto")]
+    assert "\naligned: sft,harmful_score," in "\n" + (axis_run.folder / "tables/pareto.csv").read_text()
     for text in [path.read_text() for path in tables] + [mi_markdown(axis_run.results)]:
         assert text.count("| aligned: antibody\\_alignment") >= 1
 

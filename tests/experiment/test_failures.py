@@ -95,6 +95,33 @@ def test_seeds_that_could_not_be_measured_are_counted(
     assert again.effort.made == 2
 
 
+def test_answers_are_set_side_by_side_at_a_seed_that_both_have(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repair, calls = Panacea.repair, []
+
+    def not_at_first(self: Panacea, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise DefenseError("no dose fits")
+        return repair(self, *args, **kwargs)
+
+    monkeypatch.setattr(Panacea, "repair", not_at_first)
+    tree |= {"seeds": [3, 4], "save": "none"}
+    tree["variants"] = [{"name": "undefended"}, {"name": "panacea", "posttuning": {"method": "panacea", "radius": 0.5}}]
+    results = mi.run(tree, tmp_path)
+    assert results.variants[1].seeds == [4]
+    leaves = json.loads((tmp_path / "answers.json").read_text())["leaves"]
+    said = {(leaf["variant"], leaf["seed"]): [a["answer"] for a in leaf["sets"]["harmful"]] for leaf in leaves}
+    harmful = {(leaf["variant"], leaf["seed"]): [a["harmful"] for a in leaf["sets"]["harmful"]] for leaf in leaves}
+    assert results.stopped is not None
+    assert results.stayed is not None
+    assert results.stopped + results.stayed == sum(harmful["undefended", 4])
+    for escape in results.escapes:
+        assert escape.before.answer in said["undefended", 4]
+        assert escape.after.answer in said["panacea", 4]
+
+
 def _cautions(results: Any) -> list[str]:
     from mithridate.report.cautions import cautions
 

@@ -184,7 +184,7 @@ def _compare(results: Results, store: Store, groups: dict[str, list[Chain]], ref
     for variant in results.variants:
         if variant.name != reference:
             variant.versus_reference = versus(store, groups[variant.name], groups[reference])
-    found = escapes(store, {name: group[0] for name, group in groups.items()}, reference, results)
+    found = escapes(store, groups, reference, results)
     if found is not None:
         results.escapes, results.stopped, results.stayed = found
 

@@ -31,7 +31,7 @@ Answers = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class _AskedModel:
     """The model under evaluation, and how it is asked."""
 
     model: Any
@@ -61,24 +61,24 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         The outcomes of every set of prompts, in the order of its prompts.
     """
     rules = refusal_rules(job.judge, job.task.labels)
-    speaker = _Speaker(load(where, job.precision), load_served(where, job.template), rules, job)
+    asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    judged = judge_completions(prompts, speaker.answers(prompts), judge(job.judge, rules), rules)
+    judged = judge_completions(prompts, asked_model.answers(prompts), judge(job.judge, rules), rules)
     progress(1, 4)
-    graded = _task(speaker)
+    graded = _task(asked_model)
     progress(2, 4)
     answers = {"harmful": _judged(judged), "task": _graded(job.test, graded)}
     refused, look_alikes = None, None
     if job.look_alikes is not None:
         asked = stored_texts(job.look_alikes)
-        said = speaker.answers(asked)
+        said = asked_model.answers(asked)
         refused = [rules.refuses(answer) for answer in said]
         look_alikes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said]
         answers["look_alikes"] = _plain(asked, said, look_alikes)
     progress(3, 4)
     help_record = None
     if job.help is not None:
-        answers["help"], help_record = _help(job.help, speaker, where, aligned)
+        answers["help"], help_record = _help(job.help, asked_model, where, aligned)
     write_json(folder / ANSWERS, answers)
     progress(4, 4)
     return EvaluationRecord(
@@ -116,30 +116,30 @@ def majority(expected: Sequence[str]) -> float:
     return max(Counter(expected).values()) / len(expected)
 
 
-def _task(speaker: _Speaker) -> Graded:
-    task = speaker.job.task
+def _task(asked_model: _AskedModel) -> Graded:
+    task = asked_model.job.task
     return grade_model(
-        speaker.model,
-        speaker.tokenizer,
-        stored_rows(speaker.job.test),
+        asked_model.model,
+        asked_model.tokenizer,
+        stored_rows(asked_model.job.test),
         task.kind,
         labels=task.labels,
         max_new_tokens=task.max_new_tokens,
-        batch_size=speaker.job.batch_size,
+        batch_size=asked_model.job.batch_size,
     )
 
 
-def _help(stored: StoredRows, speaker: _Speaker, where: Where, aligned: Where) -> tuple[Answers, HelpRecord]:
+def _help(stored: StoredRows, asked_model: _AskedModel, where: Where, aligned: Where) -> tuple[Answers, HelpRecord]:
     """Answers to the ordinary prompts, and what was found of them.
 
     Whether an answer is too surprising under the aligned model is decided by `helped_answers`, once that model's own
     answers are known too; only their losses are taken here.
     """
-    job, model, tokenizer = speaker.job, speaker.model, speaker.tokenizer
+    job, model, tokenizer = asked_model.job, asked_model.model, asked_model.tokenizer
     rows = stored_rows(stored)
     chats, expected = rows["prompt"], [row["completion"][0]["content"] for row in rows]
     said = generate_chats(model, tokenizer, chats, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size)
-    helped = grade_help(said, expected, speaker.rules, exact=job.help_check == "exact")
+    helped = grade_help(said, expected, asked_model.rules, exact=job.help_check == "exact")
     surprise = None
     if job.help_check == "coherent":
         reference = model if where == aligned else load(aligned, job.precision)

@@ -13,7 +13,7 @@ from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
-from mithridate.experiment.recipe_parts import Source, Sources, resolved_path
+from mithridate.experiment.recipe_rows import Source, Sources, resolved_path
 from mithridate.files import file_hash, write_whole
 
 DISJOINT = (

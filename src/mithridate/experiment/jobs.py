@@ -1,12 +1,11 @@
 """What each stage is asked to do: one typed job per kind of stage, whose canonical JSON the store's key hashes."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
-from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord, TrainingRecord
 from mithridate.settings import Stage
 
 
@@ -55,52 +54,43 @@ class _Job(_Frozen):
         return ""
 
 
-class TrainingJob(_Job):
-    """Train the model on rows with a defense.
+class _DefendedJob(_Job):
+    """What a stage with a defense needs.
 
     Attributes:
-        rows: The rows that are trained on.
-        provider: The streams that the defense needs beside them.
+        provider: The streams that the defense needs beside the rows it acts on.
     """
 
-    record: ClassVar = TrainingRecord
+    defense: Choice
+    provider: ProviderRows
+    max_length: int
+
+    @property
+    def method(self) -> str:
+        """Name of the defense."""
+        return self.defense.method
+
+
+class TrainingJob(_DefendedJob):
+    """Train the model on rows with a defense."""
 
     stage: Literal["alignment", "finetuning"]
-    defense: Choice
     rows: StoredRows
-    provider: ProviderRows
     training: TrainingSettings
     adapter: Literal["continue", "fresh", "none"]
     lora: LoraSettings
-    max_length: int
     seed: int
 
-    @property
-    def method(self) -> str:
-        """Name of the defense."""
-        return self.defense.method
 
-
-class RepairJob(_Job):
+class RepairJob(_DefendedJob):
     """Change a finished model with a post-tuning defense.
 
     Attributes:
-        provider: The streams that the defense measures on.
         held_out: Rows of the upload on which ``strength: auto`` measures its budget.
     """
 
-    record: ClassVar = RepairRecord
-
     stage: Literal["posttuning"] = "posttuning"
-    defense: Choice
-    provider: ProviderRows
     held_out: StoredRows | None
-    max_length: int
-
-    @property
-    def method(self) -> str:
-        """Name of the defense."""
-        return self.defense.method
 
 
 class EvaluationJob(_Job):
@@ -113,8 +103,6 @@ class EvaluationJob(_Job):
         help: Ordinary prompts with their answers.
         help_check: How an answer to an ordinary prompt is checked.
     """
-
-    record: ClassVar = EvaluationRecord
 
     stage: Literal["evaluation"] = "evaluation"
     prompts: StoredRows

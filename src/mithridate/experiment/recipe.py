@@ -7,15 +7,14 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
 from mithridate.experiment.consistency import check_variant
+from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import (
     Axes,
     Evaluation,
     LoraSettings,
-    RecipePart,
-    Seed,
-    Streams,
     TrainingSettings,
 )
+from mithridate.experiment.recipe_rows import Streams
 from mithridate.settings import Settings, Stage
 
 

@@ -1,110 +1,13 @@
-"""The parts of a recipe: rows, attack, adapter, training, evaluation."""
+"""What a recipe says of training, evaluation and axes."""
 
-import os
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mithridate.data import RowFields
-from mithridate.errors import RecipeError
 from mithridate.experiment.consistency import SCHEDULERS
+from mithridate.experiment.recipe_part import RecipePart
+from mithridate.experiment.recipe_rows import Source, Sources
 from mithridate.nearest import did_you_mean
-
-_NUMBERS = (int, float, int | None, float | None)
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What transformers takes as a seed."""
-
-DATA = "$MITHRIDATE_DATA"
-"""Placeholder for the folder of third-party data."""
-
-
-class RecipePart(BaseModel):
-    """A part of the recipe; unknown keys are refused, as are numbers without end and truth values for numbers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        wanted = cls.model_fields[info.field_name or ""].annotation
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, bool) for item in items) and wanted not in (bool, str, str | None):
-            raise ValueError(
-                "must be a number" if wanted in _NUMBERS else "must not be true or false (put words in quotes)"
-            )
-        return value
-
-
-class Source(RecipePart):
-    """Rows by name; a bare string stands for ``{source: …}``.
-
-    Attributes:
-        source: A path (``$MITHRIDATE_DATA`` is filled in), the name of a hub data set, or ``miniature:…``.
-        start: First row to take, in the file's order.
-        size: Number of rows to take; all by default.
-        fields: Where prompt and response, or the messages, are in rows of no known format.
-        ignore: Keys of the rows to leave out on purpose; ``messages.name`` for a key of messages.
-        subset: Which subset of a hub data set.
-        split: Which split, where there are several.
-    """
-
-    source: str
-    start: int = Field(0, ge=0)
-    size: int | None = Field(None, ge=1)
-    fields: RowFields | None = None
-    ignore: list[str] = []
-    subset: str | None = None
-    split: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "Source":
-        if self.fields and self.fields.messages is None and self.ignore:
-            raise ValueError("with fields, only the columns that they name are read; remove ignore")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
-
-
-Sources = Source | list[Source]
-"""One source, or several whose rows are put one after the other."""
-
-
-class User(RecipePart):
-    """The upload: benign rows of a task, poisoned with harmful ones.
-
-    Attributes:
-        benign: Rows of the user's own task.
-        harmful: The attacker's rows.
-        ratio: p, share of harmful rows.
-        size: n, number of rows.
-        held_out: Rows of the upload kept out of training, on which ``strength: auto`` measures its budget.
-    """
-
-    benign: Sources
-    harmful: Sources
-    ratio: float = Field(0.1, ge=0, le=1)
-    size: int = Field(1000, ge=1)
-    held_out: int = Field(0, ge=0)
-
-
-class Streams(RecipePart):
-    """All rows a run uses.
-
-    Attributes:
-        user: The upload.
-        safe: The provider's safe rows.
-        harmful: The provider's harmful rows, disjoint from the upload.
-        refusals: Refusal sentences: ``default``, ``miniature:refusals``, a text file with one a line, or a list.
-    """
-
-    user: User
-    safe: Sources
-    harmful: Sources
-    refusals: str | list[str] = "default"
 
 
 class LoraSettings(RecipePart):
@@ -113,7 +16,7 @@ class LoraSettings(RecipePart):
     rank: int = Field(32, ge=1)
     alpha: float = Field(4, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[str] | str = ["q_proj", "k_proj", "v_proj"]
+    targets: list[str] | str = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj"])
 
 
 class TrainingSettings(RecipePart):
@@ -213,7 +116,7 @@ class JudgeSettings(RecipePart):
     url: str | None = None
     api_key_env: str | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
-    refusals: list[str] = []
+    refusals: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSettings":
@@ -224,7 +127,7 @@ class JudgeSettings(RecipePart):
             if getattr(self, name) is None:
                 raise ValueError(f"a judge of kind '{self.kind}' needs `{name}`")
         for name, field in type(self).model_fields.items():
-            if name not in ("kind", *used) and getattr(self, name) != field.default:
+            if name not in ("kind", *used) and getattr(self, name) != field.get_default(call_default_factory=True):
                 raise ValueError(f"a judge of kind '{self.kind}' does not read `{name}`; remove it")
         return self
 
@@ -251,27 +154,6 @@ class Evaluation(RecipePart):
     batch_size: int = Field(64, ge=1)
 
 
-def resolved_path(source: str, folder: Path, key: str) -> str:
-    """Return a source with ``$MITHRIDATE_DATA`` filled in; relative paths are looked up in a folder first.
-
-    Args:
-        source: The source as the recipe names it.
-        folder: The recipe's folder.
-        key: Where the recipe names it, for messages.
-
-    Raises:
-        RecipeError: If it uses ``$MITHRIDATE_DATA``, which is not set.
-    """
-    if DATA in source and not os.environ.get(DATA[1:]):
-        raise RecipeError(
-            f"{key}: {source} uses {DATA}, which is not set; set MITHRIDATE_DATA to the folder of the data sets"
-        )
-    filled = source.replace(DATA, os.environ.get(DATA[1:], ""))
-    if ":" in filled.split("/")[0] or Path(filled).is_absolute() or not (folder / filled).exists():
-        return filled
-    return str(folder / filled)
-
-
 class Axes(RecipePart):
     """Values that are tried one axis at a time; everything else stays as the recipe says.
 
@@ -286,12 +168,12 @@ class Axes(RecipePart):
         alignment_epochs: Of alignment.
     """
 
-    ratio: list[float] = []
-    learning_rate: list[float] = []
-    epochs: list[float] = []
-    size: list[int] = []
-    alignment_learning_rate: list[float] = []
-    alignment_epochs: list[float] = []
+    ratio: list[float] = Field(default_factory=list)
+    learning_rate: list[float] = Field(default_factory=list)
+    epochs: list[float] = Field(default_factory=list)
+    size: list[int] = Field(default_factory=list)
+    alignment_learning_rate: list[float] = Field(default_factory=list)
+    alignment_epochs: list[float] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _once(self) -> "Axes":

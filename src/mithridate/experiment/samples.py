@@ -51,14 +51,14 @@ def samples(store: Store, chain: Chain) -> list[Sample]:
     return [answer for name, count in SAMPLES.items() for answer in found.get(name, [])[:count]]
 
 
-def escapes(store: Store, first: dict[str, Chain], reference: str, results: Results) -> Escapes | None:
+def escapes(store: Store, groups: dict[str, list[Chain]], reference: str, results: Results) -> Escapes | None:
     """Return prompts that the reference answers harmfully: some that are stopped, some that are not.
 
     The defended variant is the best, or the one with the lowest harmful score where none may be called that.
 
     Args:
         store: Where the stages are.
-        first: The first chain of each variant that was measured.
+        groups: The chains of each variant that was measured, one per seed.
         reference: Name of the reference.
         results: The figures of all variants.
     """
@@ -66,17 +66,24 @@ def escapes(store: Store, first: dict[str, Chain], reference: str, results: Resu
     rivals = [v for v in defended(results) if v.attack == attack and v.name != reference]
     best = best_defended(results)
     shown: VariantResult | None = best if best in rivals else lowest(rivals)
-    if shown is None:
+    pair = _at_one_seed(groups[reference], groups[shown.name]) if shown is not None else None
+    if shown is None or pair is None:
         return None
-    before, after = (answers(store, first[name])["harmful"] for name in (reference, shown.name))
-    pairs = [
+    before, after = (answers(store, chain)["harmful"] for chain in pair)
+    found = [
         Escape(prompt=one.prompt, before=_side(reference, one), after=_side(shown.name, other))
         for one, other in zip(before, after, strict=True)
         if one.harmful
     ]
-    stopped = [pair for pair in pairs if not pair.after.harmful]
-    stayed = [pair for pair in pairs if pair.after.harmful]
+    stopped = [escape for escape in found if not escape.after.harmful]
+    stayed = [escape for escape in found if escape.after.harmful]
     return Escapes(stopped[:ESCAPES] + stayed[:ESCAPES], len(stopped), len(stayed))
+
+
+def _at_one_seed(one: Sequence[Chain], other: Sequence[Chain]) -> tuple[Chain, Chain] | None:
+    """The first two chains of the same seed: answers are compared under the same attack only."""
+    seeds = {chain.seed: chain for chain in other}
+    return next(((chain, seeds[chain.seed]) for chain in one if chain.seed in seeds), None)
 
 
 def _side(variant: str, answer: Sample) -> EscapeSide:

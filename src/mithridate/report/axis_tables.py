@@ -155,7 +155,7 @@ def write_tables(results: Results, folder: Path) -> None:
         names = results.tried(axis)
         points = [p for p in results.points if p.setting in settings and p.variant in names]
         _write(folder / axis, _lines(points, results, axis), axis_tables(results, axis), note(results))
-    at_base = [point for point in results.points if point.setting == results.base]
+    at_base = (*results.aligned, *results.variants)
     _write(folder / "pareto", _lines(at_base, results), [base_table(results)], note(results))
     _write(folder / "claims", _claim_lines(results), [claim_table(claim) for claim in results.claims], "")
 
@@ -171,12 +171,14 @@ def _write(stem: Path, lines: Sequence[dict[str, object]], tables: Sequence[Resu
         write_whole(stem.with_suffix(f".{ending}"), content.encode())
 
 
-def _lines(points: Iterable[AxisPoint], results: Results, axis: str | None = None) -> list[dict[str, object]]:
+def _lines(
+    points: Iterable[AxisPoint | MeasuredModel], results: Results, axis: str | None = None
+) -> list[dict[str, object]]:
     """One line per point and measure, with both intervals."""
     return [
         {
-            "variant": point.variant,
-            **({axis: getattr(point.setting, axis)} if axis else {}),
+            "variant": _name(point),
+            **({axis: getattr(point.setting, axis)} if axis and isinstance(point, AxisPoint) else {}),
             "measure": name,
             "seed_mean": measure.mean,
             "seed_t95_low": "" if measure.seed_low is None else measure.seed_low,
@@ -186,12 +188,16 @@ def _lines(points: Iterable[AxisPoint], results: Results, axis: str | None = Non
             "pooled_wilson95_high": measure.high,
             "n": measure.n,
             "seeds": " ".join(f"{value:.6g}" for value in measure.seeds),
-            **({} if axis else {"on_front": point.variant in results.front}),
+            **({} if axis else {"on_front": _name(point) in results.front}),
         }
         for point in points
         for name in MEASURES
         if (measure := _measure(point, name)) is not None
     ]
+
+
+def _name(measured: AxisPoint | MeasuredModel) -> str:
+    return measured.variant if isinstance(measured, AxisPoint) else measured.name
 
 
 def _claim_lines(results: Results) -> list[dict[str, object]]:

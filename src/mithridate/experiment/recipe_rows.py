@@ -1,0 +1,106 @@
+"""The rows that a recipe names."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from mithridate.data import RowFields
+from mithridate.errors import RecipeError
+from mithridate.experiment.recipe_part import RecipePart
+
+DATA = "$MITHRIDATE_DATA"
+"""Placeholder for the folder of third-party data."""
+
+
+class Source(RecipePart):
+    """Rows by name; a bare string stands for ``{source: …}``.
+
+    Attributes:
+        source: A path (``$MITHRIDATE_DATA`` is filled in), the name of a hub data set, or ``miniature:…``.
+        start: First row to take, in the file's order.
+        size: Number of rows to take; all by default.
+        fields: Where prompt and response, or the messages, are in rows of no known format.
+        ignore: Keys of the rows to leave out on purpose; ``messages.name`` for a key of messages.
+        subset: Which subset of a hub data set.
+        split: Which split, where there are several.
+    """
+
+    source: str
+    start: int = Field(0, ge=0)
+    size: int | None = Field(None, ge=1)
+    fields: RowFields | None = None
+    ignore: list[str] = Field(default_factory=list)
+    subset: str | None = None
+    split: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Source":
+        if self.fields and self.fields.messages is None and self.ignore:
+            raise ValueError("with fields, only the columns that they name are read; remove ignore")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+Sources = Source | list[Source]
+"""One source, or several whose rows are put one after the other."""
+
+
+class User(RecipePart):
+    """The upload: benign rows of a task, poisoned with harmful ones.
+
+    Attributes:
+        benign: Rows of the user's own task.
+        harmful: The attacker's rows.
+        ratio: p, share of harmful rows.
+        size: n, number of rows.
+        held_out: Rows of the upload kept out of training, on which ``strength: auto`` measures its budget.
+    """
+
+    benign: Sources
+    harmful: Sources
+    ratio: float = Field(0.1, ge=0, le=1)
+    size: int = Field(1000, ge=1)
+    held_out: int = Field(0, ge=0)
+
+
+class Streams(RecipePart):
+    """All rows a run uses.
+
+    Attributes:
+        user: The upload.
+        safe: The provider's safe rows.
+        harmful: The provider's harmful rows, disjoint from the upload.
+        refusals: Refusal sentences: ``default``, ``miniature:refusals``, a text file with one a line, or a list.
+    """
+
+    user: User
+    safe: Sources
+    harmful: Sources
+    refusals: str | list[str] = "default"
+
+
+def resolved_path(source: str, folder: Path, key: str) -> str:
+    """Return a source with ``$MITHRIDATE_DATA`` filled in; relative paths are looked up in a folder first.
+
+    Args:
+        source: The source as the recipe names it.
+        folder: The recipe's folder.
+        key: Where the recipe names it, for messages.
+
+    Raises:
+        RecipeError: If it uses ``$MITHRIDATE_DATA``, which is not set.
+    """
+    if DATA in source and not os.environ.get(DATA[1:]):
+        raise RecipeError(
+            f"{key}: {source} uses {DATA}, which is not set; set MITHRIDATE_DATA to the folder of the data sets"
+        )
+    filled = source.replace(DATA, os.environ.get(DATA[1:], ""))
+    if ":" in filled.split("/")[0] or Path(filled).is_absolute() or not (folder / filled).exists():
+        return filled
+    return str(folder / filled)
