@@ -14,11 +14,6 @@ WHOLE = (
     "mithridate/report/templates/b",
     "mithridate/miniature/c.py",
 )
-    "mithridate/py.typed",
-    "mithridate/data/templates/a",
-    "mithridate/report/templates/b",
-    "mithridate/miniature/c.py",
-)
 
 
 def built(folder: Path, wheel: tuple[str, ...], source: tuple[str, ...]) -> Path:
