@@ -137,7 +137,7 @@ class Card(CardPart):
         measured: Our figures, written by `tools.measure_cards`.
         agreement: What `agreement` says of them. "not comparable" may be set by hand, with the reason in `note`.
         note: Why, in one or two sentences.
-        claims: Further claims, answered by `mithridate compare` and written by `tools.measure_claims`.
+        claims: Further claims, answered by a run over axes and written by `tools.measure_claims`.
     """
 
     method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
