@@ -21,6 +21,11 @@ BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", 
 KINDS = {"number": "number", "integer": "whole number", "boolean": "`true`, `false`", "string": "text", "array": "list"}
 
 
+def shipped(infos: Mapping[str, Info]) -> dict[str, Info]:
+    """Return the methods of this package; plug-ins that happen to be installed have their own docs."""
+    return {name: info for name, info in infos.items() if info.cls.__module__.startswith("mithridate.")}
+
+
 def facts(info: Info, paper: Paper | None) -> Iterator[tuple[str, str]]:
     """Yield name and value of each fact about a method."""
     yield "Class", f"`mithridate.{info.cls.__name__}`"

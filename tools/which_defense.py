@@ -11,6 +11,7 @@ from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.settings import STAGES, Info
 from tools.cards import Card, Measured, Trial, read_cards, trials
+from tools.method_facts import shipped
 
 ROOT = Path(__file__).parents[1]
 DOCS, CARDS = ROOT / "docs", ROOT / "cards"
@@ -58,6 +59,7 @@ def page(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> str:
     Raises:
         DataError: If a method has no card.
     """
+    infos = shipped(infos)
     if missing := [name for name in infos if name not in cards]:
         raise DataError(f"{', '.join(missing)}: no card; every method has one in cards/<name>.json")
     worlds = _worlds(infos, cards)

@@ -1,11 +1,13 @@
 """The pages of the methods: each fact from its home, and none of them stale."""
 
+import dataclasses
+
 import pytest
 from tools.cards import read_cards
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
-from tools import method_pages
+from tools import method_pages, which_defense
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +20,17 @@ def test_no_page_is_stale(made):
     assert sorted(kept) == sorted(made), "run `make docs`"
     stale = [name for name in made if made[name] != kept[name]]
     assert not stale, f"run `make docs`: {', '.join(stale)}"
+
+
+def test_a_plug_in_that_is_installed_has_no_page(made):
+    class Elsewhere(methods()["lisa"].cls):
+        """A defense of another package."""
+
+    Elsewhere.__module__ = "their_package.elsewhere"
+    infos = methods() | {"elsewhere": dataclasses.replace(methods()["lisa"], name="elsewhere", cls=Elsewhere)}
+    cards = read_cards(method_pages.CARDS)
+    assert method_pages.pages(infos, cards) == made
+    assert which_defense.page(infos, cards) == which_defense.page(methods(), cards)
 
 
 def test_every_note_belongs_to_a_page(made):
