@@ -16,9 +16,6 @@ from mithridate.report.conclusion import conclusion
 from mithridate.report.failures import failure_sentences
 from mithridate.report.text import memory
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it: 128 + SIGINT."""
-
 
 def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_json: bool = False) -> None:
     """Run a recipe with progress, then print the table and where the report lies.
@@ -32,16 +29,12 @@ def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_
             error.
 
     Raises:
-        typer.Exit: With 1 if a variant could not be measured at the recipe's own setting, with 130 after Ctrl-C.
+        typer.Exit: With 1 if a variant could not be measured at the recipe's own setting.
     """
     console = Console(stderr=as_json)
     typed = shlex.join(["mithridate", *sys.argv[1:]])
-    try:
-        with RunDisplay(console) as display:
-            results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=display)
-    except KeyboardInterrupt as stop:
-        print("mithridate: stopped; finished stages are kept, run the same command again to go on", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from stop
+    with RunDisplay(console) as display:
+        results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=display)
     folder = out if out is not None else Path("runs") / results.name
     if as_json:
         print(json.dumps(summary(results, folder), indent=1))

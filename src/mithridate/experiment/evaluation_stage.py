@@ -12,7 +12,7 @@ from mithridate.evaluation.completion_loss import completion_losses
 from mithridate.evaluation.generation import generate, generate_chats
 from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.helpfulness import grade_help
-from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, Judge, RefusalJudge
+from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.experiment.inputs import stored_rows, stored_texts
@@ -104,6 +104,15 @@ def judge(settings: JudgeSettings, rules: RefusalJudge) -> Judge:
     if settings.kind == "classifier":
         assert settings.model is not None
         return ClassifierJudge(settings.model, threshold=settings.threshold, device=device())
+    if settings.kind == "guard":
+        assert settings.model is not None
+        return GuardJudge(
+            settings.model,
+            settings.form,
+            base_url=settings.url,
+            api_key_env=settings.api_key_env,
+            device=device(),
+        )
     if settings.kind == "chat":
         assert settings.model is not None
         assert settings.url is not None

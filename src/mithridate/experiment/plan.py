@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from mithridate.defenses.plugins import fingerprint
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError
 from mithridate.experiment.axes import setting_of, settings
@@ -122,6 +123,9 @@ class Plan:
             "versions": code_versions(),
             "job": job.model_dump(mode="json"),
         }
+        plugin = fingerprint(method(job.method).cls) if job.method else None
+        if plugin is not None:
+            identity["plugin"] = plugin
         node = StageNode(key=key_of(identity), parent=parent, job=job, label=label)
         nodes.append(self.nodes.setdefault(node.key, node))
 

@@ -85,6 +85,7 @@ class Recipe(RecipePart):
         seed: Seed of the alignment stage.
         seeds: Seeds of the attack: mixing and fine-tuning.
         threads: CPU threads of each process; results are bit-equal only for the same number.
+        plugins: Python files that register defenses of your own.
         axes: What is varied; without axes only the recipe's own setting is run.
         reference: Variant the others are compared with.
     """
@@ -106,6 +107,7 @@ class Recipe(RecipePart):
     finetuning: TrainingSettings = TrainingSettings()
     evaluation: Evaluation
     variants: list[Variant] = Field(min_length=1)
+    plugins: list[str] = Field(default_factory=list)
     axes: Axes = Axes()
     reference: str | None = None
 

@@ -8,9 +8,11 @@ import yaml
 from pydantic import ValidationError
 
 from mithridate.data.row_faults import kind
+from mithridate.defenses.plugins import load_plugins
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.axes import settings
 from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.recipe_parts import resolved_path
 from mithridate.experiment.strict_yaml import load_yaml, read_yaml
 from mithridate.validation import sentence
 
@@ -28,7 +30,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_tree(path)
     for text in overrides:
         override(tree, text)
-    return make_recipe(tree)
+    return make_recipe(tree, Path(path).parent)
 
 
 EXAMPLE = "recipes/quickstart.yaml"
@@ -50,12 +52,20 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def make_recipe(tree: dict[str, Any]) -> Recipe:
+def make_recipe(tree: dict[str, Any], folder: Path = Path()) -> Recipe:
     """Check a tree of settings, every setting of its axes included.
 
+    Args:
+        tree: The settings.
+        folder: Where the paths of its plug-ins start, if they are found there.
+
     Raises:
+        UsageError: If a plug-in cannot be loaded.
         RecipeError: Naming the key at fault, and the nearest valid name where a key is unknown.
     """
+    plugins = tree.get("plugins")
+    if isinstance(plugins, list):  # before the methods are looked up that they bring
+        load_plugins(resolved_path(one, folder, "plugins") for one in plugins if isinstance(one, str))
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

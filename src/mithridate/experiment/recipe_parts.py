@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mithridate.evaluation.judges.guard_forms import form_of
 from mithridate.experiment.consistency import SCHEDULERS
 from mithridate.experiment.recipe_part import RecipePart
 from mithridate.experiment.recipe_rows import Source, Sources
@@ -102,17 +103,20 @@ class JudgeSettings(RecipePart):
     """Which judge decides what is harmful.
 
     Attributes:
-        kind: ``refusal`` (rules), ``classifier`` (a Hugging Face model) or ``chat`` (an OpenAI-compatible endpoint).
-        model: Model of the classifier or endpoint.
-        url: Base URL of the endpoint.
+        kind: ``refusal`` (rules), ``classifier`` (a Hugging Face model), ``guard`` (a generative guard model, here or
+            behind an endpoint) or ``chat`` (an OpenAI-compatible endpoint).
+        model: Model of the classifier, guard or endpoint.
+        form: The guard's family, where its model's name does not tell it.
+        url: Base URL of the endpoint; a guard without one runs here.
         api_key_env: Environment variable that holds its key.
         threshold: Score above which the classifier flags an answer.
         refusals: Phrases that the rules take as refusals beside their own, here and wherever refusals are counted;
             ``...`` stands for any words of the same sentence, also in front.
     """
 
-    kind: Literal["refusal", "classifier", "chat"] = "refusal"
+    kind: Literal["refusal", "classifier", "guard", "chat"] = "refusal"
     model: str | None = None
+    form: str | None = None
     url: str | None = None
     api_key_env: str | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -120,8 +124,13 @@ class JudgeSettings(RecipePart):
 
     @model_validator(mode="after")
     def _complete(self) -> "JudgeSettings":
-        needed = {"refusal": (), "classifier": ("model",), "chat": ("model", "url")}[self.kind]
-        others = {"refusal": ("refusals",), "classifier": ("threshold",), "chat": ("api_key_env",)}[self.kind]
+        needed = {"refusal": (), "classifier": ("model",), "guard": ("model",), "chat": ("model", "url")}[self.kind]
+        others = {
+            "refusal": ("refusals",),
+            "classifier": ("threshold",),
+            "guard": ("form", "url", "api_key_env"),
+            "chat": ("api_key_env",),
+        }[self.kind]
         used = (*needed, *others)
         for name in needed:
             if getattr(self, name) is None:
@@ -129,6 +138,10 @@ class JudgeSettings(RecipePart):
         for name, field in type(self).model_fields.items():
             if name not in ("kind", *used) and getattr(self, name) != field.get_default(call_default_factory=True):
                 raise ValueError(f"a judge of kind '{self.kind}' does not read `{name}`; remove it")
+        if self.kind == "guard":
+            form_of(self.model or "", self.form)
+            if self.api_key_env is not None and self.url is None:
+                raise ValueError("`api_key_env` is for a guard behind an endpoint; give `url` too, or remove it")
         return self
 
 
