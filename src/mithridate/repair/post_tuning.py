@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -38,9 +38,6 @@ class Repair(Settings):
     trim: float = Field(default=0.25, ge=0, lt=1)
     batch_size: int = Field(default=16, ge=1)
     max_length: int | None = Field(default=512, ge=1)
-
-    if TYPE_CHECKING:  # for type checkers, which do not see that `strength=` sets the setting that `dose` names
-        strength: Dose = 0.0
 
     @property
     def needs_adapter(self) -> bool:
