@@ -1,5 +1,7 @@
 """Registrations and settings."""
 
+import inspect
+
 import pytest
 
 import mithridate as mi
@@ -59,3 +61,11 @@ def test_strength_is_another_name_of_the_dose():
     assert mi.Antidote(strength=0.3).mask_ratio == 0.3
     assert mi.Panacea(strength="auto").radius == "auto"
     assert mi.PanaceaTuning(strength=0.5).strength == 0.5
+
+
+def test_type_checkers_know_strength_where_the_dose_has_another_name():
+    for info in methods().values():
+        dose = getattr(info.cls, "dose", None)
+        if dose not in (None, "strength"):
+            assert "strength: Dose" in inspect.getsource(info.cls)
+            assert "strength" not in info.cls.model_fields

@@ -18,7 +18,7 @@ columns − int(columns·(1−α)) entries per row.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -30,7 +30,7 @@ from mithridate.models.activation_sums import input_norms
 from mithridate.models.adapter_layers import has_lora
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.models.undo import undone
-from mithridate.repair.post_tuning import Repair
+from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.prunable import Prunable, prunable
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import DoseCurve, Repaired
@@ -64,6 +64,8 @@ class Antidote(Repair):
     scope: Literal["adapter", "delta", "weights"] = "adapter"
     ranking: Literal["row", "global"] = "row"
     score: Literal["wanda", "magnitude"] = "wanda"
+    if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
+        strength: Dose = 0.0
 
     @property
     def needs_adapter(self) -> bool:

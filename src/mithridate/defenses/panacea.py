@@ -21,7 +21,7 @@ form takes a fresh gradient over the whole set; the full form's ε is that of th
 code does not run (two undefined names), so it cannot be compared as it is.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
@@ -124,6 +124,8 @@ class Panacea(Repair):
     dose = "radius"
 
     radius: Dose = Field(default=1.0)
+    if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
+        strength: Dose = 0.0
 
     def change(self, inputs: RepairInputs) -> Repaired:
         """Displace the model's adapter weights, or all weights where it has none, in place."""

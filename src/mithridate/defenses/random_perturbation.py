@@ -7,7 +7,7 @@ the paper does not have (std 0.01 over 25 M entries already has norm 50, against
 Cost: none. Difference from the released code: the noise is added once, not at every evaluation on top of itself.
 """
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -48,6 +48,8 @@ class RandomPerturbation(Repair):
     std: float | None = Field(default=None, ge=0)
     radius: Dose | None = None
     seed: int = 0
+    if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
+        strength: Dose = 0.0
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

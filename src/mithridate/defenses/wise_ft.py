@@ -13,13 +13,13 @@ the model before fine-tuning and the aim is its refusals. LoRA is merged first, 
 factors (α on both A and B would give α²·B·A); one layer is written at a time.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from mithridate.defenses.registry import register
-from mithridate.repair.post_tuning import Repair
+from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import Repaired
 from mithridate.repair.rewriting import WeightPath
@@ -44,6 +44,8 @@ class WiSEFT(Repair):
     dose = "alpha"
 
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.5
+    if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
+        strength: Dose = 0.0
 
     @model_validator(mode="before")
     @classmethod
