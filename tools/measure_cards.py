@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from mithridate.errors import DataError
 from mithridate.experiment.recipe import Choice, Recipe
-from mithridate.report import load_results
 from mithridate.report.prices import clearly_below
 from mithridate.report.results import Results, VariantResult
+from mithridate.report.results_file import load_results
 from mithridate.report.roles import Role, clean_reference, methods, role
 from mithridate.report.scores import ScoreOverSeeds
 from mithridate.validation import sentence

@@ -1,4 +1,4 @@
-"""Write the answers of a run over axes into the cards: ``python -m tools.measure_claims runs/axes/results.json``.
+"""Write the answers of a run with axes into the cards: ``python -m tools.measure_claims runs/axes/results.json``.
 
 Answers of the same command are replaced, those of other commands stay.
 """
@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from mithridate.report import Results, load_results
+from mithridate.errors import DataError
+from mithridate.report.results import Results
+from mithridate.report.results_file import load_results
 from mithridate.report.roles import methods_at, only_defended_at
 from tools.cards import Card, Claim, read_cards, write_card
 
@@ -22,23 +24,28 @@ OWNERS = {
 
 
 def owners(name: str, results: Results) -> list[str]:
-    """Methods whose cards a claim belongs to."""
-    shielded = [m for variant in only_defended_at(results, "alignment") for m in methods_at(variant, "alignment")]
+    """Return the methods whose cards a claim belongs to."""
+    shielded = [method for v in only_defended_at(results, "alignment") for method in methods_at(v, "alignment")]
     return OWNERS.get(name, shielded)
 
 
 def answered(cards: dict[str, Card], results: Results, committed: str | None) -> dict[str, Card]:
-    """The cards that a run says something about, with its answers."""
+    """Return the cards that a run says something about, with its answers.
+
+    Raises:
+        DataError: If the results do not say when and how they were made.
+    """
     changed = dict(cards)
+    if results.created is None or results.command is None:
+        raise DataError("the results have no 'created' or no 'command'; write them again with `mithridate compare`")
     for claim in results.claims:
         if claim.verdict == "not measured":
             continue
-        assert results.created is not None
         answer = Claim(
             claim=claim.claim,
             verdict=claim.verdict,
             why=claim.sentence,
-            command=results.command or "mithridate.run",
+            command=results.command,
             date=datetime.datetime.fromisoformat(results.created).date(),
             seeds=results.seeds,
             results=committed,
@@ -50,13 +57,12 @@ def answered(cards: dict[str, Card], results: Results, committed: str | None) ->
 
 
 def main(
-    results: Annotated[Path, typer.Argument(help="results.json of a run over axes.")],
+    results: Annotated[Path, typer.Argument(help="results.json of a run with axes.")],
     cards: Annotated[Path, typer.Option(help="Folder of the cards.")] = Path("cards"),
     committed: Annotated[str | None, typer.Option(help="Folder of its tables in the repository.")] = None,
 ) -> None:
     """Write the answers and say which cards changed."""
-    found = load_results(results)
-    for name, card in answered(dict(read_cards(cards)), found, committed).items():
+    for name, card in answered(dict(read_cards(cards)), load_results(results), committed).items():
         write_card(card, cards)
         print(f"{name}: {', '.join(f'{c.verdict} ({c.claim})' for c in card.claims)}")
 

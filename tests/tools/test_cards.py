@@ -310,12 +310,7 @@ def test_a_card_may_be_called_not_comparable_by_hand(cards):
 def test_answers_of_a_comparison_go_to_the_methods_they_are_about(cards):
     answer = built(Answer, name="Panacea beats noise", claim="It does.", verdict="supported", sentence="So it was.")
     open_ = built(Answer, name="Row weights find harmful rows", verdict="not measured")
-    said = results().model_copy(
-        update={
-            "created": "2026-01-02T03:04:05+00:00", "command": "mithridate run x.yaml", "seeds": [1, 2, 3, 4, 5],
-            "claims": [answer, open_],
-        }
-    )  # fmt: skip
+    said = results(antidote=(30, 88)).model_copy(update={"claims": [answer, open_]})
     changed = measure_claims.answered(cards, said, "docs/results/x")
     assert list(changed) == ["panacea"]
     (claim,) = [c for c in changed["panacea"].claims if c.command == said.command]
