@@ -12,7 +12,7 @@ from mithridate.defenses.plugins import load_plugins
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.axes import settings
 from mithridate.experiment.recipe import Recipe
-from mithridate.experiment.recipe_parts import resolved_path
+from mithridate.experiment.recipe_rows import resolved_path
 from mithridate.experiment.strict_yaml import load_yaml, read_yaml
 from mithridate.validation import sentence
 
