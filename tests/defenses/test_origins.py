@@ -6,6 +6,7 @@ import torch
 import mithridate as mi
 from mithridate.defenses.resta import dare
 from mithridate.defenses.safe_delta import SafeDelta
+from mithridate.defenses.safe_lora import cosine
 from mithridate.errors import DefenseError
 from mithridate.models.linear_algebra import least_with_columns, low_rank
 from mithridate.models.merged_weights import MergedWeights
@@ -112,6 +113,17 @@ def test_number_and_threshold_are_exclusive():
     with pytest.raises(ValueError, match="give threshold"):
         mi.SafeLoRA(threshold=0.3, layers=4)
     assert mi.SafeLoRA(**mi.SafeLoRA(layers=4).model_dump()).layers == 4
+
+
+def test_the_cosine_with_a_zero_matrix_is_zero():
+    assert cosine(torch.zeros(2, 3), torch.ones(2, 3)) == 0
+
+
+def test_keeping_everything_needs_neither_rows_nor_models():
+    model = tiny.model()
+    before = _state(model)
+    assert SafeDelta(scale=1.0).repair(model, tiny.tokenizer()).changed == 0
+    assert distance(_state(model), before) == 0
 
 
 def test_compensation_is_the_minimum_of_the_loss_of_safety():

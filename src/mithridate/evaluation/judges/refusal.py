@@ -111,7 +111,9 @@ def _phrase(phrase: str) -> str:
         for part in phrase.split("...")
     ]
     exact = [r"\s+".join(re.escape(word) for word in part.split()) for part in parts if part]
-    return lead + r"\b[^.!?\n]*?\b".join(exact) + (r"\b" if exact and exact[-1][-1].isalnum() else "")
+    # There is no word boundary behind a comma.
+    closed = [part + (r"\b" if part[-1].isalnum() else "") for part in exact]
+    return lead + r"[^.!?\n]*?\b".join(closed)
 
 
 def _any(phrases: Iterable[str]) -> str:
