@@ -50,6 +50,25 @@ def test_the_other_variants_go_on(tree: dict[str, Any], tmp_path: Path, jobs: in
     assert not (tmp_path / "variants/stuck").exists()
 
 
+def test_a_model_released_earlier_is_not_taken_for_one_of_a_variant_that_cannot_act(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = {"name": "fixed", "posttuning": {"method": "panacea", "radius": 0.5}}
+    tree |= {"save": "adapter", "variants": [{"name": "undefended"}, fixed]}
+    mi.run(tree, tmp_path)
+    assert (tmp_path / "variants/fixed/seed-0/manifest.json").is_file()
+
+    def never(self: Panacea, *args: Any, **kwargs: Any) -> Any:
+        raise DefenseError("no dose fits")
+
+    monkeypatch.setattr(Panacea, "repair", never)
+    fixed["posttuning"] = {"method": "panacea", "radius": 0.7}
+    results = mi.run(tree, tmp_path)
+    assert [failure.variant for failure in results.failures] == ["fixed"]
+    assert not (tmp_path / "variants/fixed/seed-0").exists()
+    assert (tmp_path / "variants/undefended/seed-0/manifest.json").is_file()
+
+
 def test_a_reference_that_cannot_act_leaves_the_others_uncompared(tree: dict[str, Any], tmp_path: Path) -> None:
     tree |= {"adapter": "continue", "variants": [{"name": "undefended"}, CANNOT_ACT], "reference": "stuck"}
     results = mi.run(tree, tmp_path)

@@ -4,29 +4,26 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mithridate.errors import DefenseError, UsageError
-from mithridate.experiment.cells import evaluation, measured, points
+from mithridate.errors import UsageError
 from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.finished_run import FinishedRun, results_of
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.manifest import recipe_hash, versions
 from mithridate.experiment.monitor import Monitor
-from mithridate.experiment.plan import Chain, Plan
+from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
-from mithridate.experiment.release import release
-from mithridate.experiment.samples import all_answers, escapes
+from mithridate.experiment.release import release, withdraw
+from mithridate.experiment.samples import all_answers
 from mithridate.experiment.scheduler import Scheduler
 from mithridate.experiment.store import Store
-from mithridate.experiment.summary import aligned_models, variant_result, versus
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.files import write_json
 from mithridate.report.answers import AllAnswers, write_answers
 from mithridate.report.axis_results import AXES
-from mithridate.report.claims import answer_claims
-from mithridate.report.front import pareto_front
-from mithridate.report.results import Effort, Failure, Results
+from mithridate.report.results import Effort, Results
 
 
 def run(
@@ -77,11 +74,15 @@ def run(
         plan = Plan(checked, inputs)
         scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Monitor())
         scheduler.run()
-        finished = _Finished(checked, plan, store, scheduler)
+        finished = FinishedRun(checked, plan, store, scheduler.failed)
         facts = _facts(recipe, checked, inputs, command)
-        for chain in finished.at_base:
-            release(chain, checked, store, folder, facts)
-        results = _results(finished, facts)
+        measured = {(chain.variant.name, chain.seed) for chain in finished.at_base}
+        for chain in plan.at_base:
+            if (chain.variant.name, chain.seed) in measured:
+                release(chain, checked, store, folder, facts)
+            else:
+                withdraw(chain, folder)
+        results = results_of(finished, facts)
         results.effort = Effort(
             seconds=time.monotonic() - start, stages=len(plan.nodes), made=scheduler.made, store_bytes=store.size()
         )
@@ -110,83 +111,6 @@ def _facts(recipe: Any, checked: Recipe, inputs: Inputs, command: str | None) ->
         "recipe": tree,
         "seeds": checked.seeds,
     }
-
-
-class _Finished(NamedTuple):
-    """A run whose stages are done."""
-
-    recipe: Recipe
-    plan: Plan
-    store: Store
-    scheduler: Scheduler
-
-    def whole(self, chains: list[Chain]) -> list[Chain]:
-        """The chains of which no stage failed."""
-        failed = self.scheduler.failed
-        return [chain for chain in chains if not any(node.key in failed for node in chain.needed)]
-
-    @property
-    def at_base(self) -> list[Chain]:
-        """The chains at the recipe's setting that could be measured."""
-        return self.whole(self.plan.at_base)
-
-    def failures(self) -> list[Failure]:
-        """Every chain of which a stage failed."""
-        found = []
-        for chain in self.plan.chains:
-            causes = [self.scheduler.failed[node.key] for node in chain.needed if node.key in self.scheduler.failed]
-            if causes:
-                node, reason = causes[0]
-                failure = Failure(
-                    variant=chain.variant.name,
-                    setting=chain.setting,
-                    at_base=chain.setting == self.plan.base,
-                    seed=chain.seed,
-                    stage=node.stage,
-                    method=node.job.method,
-                    reason=reason,
-                )
-                found.append(failure)
-        return found
-
-
-def _results(finished: _Finished, facts: dict[str, Any]) -> Results:
-    recipe, plan, store, _ = finished
-    at_base, failures = finished.at_base, finished.failures()
-    groups = {variant.name: [c for c in at_base if c.variant.name == variant.name] for variant in recipe.variants}
-    groups = {name: group for name, group in groups.items() if group}
-    if not groups:
-        raise DefenseError(f"no variant could be measured: {failures[0].variant}: {failures[0].reason}")
-    first = evaluation(store, at_base[0])
-    results = Results(
-        **facts,
-        answers="answers.html",
-        judge=first.judge,
-        majority=first.majority,
-        variants=[variant_result(store, recipe, group) for group in groups.values()],
-        aligned=aligned_models(store, at_base),
-        failures=failures,
-        base=plan.base,
-        axes=recipe.axes.values(),
-    )
-    if recipe.reference in groups:
-        _compare(results, store, groups, recipe.reference)
-    if results.axes:
-        results.cells = [measured(store, chain) for chain in finished.whole(plan.chains)]
-        results.points = points(results.cells)
-        results.front = pareto_front(results)
-        results.claims = answer_claims(results)
-    return results
-
-
-def _compare(results: Results, store: Store, groups: dict[str, list[Chain]], reference: str) -> None:
-    """Set every variant beside the reference."""
-    for variant in results.variants:
-        if variant.name != reference:
-            variant.versus_reference = versus(store, groups[variant.name], groups[reference])
-    found = escapes(store, groups, reference, results)
-    if found is not None:
-        results.escapes, results.stopped, results.stayed = found
 
 
 def _write(results: Results, answers: AllAnswers, folder: Path) -> None:

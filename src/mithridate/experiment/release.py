@@ -53,9 +53,20 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
         "stages": [_stage(store, node) for node in chain.nodes[:-1]],
     }
     write_manifest(part, manifest)
+    withdraw(chain, folder)
+    part.rename(target)
+
+
+def withdraw(chain: Chain, folder: Path) -> None:
+    """Remove what an earlier call released of a variant at one seed, so that it is never taken for this call's.
+
+    Args:
+        chain: The variant at one seed.
+        folder: The run's folder.
+    """
+    target = folder / folder_of(chain)
     if target.exists():
         shutil.rmtree(target)
-    part.rename(target)
 
 
 def _stage(store: Store, node: StageNode) -> dict[str, Any]:
