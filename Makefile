@@ -54,7 +54,7 @@ package: $(VENV)/ready
 	cd build/package && bin/python -I $(CURDIR)/tools/smoke.py $(CURDIR)/dist
 
 # The pinned versions with the hashes of all their files. Without PyTorch, whose build belongs to the machine.
-LOCKED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
+LOCKED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-package torch --excludes lock/without.txt --constraints constraints.txt --custom-compile-command "make lock"
 lock: $(VENV)/ready
 	$(LOCKED) --upgrade --extra dev --output-file lock/mithridate.txt pyproject.toml

@@ -37,7 +37,7 @@ def answered(cards: dict[str, Card], results: Results, committed: str | None) ->
     """
     changed = dict(cards)
     if results.created is None or results.command is None:
-        raise DataError("the results have no 'created' or no 'command'; write them again with `mithridate compare`")
+        raise DataError("the results have no 'created' or no 'command'; write them again with `mithridate run`")
     for claim in results.claims:
         if claim.verdict == "not measured":
             continue

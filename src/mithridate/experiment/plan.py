@@ -15,6 +15,7 @@ from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob, StageNode,
 from mithridate.experiment.manifest import code_versions
 from mithridate.experiment.recipe import Choice, Recipe, Variant
 from mithridate.experiment.recipe_parts import TaskMatching
+from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
 from mithridate.files import file_hash
 from mithridate.models.loading import locate, stored_dtype
@@ -67,7 +68,7 @@ class Plan:
 
     def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._model = locate(recipe.model, tokenizer=True)
+        self._model = locate(with_data_folder(recipe.model, "model"), tokenizer=True)
         self._precision = _precision(recipe, self._model)
         self.base = setting_of(recipe)
         self.nodes: dict[str, StageNode] = {}

@@ -85,22 +85,31 @@ class Streams(RecipePart):
     refusals: str | list[str] = "default"
 
 
-def resolved_path(source: str, folder: Path, key: str) -> str:
-    """Return a source with ``$MITHRIDATE_DATA`` filled in; relative paths are looked up in a folder first.
+def with_data_folder(source: str, key: str) -> str:
+    """Return a source with ``$MITHRIDATE_DATA`` filled in.
 
     Args:
         source: The source as the recipe names it.
-        folder: The recipe's folder.
         key: Where the recipe names it, for messages.
 
     Raises:
         RecipeError: If it uses ``$MITHRIDATE_DATA``, which is not set.
     """
-    if DATA in source and not os.environ.get(DATA[1:]):
+    folder = os.environ.get(DATA[1:])
+    if DATA in source and not folder:
         raise RecipeError(
             f"{key}: {source} uses {DATA}, which is not set; set MITHRIDATE_DATA to the folder of the data sets"
         )
-    filled = source.replace(DATA, os.environ.get(DATA[1:], ""))
+    return source.replace(DATA, folder or "")
+
+
+def resolved_path(source: str, folder: Path, key: str) -> str:
+    """Return a source with ``$MITHRIDATE_DATA`` filled in; relative paths are looked up in the recipe's folder first.
+
+    Raises:
+        RecipeError: As for `with_data_folder`.
+    """
+    filled = with_data_folder(source, key)
     if ":" in filled.split("/")[0] or Path(filled).is_absolute() or not (folder / filled).exists():
         return filled
     return str(folder / filled)
