@@ -1,6 +1,7 @@
 """The structure of the package: imports run one way, and no name stands for two things."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections import Counter
@@ -66,6 +67,23 @@ def test_imports_point_down(path):
         if other in FLOOR and other != own and FLOOR[other] >= FLOOR[own]
     ]
     assert not upward
+
+
+def loaded_with(path: Path) -> Iterator[str]:
+    """Files that are imported when this one is; imports inside functions and for type checkers are not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mithridate"):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_two_files_need_each_other_first():
+    modules = {".".join(("mithridate", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    sorter = graphlib.TopologicalSorter(
+        {name: {other for other in loaded_with(path) if other in modules} for name, path in modules.items()}
+    )
+    sorter.prepare()  # raises CycleError
 
 
 def test_no_file_name_twice():
