@@ -33,10 +33,12 @@ UNDOCUMENTED = "    options: {show_if_no_docstring: true}\n"
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Replace ``folder/*`` in the navigation by the folder's pages."""
     if config.nav:
-        folders = {
-            "methods": [f"methods/{path.name}" for path in sorted(Path(config.docs_dir, "methods").glob("*.md"))]
+        methods = sorted(Path(config.docs_dir, "methods").glob("*.md"))
+        folders: dict[str, list[Any]] = {
+            # By their headings: MkDocs would make "Bds" and "Wise ft" of the files' names.
+            "methods": [{_heading(path): f"methods/{path.name}"} for path in methods],
+            "reference": [f"reference/{name}.md" for name in reference()],
         }
-        folders["reference"] = [f"reference/{name}.md" for name in reference()]
         config.nav = _expanded(config.nav, folders)
     return config
 
@@ -95,11 +97,16 @@ def _assigned(module: ModuleType) -> set[str]:
     return {target.id for target in [*plain, *typed] if isinstance(target, ast.Name)}
 
 
+def _heading(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("# ") for line in lines if line.startswith("# "))
+
+
 def _page(package: str, entries: list[str]) -> str:
     return "\n".join([f"# {ABOUT.get(package, package.capitalize())}\n", *entries])
 
 
-def _expanded(nav: list[Any], folders: dict[str, list[str]]) -> list[Any]:
+def _expanded(nav: list[Any], folders: dict[str, list[Any]]) -> list[Any]:
     found: list[Any] = []
     for entry in nav:
         if isinstance(entry, str) and entry.endswith("/*"):
