@@ -18,7 +18,7 @@ from rich.console import Console
 from mithridate.cli.main import main
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
-from tests.experiment.conftest import TINY, AxisRun, axis_run, make_tree, world  # noqa: F401  # fixtures
+from tests.experiment.conftest import TINY, make_tree, world  # noqa: F401  # fixture
 
 RUN = "from mithridate.cli.main import main\nimport sys\nif __name__ == '__main__': main()"
 
@@ -48,23 +48,6 @@ def test_help_imports_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "axes" in shown
     assert "--json" in shown
-
-
-def test_it_prints_the_table_the_claims_and_where_the_page_lies(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    axis_run: AxisRun,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "store").symlink_to(axis_run.folder / "store")
-    assert called(monkeypatch, "run", str(TINY), "--out", str(tmp_path)) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"report: {tmp_path / 'report.html'}" in shown
-    assert "store: " in shown
-    for claim in axis_run.results.claims:
-        assert f"{claim.name}: {claim.verdict}. {claim.sentence}" in shown
-    command = json.loads((tmp_path / "results.json").read_text())["command"]
-    assert command == f"mithridate run {TINY} --out {tmp_path}"
 
 
 def test_lines_name_variant_stage_and_time_and_json_stands_alone(
@@ -133,7 +116,7 @@ def test_errors_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_after_ctrl_c_the_same_command_goes_on(
     world: Path,  # noqa: F811
     tmp_path: Path,

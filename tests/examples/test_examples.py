@@ -47,7 +47,7 @@ def test_an_example_runs(name: str, model: str, tmp_path: Path) -> None:
     assert SAYS[name] in done.stdout
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
     program, *options = LAUNCHERS[launcher]
     command = [str(Path(sys.executable).parent / program), *options, str(EXAMPLES / "two_processes.py"), model]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mithridate as mi
+from mithridate.cli.main import main
 from mithridate.report.results import Results
 from tests.experiment.conftest import TINY, AxisRun
 
@@ -40,6 +41,23 @@ def comparable(results: Results) -> dict[str, object]:
         for cost in variant["cost"].values():
             del cost["seconds"], cost["peak_bytes"]
     return tree
+
+
+def test_it_prints_the_table_the_claims_and_where_the_page_lies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], axis_run: AxisRun, tmp_path: Path
+) -> None:
+    (tmp_path / "store").symlink_to(axis_run.folder / "store")
+    monkeypatch.setattr(sys, "argv", ["mithridate", "run", str(TINY), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"report: {tmp_path / 'report.html'}" in shown
+    assert "store: " in shown
+    for claim in axis_run.results.claims:
+        assert f"{claim.name}: {claim.verdict}. {claim.sentence}" in shown
+    command = json.loads((tmp_path / "results.json").read_text())["command"]
+    assert command == f"mithridate run {TINY} --out {tmp_path}"
 
 
 def test_every_cell_is_measured_once(axis_run: AxisRun) -> None:
@@ -159,7 +177,7 @@ def test_a_killed_run_over_axes_goes_on_where_it_stopped(tmp_path: Path) -> None
     assert comparable(resumed) == comparable(straight)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_alignment_along_an_axis(tmp_path: Path, jobs: int) -> None:
     overrides = ["axes={alignment_epochs: [1, 2]}", "seeds=[0]", "variants=[{name: undefended}]"]
     results = mi.run(TINY, tmp_path, overrides=overrides, jobs=jobs)

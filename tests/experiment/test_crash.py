@@ -43,7 +43,10 @@ DEFENDED = {
 }
 
 
-@pytest.mark.parametrize(("stage", "step"), [("alignment", 3), ("finetuning", 2), ("posttuning", 0), ("evaluation", 1)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("alignment", 3), ("finetuning", 2), ("posttuning", 0), pytest.param("evaluation", 1, marks=pytest.mark.slow)],
+)
 def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, stage: str, step: int) -> None:
     tree["variants"] = [DEFENDED]
     recipe = tmp_path / "recipe.yaml"

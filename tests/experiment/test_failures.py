@@ -31,7 +31,7 @@ class Told(Monitor):
         self.stuck.append((node.stage, reason))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_other_variants_go_on(tree: dict[str, Any], tmp_path: Path, jobs: int) -> None:
     told = Told()
     tree |= {"adapter": "continue", "variants": [{"name": "undefended"}, CANNOT_ACT]}

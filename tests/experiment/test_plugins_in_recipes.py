@@ -63,7 +63,7 @@ def test_a_changed_plugin_is_computed_anew_and_nothing_else(tree: dict[str, Any]
     stored = []
     for force in (0.5, 0.25):
         written(tmp_path, good(force=force), "mine.py")
-        command = [sys.executable, "-c", RUN, "run", str(recipe), "--out", str(tmp_path / "out"), "--jobs", "2"]
+        command = [sys.executable, "-c", RUN, "run", str(recipe), "--out", str(tmp_path / "out"), "--jobs", "1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         stored.append({path.name for path in (tmp_path / "out" / "store").iterdir() if path.is_dir()})

@@ -54,7 +54,7 @@ def test_our_sft_equals_trl_under_accumulation():
         assert mine["loss"] == pytest.approx(other["loss"], abs=2e-5)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_our_sft_equals_trl_under_bf16_autocast(full):
     """Both round to bf16 (2⁻⁸ relative), but we divide by the token count after the backward pass, TRL before it.
 

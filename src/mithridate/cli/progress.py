@@ -37,6 +37,8 @@ class RunDisplay(Monitor):
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._progress.live.is_started:
+            self._progress.refresh()  # bars are drawn ten times a second, and the last stage may just have ended
         self._progress.stop()
 
     def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
