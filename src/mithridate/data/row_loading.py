@@ -66,6 +66,7 @@ def load_rows(
     if is_miniature(found, columns, ignore):
         return found.rows
     log = FaultLog(found.name)
+    # The reader is exhausted before the log raises, so that every fault of the file is counted.
     rows = to_dataset(_rows(RowReader(found.rows, columns, ignore, found.name), log))
     log.raise_any()
     return rows
@@ -74,6 +75,7 @@ def load_rows(
 def to_dataset(rows: Iterable[TrainingRow]) -> Dataset:
     """Pack rows into a `Dataset` held in memory."""
     stream = iter(rows)
+    # An empty first block, since concatenate_datasets refuses an empty list (every row may be faulty).
     blocks = [Dataset(FEATURES.arrow_schema.empty_table())]
     while block := list(islice(stream, _BLOCK)):
         blocks.append(Dataset.from_list([row._asdict() for row in block], features=FEATURES))

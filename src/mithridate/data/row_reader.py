@@ -97,6 +97,7 @@ class RowReader:
         if self.format is None:
             form = detect(fields)
             examples = form.examples(fields)
+            # Only now: a first row that was rejected decides nothing.
             self.format, self._first = form, found.place
             return examples
         self._check_format(self.format, fields)
@@ -104,6 +105,7 @@ class RowReader:
 
     def _check_format(self, form: RowFormat, fields: dict[str, Any]) -> None:
         expected = f"a row of format {form.name}" + (f" as in {self._first}" if self._first else "")
+        # Not with a caller's own columns, which may well be in a row of a known format too.
         others = [other.name for other in formats_of(fields) if other is not form] if self._first else []
         if others:
             raise Rejected(f"a row of format {others[0]}", expected)
