@@ -26,6 +26,7 @@ class Setting(_Strict):
         alignment_epochs: Of alignment.
     """
 
+    # Frozen makes it hashable: cells and points are looked up by their setting.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ratio: float

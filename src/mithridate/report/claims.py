@@ -1,4 +1,4 @@
-"""Four claims of the three papers, each with its measured answer.
+"""Four claims from the three papers, each with its measured answer.
 
 A verdict needs five seeds. "Supported" asks for every comparison that the claim implies to hold by its 95 % interval,
 so that several comparisons do not make a lucky one more likely; everything else is "not supported".
@@ -115,6 +115,7 @@ def alignment_breaks(results: Results) -> Question:
     shielded = cells.defended_at("alignment")
     rows: list[Estimate] = []
     for axis in _varied(results):
+        # Axis values are steps of a factor, so a slope per doubling weighs them alike.
         places = [math.log2(value) for value in results.axes[axis]]
         for variant in shielded:
             curves = cells.along(variant, axis)
@@ -176,6 +177,7 @@ def weights_separate(results: Results) -> Question:
         variant.name: [cell.row_weight_auc for cell in cells.at_base(variant)]
         for variant in cells.complete(comparable(results))
     }
+    # A seed whose rows carry no label has no AUC; a mean over the other seeds would not be of this run.
     known = {name: [auc for auc in values if auc is not None] for name, values in found.items()}
     complete = {name: values for name, values in known.items() if len(values) == len(results.seeds)}
     rows = [_within(mean_over_seeds(name, values, plotted=True, decides=True)) for name, values in complete.items()]
@@ -194,7 +196,7 @@ def weights_separate(results: Results) -> Question:
 
 
 def _within(row: Estimate) -> Estimate:
-    """An AUC's interval, cut to 0..1."""
+    """Cut an AUC's interval to 0..1: Student's t knows no bounds."""
     if row.low is None or row.high is None:
         return row
     return row.model_copy(update={"low": max(0.0, row.low), "high": min(1.0, row.high)})

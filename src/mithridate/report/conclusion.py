@@ -45,6 +45,7 @@ def best_defended(results: Results) -> VariantResult | None:
     below the undefended model's harmful score.
     """
     bare = undefended(results)
+    # Chosen among those that keep the rest first: a model that refuses everybody would win on the score alone.
     found = lowest(_keeping(results, bare)) if bare else None
     return found if found and bare and clearly_below(found.harmful_score, bare.harmful_score) else None
 

@@ -83,6 +83,7 @@ def _trainings(results: Results, stage: str) -> dict[str, list[LossCurve]]:
     for variant in results.variants:
         for curve in variant.loss_curves:
             if curve.stage == stage and curve.steps:
+                # Results without keys do not say what is shared; then every variant has its own line.
                 key = curve.key or f"{variant.name} {curve.seed}"
                 curves.setdefault(key, curve)
                 if variant.name not in names.setdefault(key, []):
@@ -97,6 +98,7 @@ def dose_figures(results: Results) -> list[PageFigure]:
     """Return one figure per variant, method and parameter, with all seeds in it."""
     groups = _grouped(
         ((place, variant, curve) for place, variant in enumerate(results.variants) for curve in variant.dose_curves),
+        # By the variant's place, as pydantic models have no hash.
         lambda item: (item[0], item[2].method, item[2].parameter),
     )
     groups = [group for group in groups if any(curve.points for _, _, curve in group)]
@@ -126,6 +128,7 @@ def layer_figures(results: Results) -> list[PageFigure]:
             for profile in variant.layer_profiles
             if profile.layers and (profile.factor_norm or profile.delta_norm)
         ),
+        # Seeds of different layers cannot share an axis.
         lambda item: (item[0], item[2].method, tuple(item[2].layers)),
     )
     return [_layer_figure(f"layer{i}", group[0][1], [p for _, _, p in group]) for i, group in enumerate(groups)]

@@ -15,6 +15,7 @@ ESCAPES = {
     "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
+    # In TeX's default OT1 encoding these three print as ¡, ¿ and an em dash.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",

@@ -90,6 +90,7 @@ def _scores(model: MeasuredModel) -> list[TableCell]:
 def _seeds(results: Results, variant: VariantResult) -> TableCell:
     """How many seeds were measured; out of how many, where a defense could not act at some."""
     count = len(variant.harmful_score.seeds) or len(results.seeds)
+    # A file may not list seeds by variant; then none is taken as missing.
     missing = bool(variant.seeds) and len(variant.seeds) < len(results.seeds)
     return TableCell(str(count or NOTHING), f"of {len(results.seeds)}" if missing else "")
 

@@ -171,6 +171,7 @@ class Results(ResultPart):
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
+        # Points, cells, the front and failures refer to variants by name alone.
         names = [variant.name for variant in self.variants]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -180,6 +181,7 @@ class Results(ResultPart):
     def along(self, axis: str) -> list[Setting]:
         """Return the settings of an axis."""
         assert self.base is not None
+        # model_copy does not validate: `size` becomes a float here, which equals and hashes like the int in a cell.
         return [self.base.model_copy(update={axis: value}) for value in self.axes[axis]]
 
     def point(self, variant: str, setting: Setting) -> AxisPoint | None:

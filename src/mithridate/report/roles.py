@@ -23,6 +23,7 @@ def methods(variant: VariantResult) -> list[str]:
 
 def methods_at(variant: VariantResult, stage: str) -> list[str]:
     """Return the defenses of one stage, in order; plain fine-tuning is none."""
+    # Stacked defenses are written as one name, `panacea + antidote`.
     names = [name.strip() for name in getattr(variant, stage).split("+")]
     return [name for name in names if name.lower() not in PLAIN]
 
@@ -38,6 +39,7 @@ def role(results: Results, variant: VariantResult) -> Role:
     A variant without an attack is clean where any other variant has one. Where no variant says anything about its
     attack, all are taken as attacked.
     """
+    # Without any attack in the file, calling every variant clean would leave nothing to report.
     known = any(other.attack is not None for other in results.variants)
     attack = variant.attack
     if known and (attack is None or attack.ratio == 0):

@@ -37,6 +37,7 @@ def styles(results: Results) -> dict[str, dict[str, Any]]:
 def axis_figure(results: Results, axis: str) -> tuple[float, Draw]:
     """Height and drawing of harmful score and accuracy along an axis."""
     rows = math.ceil(len(_drawn(results, axis)) / 3)
+    # 18 CSS pixels for each row of three names in the legend below the panels.
     return 470 + 18 * rows, lambda figure: _draw_axis(figure, results, axis)
 
 
@@ -50,6 +51,7 @@ def _draw_axis(figure: Any, results: Results, axis: str) -> None:
             _line(panel, scores, shorten(clean(variant), LABEL_LENGTH), styles(results)[variant])
         panel.set_ylabel(name)
     _scale(panels[1], axis, results.axes[axis])
+    # The harmful score from 0, so that heights compare as the values do.
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[1].set_xlabel(WORDS[axis])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -72,6 +74,7 @@ def _line(axes: Any, scores: dict[float, ScoreOverSeeds], name: str, style: dict
 
 def _scale(axes: Any, axis: str, values: list[float]) -> None:
     """Ticks at the measured values; a logarithmic scale where values are steps of a factor."""
+    # A ratio may be 0, which a logarithmic scale cannot show.
     if axis != "ratio":
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(values))

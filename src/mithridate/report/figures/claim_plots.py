@@ -32,6 +32,7 @@ def _draw_claim(axes: Any, claim: Claim) -> None:
         axes.plot(dots, [place + 0.27] * len(dots), "o", color=color, markersize=2.6, alpha=0.7)
     axes.set_yticks(range(len(rows)), [shorten(clean(row.what), 36) for row in rows])
     axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
+    # Upside down, so that the rows stand in the order of the table.
     axes.set_ylim(max(0, len(rows) - 1) + 0.6, -0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)

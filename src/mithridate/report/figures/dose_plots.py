@@ -51,6 +51,7 @@ def _mark_chosen(top: Any, bottom: Any, curve: VariantDoses) -> None:
     for axes in (top, bottom):
         axes.axvline(curve.chosen, color=PALETTE["chosen"], linewidth=1.2, alpha=0.7, zorder=1)
     at = [point for point in curve.points if math.isclose(point.dose, curve.chosen)]
+    # A ring besides the line, so that the choice can be told without color.
     ring = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8, "color": PALETTE["chosen"]}
     top.plot([p.dose for p in at], [_finite(p.rise) for p in at], "o", **ring)
     bottom.plot([p.dose for p in at], [_finite(p.harmful_loss) for p in at], "o", **ring)

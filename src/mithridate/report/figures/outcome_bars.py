@@ -34,7 +34,7 @@ def _draw(figure: Any, shown: list[Any], name: str) -> None:
         _bars(axes, outcome, shares, starts, PALETTE[colors[outcome]])
     axes.set_yticks(range(len(shown)), [shorten(clean(v.name), LABEL_LENGTH) for v in shown])
     axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # the first variant on top, as in the table
     axes.set_xlim(0, 100)
     axes.grid(visible=False)
     for side in ("left", "bottom"):
