@@ -14,6 +14,7 @@ from mithridate.report.figures.plot_files import write_plots
 from mithridate.report.front import pareto_front
 from mithridate.report.page import page
 from mithridate.report.results import Failure, Results
+from mithridate.report.roles import methods
 from tests.report.made_up_axes import BASE, world
 
 
@@ -76,6 +77,13 @@ def test_lines_differ_by_more_than_color(made: Results) -> None:
     looks = styles(made)
     assert len({(look["marker"], str(look["linestyle"])) for look in looks.values()}) == len(looks)
     assert len({look["color"] for look in looks.values()}) == len(looks)
+
+
+def test_more_variants_than_colors_have_lines_that_differ(made: Results) -> None:
+    one = next(variant for variant in made.variants if methods(variant))
+    many = made.model_copy(update={"variants": [one.model_copy(update={"name": f"p{i}"}) for i in range(32)]})
+    looks = {(look["color"], look["marker"], str(look["linestyle"])) for look in styles(many).values()}
+    assert len(looks) == 32
 
 
 def test_the_front_is_what_nobody_beats(made: Results) -> None:

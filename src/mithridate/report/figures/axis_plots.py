@@ -29,7 +29,8 @@ def styles(results: Results) -> dict[str, dict[str, Any]]:
         found[variant.name] = {
             "color": PALETTE[SERIES[place % len(SERIES)]],
             "marker": MARKERS[place % len(MARKERS)],
-            "linestyle": DASHES[(place // 2) % len(DASHES)],
+            # Colors and markers start over after eight variants; from there on the dash is another one.
+            "linestyle": DASHES[(place // 2 + place // len(MARKERS)) % len(DASHES)],
         }
     return found
 
@@ -60,6 +61,7 @@ def _draw_axis(figure: Any, results: Results, axis: str) -> None:
 
 def _drawn(results: Results, axis: str) -> list[str]:
     """The variants that have a line; values at which a defense cannot act are left out of it."""
+    # A variant that failed at every seed of the recipe's setting has no style and no line.
     measured = {variant.name for variant in results.variants}
     return [name for name in results.tried(axis) if name in measured]
 
