@@ -53,6 +53,7 @@ def axis_tables(results: Results, axis: str) -> list[ResultTable]:
 
 def _along(results: Results, name: str, axis: str, measure: str) -> list[TableCell]:
     """The cells of one variant; where its defense cannot act at any seed, the cell says so."""
+    # Only variants that were tried at every value come here, so a missing point is a failure.
     points = [results.point(name, setting) for setting in results.along(axis)]
     return [
         TableCell("cannot act") if point is None else score(_measure(point, measure), len(results.seeds))
@@ -159,6 +160,7 @@ def write_tables(results: Results, folder: Path) -> None:
         names = results.tried(axis)
         points = [p for p in results.points if p.setting in settings and p.variant in names]
         _write(folder / axis, _lines(points, results, axis), axis_tables(results, axis), note(results))
+    # Aligned models too, so that the table shows what fine-tuning started from.
     at_base = (*results.aligned, *results.variants)
     _write(folder / "pareto", _lines(at_base, results), [base_table(results)], note(results))
     _write(folder / "claims", _claim_lines(results), [claim_table(claim) for claim in results.claims], "")
@@ -185,6 +187,7 @@ def _lines(
             **({axis: getattr(point.setting, axis)} if axis and isinstance(point, AxisPoint) else {}),
             "measure": name,
             "seed_mean": measure.mean,
+            # Empty, not None: spreadsheets read an empty cell as a missing number.
             "seed_t95_low": "" if measure.seed_low is None else measure.seed_low,
             "seed_t95_high": "" if measure.seed_high is None else measure.seed_high,
             "pooled": measure.value,

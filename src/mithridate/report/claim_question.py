@@ -60,6 +60,7 @@ class Question:
         if self.lacking or not deciding:
             return "not measured", self.lacking or "No variant was measured that could answer it."
         if seeds < SEEDS:
+            # Not "not supported": too few seeds speak neither for the claim nor against it.
             return "not measured", f"A verdict needs {SEEDS} seeds; this run has {seeds}."
         # All must hold, so several comparisons need no correction: each more makes support harder, not luckier.
         failing = [row.what for row in deciding if not self._on_side(row)]

@@ -72,6 +72,7 @@ def _attack_words(results: Results, bare: VariantResult | None) -> str:
     if untouched is None:
         return f"After the attack the undefended model has a harmful score of {percent(score.value)}"
     before = untouched.harmful_score
+    # Without a clear rise there is nothing for a defense to lower, and the sentence must not suggest it.
     if clearly_below(before, score):
         change = f"from {percent(before.value)} to {percent(score.value)}"
         return f"{cause} raised the harmful score of the undefended model {change}"
@@ -83,9 +84,11 @@ def _defense_words(results: Results, bare: VariantResult | None) -> str:
     least = lowest(defended(results))
     if least is None:
         return "no defended variant was measured"
+    # Without an undefended model nothing can be called better or best, only lowest.
     if bare is None:
         return f"of the defended variants {clean(least.name)} has the lowest, {_figures(least)}"
     keeping = lowest(_keeping(results, bare))
+    # The lowest score is named even so, with its price: it stands in the table for everyone to see.
     if keeping is None:
         lost = _listed([f"{price.fall:.1f} points of {price.name}" for price in prices(bare, least) if not price.kept])
         return (

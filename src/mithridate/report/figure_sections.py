@@ -101,11 +101,13 @@ def dose_figures(results: Results) -> list[PageFigure]:
         # By the variant's place, as pydantic models have no hash.
         lambda item: (item[0], item[2].method, item[2].parameter),
     )
+    # A search that tried nothing has no curve; matplotlib would draw empty axes.
     groups = [group for group in groups if any(curve.points for _, _, curve in group)]
     return [_dose_figure(f"dose{i}", group[0][1], [c for _, _, c in group]) for i, group in enumerate(groups)]
 
 
 def _dose_figure(name: str, variant: VariantResult, curves: list[VariantDoses]) -> PageFigure:
+    # Seeds may choose different doses, and some none: the caption tells both.
     chosen = [number(curve.chosen) for curve in curves if curve.chosen is not None]
     taken = f"Chosen: {', '.join(dict.fromkeys(chosen))} (ringed)." if chosen else "No dose was chosen."
     failed = f" No dose was chosen in {len(curves) - len(chosen)} of {len(curves)} seeds."

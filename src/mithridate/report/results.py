@@ -186,12 +186,14 @@ class Results(ResultPart):
 
     def point(self, variant: str, setting: Setting) -> AxisPoint | None:
         """Return a variant's figures at a setting; None if it was not measured there."""
+        # Exact equality of floats is safe: settings on both sides come from the same recipe.
         return next((p for p in self.points if p.variant == variant and p.setting == setting), None)
 
     def tried(self, axis: str) -> list[str]:
         """Return the names of the variants that were tried at every value of an axis, whether they could act or not."""
         settings = self.along(axis)
         known = {(point.variant, point.setting) for point in self.points}
+        # A failure counts as tried: its cell says that the defense cannot act, and the row stays in the table.
         known |= {(failure.variant, failure.setting) for failure in self.failures}
         names = dict.fromkeys([v.name for v in self.variants] + [failure.variant for failure in self.failures])
         return [name for name in names if all((name, setting) in known for setting in settings)]

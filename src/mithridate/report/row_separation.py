@@ -27,6 +27,7 @@ class Separation:
 
 def separation(weights: WeightedRows) -> Separation | None:
     """Return the figures, or None where one of the two labels has no row or all weights are zero."""
+    # `is True`, as a label may be unknown (None), which is neither of the two.
     harmful = sorted(row.weight for row in weights.rows if row.harmful is True)
     benign = [row.weight for row in weights.rows if row.harmful is False]
     total = sum(harmful) + sum(benign)

@@ -8,7 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Every color drawn is one of these; in the SVG it becomes var(--name), which the style sheet sets for light and dark.
+# Every color drawn is one of these, in lower case as matplotlib writes it; in the SVG it becomes var(--name), which the
+# style sheet sets for light and dark.
 PALETTE = {
     "ink": "#1d2430",
     "muted": "#667085",
@@ -95,6 +96,7 @@ def document(height: float, draw: Draw, width: float = WIDTH, transparent: bool 
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         draw(figure)
         out = StringIO()
+        # No date, which would change the bytes, and no creator, which would change them with matplotlib's version.
         figure.savefig(out, format="svg", transparent=transparent, metadata=dict.fromkeys(("Date", "Creator")))
     return out.getvalue()
 
@@ -113,4 +115,5 @@ def _inline(name: str, document: str) -> str:
     body = body.replace("url(#", f"url(#{name}-")
     for color, value in PALETTE.items():
         body = body.replace(value, f"var(--{color})")
+    # No width or height, so that it scales with the page; hidden from screen readers, as <figure> has a label.
     return f'<svg viewBox="{box.group(1)}" aria-hidden="true">{body}'

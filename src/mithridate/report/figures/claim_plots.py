@@ -28,6 +28,7 @@ def _draw_claim(axes: Any, claim: Claim) -> None:
         if row.low is not None and row.high is not None:
             axes.plot([factor * row.low, factor * row.high], [place, place], color=color, linewidth=2)
         axes.plot(factor * row.value, place, "o", color=color, markersize=6)
+        # Below the estimate, not on it, where they would cover its interval.
         dots = [factor * value for value in row.seeds]
         axes.plot(dots, [place + 0.27] * len(dots), "o", color=color, markersize=2.6, alpha=0.7)
     axes.set_yticks(range(len(rows)), [shorten(clean(row.what), 36) for row in rows])

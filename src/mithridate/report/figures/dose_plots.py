@@ -25,6 +25,7 @@ def _draw(figure: Any, curves: list[VariantDoses]) -> None:
         top.plot(doses, rises, "o-", color=PALETTE["defended"], **line)
         bottom.plot(doses, harmful, "o-", color=PALETTE["undefended"], **line)
         _mark_chosen(top, bottom, curve)
+    # A set, as seeds mostly share one budget and its label would be written over itself.
     for budget in sorted({curve.budget for curve in curves if curve.budget is not None}):
         top.axhline(budget, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
         _label_budget(top, budget)

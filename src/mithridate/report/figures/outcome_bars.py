@@ -27,6 +27,7 @@ def outcome_figure(results: Results, name: str) -> str:
 
 def _draw(figure: Any, shown: list[Any], name: str) -> None:
     axes = figure.add_subplot()
+    # Compliance is help in one set of prompts and harm in the other.
     colors = COLORS | ({"complied": "undefended"} if name == "harmful" else {})
     for outcome in OUTCOMES:
         shares = [getattr(variant.outcomes[name], outcome) for variant in shown]
