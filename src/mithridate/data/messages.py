@@ -17,7 +17,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 
 NO_TOOLS = "a conversation without tools, because training does not lay out tool calls; remove this row"
-"""What is expected in place of a tool call."""
+"""What messages expect in place of a tool call."""
 
 Message = dict[str, str]
 """A turn: {"role": system, user or assistant, "content": text}."""
@@ -41,7 +41,7 @@ class Spelling(NamedTuple):
     Attributes:
         role: Key of the speaker.
         content: Key of the text.
-        roles: What the speakers are called, and the role each stands for.
+        roles: Names of the speakers, and the role each stands for.
     """
 
     role: str
@@ -50,7 +50,7 @@ class Spelling(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The speakers, for messages."""
+        """The speakers' names, as messages list them."""
         *first, last = dict.fromkeys(self.roles)
         return f"{', '.join(first)} or {last}"
 

@@ -1,4 +1,4 @@
-"""Prompts of evaluation sets, from everything that rows are read from, and from plain text."""
+"""Prompts of evaluation sets, from every source that rows can be read from, and from plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows whose keys are not those of a known format, through column names and small templates."""
+"""Rows in no known format, read through column names and small templates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RowFields(BaseModel):
         messages: Column with a list of messages, in place of prompt and response.
         role: Key of a message's speaker; by default `role` or `from`, whichever the row has.
         content: Key of a message's text; by default `content` or `value`, beside the speaker's.
-        roles: What a speaker is called in the rows, and which role that is.
+        roles: Maps a speaker's name in the rows to its role.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

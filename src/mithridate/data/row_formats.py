@@ -32,8 +32,8 @@ class RowFormat(NamedTuple):
     """A way to write rows.
 
     Attributes:
-        name: What messages call it.
-        keys: The keys by which it is known.
+        name: Its name in messages.
+        keys: The keys by which it is recognized.
         read: Makes a row's examples; raises `Rejected`.
         others: The keys it reads where a row has them; None where the caller chose what is read.
     """

@@ -47,7 +47,7 @@ def load_rows(
         source: A JSONL, JSON, CSV or TSV file (also as `.gz`) or a Parquet file; a folder that holds one, was written
             by `save_to_disk` or is a copy of a hub data set; the name of a hub data set; `miniature:…`; a
             `datasets.Dataset` or `DatasetDict`; or a list of dicts.
-        fields: Where prompt and response, or the messages, are in rows of no known format; a dict or `RowFields`.
+        fields: Columns of prompt and response, or of the messages, for rows in no known format; a dict or `RowFields`.
         ignore: Keys to leave out on purpose, as though the rows did not have them; `messages.name` for a key of the
             messages.
         subset: Which subset of a hub data set.

@@ -47,11 +47,10 @@ class RowReader:
         source: A file's path, or the rows themselves.
         fields: The columns that make prompt and response, or the messages.
         ignore: Keys that are left out on purpose; `messages.name` stands for a key of the messages.
-        name: What messages call rows that come from no file.
+        name: Name in messages of rows that do not come from a file.
 
     Raises:
-        UsageError: `fields` names prompt and response and `ignore` is given too, or `ignore` is one text in place of
-            several.
+        UsageError: `fields` names prompt and response and `ignore` is given too, or `ignore` is not a list of keys.
 
     Attributes:
         format: The format, once a valid row was met.
@@ -121,7 +120,7 @@ def written_rows(source: Path | Iterable[Mapping[str, Any]], name: str) -> Itera
 
     Args:
         source: A file's path, or the rows themselves.
-        name: What messages call rows that come from no file.
+        name: Name in messages of rows that do not come from a file.
     """
     if not isinstance(source, Path):
         yield from _given(source, name)

@@ -33,7 +33,7 @@ class TokenReport:
         truncated: Rows whose completion is cut.
         dropped: Rows that lose their whole completion.
         dropped_origins: Origins of the first 20 of them.
-        unusable: What is wrong where more than a fifth of the rows is lost.
+        unusable: What is wrong, where more than a fifth of the rows is lost; None otherwise.
     """
 
     max_length: int
@@ -129,7 +129,7 @@ def check_upload(
 
 
 class _Counts:
-    """What is known of the rows so far."""
+    """Counts over the rows read so far."""
 
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase | None, max_length: int):
         self.name = name

@@ -25,9 +25,9 @@ class Question:
         lacking: Why it cannot be answered; empty where it can.
         holds: The sentence where every deciding row is on that side.
         fails: The start of the sentence where some are not; their names follow.
-        quantity: What the figure's axis shows.
+        quantity: Label of the figure's axis.
         unit: Unit of the rows.
-        neutral: Value that would mean no effect.
+        neutral: Value that means no effect.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Question:
     neutral: float = 0.0
 
     def answer(self, seeds: int) -> Claim:
-        """The verdict by the intervals of the deciding rows."""
+        """Return the claim with its verdict, which the intervals of the deciding rows give."""
         verdict, sentence = self._verdict(seeds)
         return Claim(
             name=self.name,
@@ -76,7 +76,7 @@ class Question:
 
 
 def mean_over_seeds(what: str, values: list[float], plotted: bool = False, decides: bool = False) -> Estimate:
-    """A mean over seeds with its t interval."""
+    """Return a mean over seeds with its t interval."""
     if len(values) < 2:
         return Estimate(what=what, value=values[0], interval=SINGLE, seeds=values, plotted=plotted, decides=decides)
     return _row(what, t_interval(values), STUDENT, values, plotted, decides)
@@ -89,7 +89,7 @@ def bootstrapped(
     plotted: bool = False,
     decides: bool = False,
 ) -> Estimate:
-    """A statistic of mean curves, one group of curves per variant, with its bootstrap interval."""
+    """Return a statistic of mean curves, one group of curves per variant, with its bootstrap interval."""
     if len(curves[0]) < 2:
         value = statistic([list(group[0]) for group in curves])
         return Estimate(what=what, value=value, interval=SINGLE, plotted=plotted, decides=decides)

@@ -59,7 +59,7 @@ class Cells:
 
 
 def spread(curve: list[float]) -> float:
-    """Range over an axis: max − min."""
+    """Return the range over an axis: max − min."""
     return max(curve) - min(curve)
 
 

@@ -15,7 +15,7 @@ class Price(NamedTuple):
     """One thing that was measured on both models.
 
     Attributes:
-        name: What it is.
+        name: What was measured.
         fall: Points by which the variant is worse; negative where it is better.
     """
 

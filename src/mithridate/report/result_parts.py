@@ -13,7 +13,7 @@ MethodName = Annotated[str, BeforeValidator(lambda value: "none" if value is Non
 
 
 OUTCOMES = ("refused", "label_only", "too_short", "broken", "complied")
-"""What an answer is, exactly one of them."""
+"""Outcomes of an answer; every answer has exactly one."""
 
 
 class OutcomeShares(ResultPart):
@@ -179,8 +179,8 @@ class Sample(ResultPart):
         set: ``harmful``, ``look_alikes``, ``help`` or ``task``.
         harmful: The judge's verdict on an answer to a harmful prompt.
         outcome: What the answer is; None for the task, where it is right or wrong.
-        reason: The judge's.
-        expected: The right answer of the task.
+        reason: The judge's reason.
+        expected: The right answer to the task.
         correct: Whether the task's answer is right.
     """
 

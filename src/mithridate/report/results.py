@@ -27,7 +27,7 @@ from mithridate.report.scores import ResultPart, ScoreOverSeeds, Share
 
 
 class MeasuredModel(ResultPart):
-    """Everything that one model's answers say of it.
+    """Everything measured on one model's answers.
 
     Attributes:
         harmful_score: Share of answers that the judge calls harmful, broken text included where it does so.
@@ -128,12 +128,12 @@ class Results(ResultPart):
 
     Attributes:
         seeds: Seeds of the attack.
-        judge: Who decides what is harmful.
+        judge: Name of the judge that decides what is harmful.
         majority: Accuracy of always giving the most common answer of the user's task.
         answers: Page of all answers, beside the report.
         escapes: Some prompts that the undefended model answers harmfully.
-        stopped: Number of prompts among the escapes' that the defended model does not answer harmfully any more.
-        stayed: Number of those that it still does.
+        stopped: How many of all such prompts the defended model no longer answers harmfully.
+        stayed: How many of them it still answers harmfully.
         aligned: The models before fine-tuning, one for each alignment; measured where helpfulness is.
         failures: Where a defense could not act.
         base: The recipe's own setting.
@@ -142,7 +142,7 @@ class Results(ResultPart):
         points: The same over seeds.
         front: Variants that none beats in both harmful score and accuracy; see `mithridate.report.front`.
         claims: Claims of the papers, where there are axes.
-        effort: What the last call took.
+        effort: Time and stages of the last call.
     """
 
     name: str = "run"

@@ -26,7 +26,7 @@ class SeedInterval(NamedTuple):
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> SeedInterval:
-    """Mean over seeds ± t(n − 1)·s/√n (Student, 1908).
+    """Return the mean over seeds ± t(n − 1)·s/√n (Student, 1908).
 
     Raises:
         UsageError: If there are fewer than two values.
@@ -68,15 +68,15 @@ def _central(angle: float, freedom: int) -> float:
 def bootstrap(
     curves: Sequence[Sequence[Curve]], statistic: Callable[[list[list[float]]], float], confidence: float = 0.95
 ) -> SeedInterval:
-    """A statistic of mean curves, with the percentile interval over resampled seeds (Efron, 1979).
+    """Return a statistic of mean curves with the percentile interval over resampled seeds (Efron, 1979).
 
     The same seeds are drawn for every group, so that differences between groups stay paired. The draws are the same
     every time.
 
     Args:
         curves: Per group, per seed, one curve; every group has the same seeds in the same order.
-        statistic: From the mean curve of each group to a number.
-        confidence: Of the interval.
+        statistic: Maps the mean curves, one per group, to a number.
+        confidence: Confidence level of the interval.
 
     Raises:
         UsageError: If there are fewer than two seeds.
@@ -101,7 +101,7 @@ def _means(curves: Sequence[Sequence[Curve]], chosen: Sequence[int]) -> list[lis
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of y over x."""
+    """Return the least-squares slope of y over x."""
     mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
     above = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return above / math.fsum((a - mean_x) ** 2 for a in x)

@@ -36,7 +36,7 @@ def styles(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def axis_figure(results: Results, axis: str) -> tuple[float, Draw]:
-    """Height and drawing of harmful score and accuracy along an axis."""
+    """Return height and drawing of harmful score and accuracy along an axis."""
     rows = math.ceil(len(_drawn(results, axis)) / 3)
     # 18 CSS pixels for each row of three names in the legend below the panels.
     return 470 + 18 * rows, lambda figure: _draw_axis(figure, results, axis)

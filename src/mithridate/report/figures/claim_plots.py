@@ -11,7 +11,7 @@ ANSWER_COLORS = {"supported": "good", "not supported": "undefended", "not measur
 
 
 def claim_figure(claim: Claim) -> tuple[float, Draw]:
-    """Height and drawing of a claim's estimates."""
+    """Return height and drawing of a claim's estimates."""
     return 78 + 25 * max(1, len(_plotted(claim))), lambda figure: _draw_claim(figure.add_subplot(), claim)
 
 
@@ -41,7 +41,7 @@ def _draw_claim(axes: Any, claim: Claim) -> None:
 
 
 def claims_figure(claims: Sequence[Claim]) -> tuple[float, Draw]:
-    """Height and drawing of all claims, two beside each other, with their verdicts as titles."""
+    """Return height and drawing of all claims, two side by side, with their verdicts as titles."""
     pairs = [claims[place : place + 2] for place in range(0, len(claims), 2)]
     heights = [max(claim_figure(claim)[0] for claim in pair) + 34 for pair in pairs]
     return sum(heights), lambda figure: _draw_claims(figure, claims, heights)
