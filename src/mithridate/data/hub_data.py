@@ -50,7 +50,7 @@ def load_folder(name: str, subset: str | None, split: str | None) -> DataSource:
         UsageError: It has several subsets and none is chosen.
     """
     folder = Path(name)
-    # The marks of save_to_disk; its Arrow files are no data files that load_dataset would find.
+    # The marks of save_to_disk, whose folders load_dataset refuses.
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _saved(name, subset, split)
     files = _data_files(folder)
