@@ -109,6 +109,9 @@ def claim_table(claim: Claim) -> ResultTable:
 
 def value_text(value: float) -> str:
     """Return an axis value in its shortest form: 0.0001 as 1e-4."""
+    # Numbers of rows and epochs stay whole: 10000, not 1e+04.
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value:.0f}"
     text = f"{value:g}"
     short = f"{value:.3g}" if value >= 0.01 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return text if len(text) < len(short) else short
