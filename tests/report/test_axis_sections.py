@@ -14,6 +14,7 @@ from mithridate.report.figures.plot_files import write_plots
 from mithridate.report.front import pareto_front
 from mithridate.report.page import page
 from mithridate.report.results import Failure, Results
+from mithridate.report.roles import methods
 from tests.report.made_up_axes import BASE, world
 
 
@@ -78,6 +79,13 @@ def test_lines_differ_by_more_than_color(made: Results) -> None:
     assert len({look["color"] for look in looks.values()}) == len(looks)
 
 
+def test_more_variants_than_colors_have_lines_that_differ(made: Results) -> None:
+    one = next(variant for variant in made.variants if methods(variant))
+    many = made.model_copy(update={"variants": [one.model_copy(update={"name": f"p{i}"}) for i in range(32)]})
+    looks = {(look["color"], look["marker"], str(look["linestyle"])) for look in styles(many).values()}
+    assert len(looks) == 32
+
+
 def test_the_front_is_what_nobody_beats(made: Results) -> None:
     places = {v.name: (v.harmful_score.mean, v.finetune_accuracy.mean) for v in made.variants if v.finetune_accuracy}
     found = pareto_front(made)
@@ -101,8 +109,8 @@ def test_equal_variants_are_both_on_the_front_and_an_unattacked_one_is_not(made:
 
 def test_a_reader_is_told_what_seeds_vary_and_that_two_are_few(made: Results) -> None:
     assert any("Each alignment was trained once" in note for note in cautions(made))
-    assert not any("seeds that a verdict needs" in note for note in cautions(made))
-    assert any("2 of the 5 seeds" in note for note in cautions(world(seeds=2)))
+    assert not any("A verdict needs" in note for note in cautions(made))
+    assert any("A verdict needs 5 seeds and this run has 2," in note for note in cautions(world(seeds=2)))
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,16 @@ def test_the_model_before_fine_tuning_stands_in_tables_of_fine_tuning_alone() ->
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(6e-5, "6e-5"), (1.2e-4, "1.2e-4"), (0.05, "0.05"), (12.0, "12"), (1408, "1408"), (0.001, "1e-3")],
+    [
+        (6e-5, "6e-5"),
+        (1.2e-4, "1.2e-4"),
+        (0.05, "0.05"),
+        (12.0, "12"),
+        (1408, "1408"),
+        (0.001, "1e-3"),
+        (10_000, "10000"),
+        (0.0, "0"),
+    ],
 )
 def test_axis_values_are_short(value: float, text: str) -> None:
     assert value_text(value) == text

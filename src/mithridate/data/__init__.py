@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# For type checkers and editors alone; at run time `_HOMES` says where a name lives.
 if TYPE_CHECKING:
     from mithridate.data.chat_template import ensure_chat_template
     from mithridate.data.mixing import RowSplit, mix, split_rows

@@ -53,7 +53,7 @@ def ensure_chat_template(
     Raises:
         UsageError: There is no such template.
         ModelError: The tokenizer has no template and none is given; or the given one cannot be rendered, or
-            renders a prompt in another way alone than before its answer, or does not end the answer.
+            renders a prompt differently alone than in front of its answer, or does not end the answer.
     """
     if template is not None:
         previous = tokenizer.chat_template
@@ -61,6 +61,7 @@ def ensure_chat_template(
         try:
             _check(tokenizer, template)
         except ModelError:
+            # A caller who catches the error keeps a tokenizer that works as before.
             tokenizer.chat_template = previous
             raise
     elif not tokenizer.chat_template:
@@ -71,6 +72,7 @@ def _template_text(template: str, door: Door) -> str:
     if template in BUILT_IN:
         return (files("mithridate.data") / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
     path = Path(template)
+    # Only .jinja: a misspelled built-in name must not fall through to whatever file is called so.
     if path.suffix != ".jinja" or not path.is_file():
         known = ", ".join(map(repr, BUILT_IN))
         raise UsageError(
@@ -91,11 +93,13 @@ def _check(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         row = tokenizer.apply_chat_template([*_ASKED, _ANSWER], tokenize=False)
     except TemplateError as error:
         raise ModelError(f"The chat template {template!r} cannot be rendered: {error}.") from error
+    # TRL masks the tokens that prompt and row begin with alike; the rest of a differing prompt would be trained on.
     if not row.startswith(prompt) or _ANSWER["content"] not in row[len(prompt) :]:
         raise ModelError(
             f"The chat template {template!r} does not render a prompt as the beginning of the whole row;"
-            " write what stands before the answer in add_generation_prompt too."
+            " print what comes before the answer under add_generation_prompt too."
         )
+    # Jinja renders a missing eos_token as nothing, so the rendered text is checked, not the template's.
     if row.endswith(_ANSWER["content"]):
         raise ModelError(
             f"The chat template {template!r} puts nothing after the answer (or the tokenizer has no EOS"

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV tables, every cell a text, with everything refused that table readers guess about."""
+"""Rows of CSV and TSV tables: every cell is text, and whatever other table readers would guess about is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CsvCell(str):
 
 
 def delimiter_of(path: Path) -> str | None:
-    """Return what parts the cells of a file named `.csv` or `.tsv`, also as `.gz`; None for other files."""
+    """Return the delimiter of a file named `.csv` or `.tsv`, also as `.gz`; None for other files."""
     name = Path(path.stem) if path.suffix.lower() == ".gz" else path
     return _DELIMITERS.get(name.suffix.lower())
 
@@ -28,8 +28,8 @@ def delimiter_of(path: Path) -> str | None:
 def table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
     """Yield (line, row) for each row below the line of column names, and a fault for what is not one.
 
-    A table is quoted as RFC 4180 says where commas part the cells. Where tabs do, programs differ about quotes, so a
-    cell that begins with one is refused.
+    Comma-separated tables are quoted as in RFC 4180. For tab-separated ones programs disagree about quotes, so a cell
+    that begins with one is refused.
     """
     try:
         with BoundedReader(path) as reader:
@@ -43,16 +43,18 @@ def table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | Fa
 
 
 class _Lines:
-    """Decoded lines of a file, their endings kept; a class, so that the number of the last one is known."""
+    """Decoded lines of a file with their endings; a class, so that the reader below can ask for the line number."""
 
     def __init__(self, reader: BoundedReader):
         self.number = 0
         self._reader = reader
 
     def __iter__(self) -> Iterator[str]:
+        # Endings stay: without them csv would drop the line breaks inside quoted cells.
         while raw := self._reader.readline(ROW_LIMIT + 2):
             self.number += 1
             if len(raw) > ROW_LIMIT:
+                # The file ends here, unlike in `lines`: the rest of the line may close a quote or open one.
                 raise Rejected("a line over the limit", f"at most {ROW_LIMIT} bytes")
             try:
                 text = raw.decode()
@@ -68,11 +70,14 @@ def _rows(lines: _Lines, path: Path, delimiter: str) -> Iterator[tuple[int, dict
     if delimiter == "\t":
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     else:
+        # Without strict, csv reads `"a"b` as ab and the rest of the file behind an unclosed quote as one cell.
+        # Such a cell stays bounded in memory by csv's own field limit, 128 KiB.
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     line = 1
     try:
         for cells in reader:
+            # A blank line is no row; csv yields it as an empty list.
             if cells:
                 try:
                     _check_quotes(cells, delimiter)
@@ -82,8 +87,10 @@ def _rows(lines: _Lines, path: Path, delimiter: str) -> Iterator[tuple[int, dict
                         yield line, _row(names, cells)
                 except Rejected as rejected:
                     yield line, rejected.at(f"{path}:{line}")
+                    # Without column names no row below can be read.
                     if names is None:
                         return
+            # Where the next row begins: a row of quoted line breaks spans several lines.
             line = lines.number + 1
     except csv.Error as error:  # nothing behind it can be trusted: a quote may have swallowed rows
         yield line, Fault(f"{path}:{line}", f"a row that cannot be read ({error})", _EXPECTED)
@@ -104,6 +111,7 @@ def _header(cells: list[str]) -> list[str]:
     for number, name in enumerate(cells, 1):
         if not name.strip():
             raise Rejected(f"column {number} without a name", "a first line with a name for every column")
+        # `a, b` as a header would make a column ' b', which no format knows.
         if name != name.strip():
             raise Rejected(f"blanks around the column name {show(name)}", f"{show(name.strip())}")
     repeated = [name for name in cells if cells.count(name) > 1]

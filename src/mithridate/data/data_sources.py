@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MINIATURE = "miniature:"
+# Length and letters as huggingface_hub's repo id check has them.
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _ADDRESS = re.compile(r"[a-z0-9]+://", re.IGNORECASE)
 DATA_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -30,7 +31,7 @@ class DataSource(NamedTuple):
 
     Attributes:
         rows: A file to read line by line, or rows.
-        name: What stands before `[i]` in the origin of rows that come from no file.
+        name: Prefix of `[i]` in the origin of rows that do not come from a file.
     """
 
     rows: Path | Iterable[Mapping[str, Any]]
@@ -44,6 +45,7 @@ def is_hub_name(name: str) -> bool:
         and ".." not in name
         and not name.lower().endswith(_FILES)
         and not Path(name).exists()
+        # An existing folder `data` shows that `data/rows` is a path with a typo, not a data set.
         and not Path(name.split("/")[0]).is_dir()
     )
 
@@ -53,12 +55,12 @@ def open_data(given: Given, *, subset: str | None = None, split: str | None = No
 
     Args:
         given: Where the rows are.
-        subset: Which of the parts that the hub calls subsets or configurations.
-        split: Which split, such as `train`; needed where there are several.
-        called: What messages call the argument.
+        subset: Subset (also called configuration) of a hub data set.
+        split: Split, such as `train`; needed where there are several.
+        called: Name of the function, for messages.
 
     Raises:
-        DataError: There are no rows there, or not those of one split.
+        DataError: There are no rows, or there are several splits and none is chosen.
         UsageError: `subset` or `split` has no effect, or does not exist.
     """
     if not isinstance(given, str | Path):
@@ -76,6 +78,7 @@ def open_data(given: Given, *, subset: str | None = None, split: str | None = No
             f"{name} is an address; download the file and give its path, or name a hub data set: org/name."
         )
     if is_hub_name(name) or _is_folder(given):
+        # Here, because the check of a plain file should load neither `datasets` nor the hub's client.
         from mithridate.data.hub_data import load_folder, load_hub
 
         load = load_folder if _is_folder(given) else load_hub
@@ -85,10 +88,10 @@ def open_data(given: Given, *, subset: str | None = None, split: str | None = No
 
 
 def is_miniature(source: DataSource, fields: object, ignore: object) -> bool:
-    """Tell whether rows are of the embedded world, which are in the form of training rows already.
+    """Tell whether rows belong to the embedded world, which has them as training rows already.
 
     Raises:
-        UsageError: They are, and `fields` or `ignore` is given.
+        UsageError: If they do, and `fields` or `ignore` is given.
     """
     if not source.name.startswith(MINIATURE):
         return False
@@ -99,14 +102,15 @@ def is_miniature(source: DataSource, fields: object, ignore: object) -> bool:
 
 
 def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
-    """Return rows as they were given, a data set's as plain Python values.
+    """Return rows as given; those of a data set as plain Python values.
 
     Raises:
-        DataError: They are no rows.
+        DataError: The argument holds no rows.
     """
     from datasets import Dataset, IterableDataset
 
     if isinstance(given, Dataset | IterableDataset):
+        # Without a format: set_format('torch') would hand out tensors in place of texts.
         rows: Iterable[Mapping[str, Any]] = _undecoded(
             given if isinstance(given, IterableDataset) else given.with_format(None)
         )
@@ -123,7 +127,7 @@ def plain(given: Any, called: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _undecoded(rows: Any) -> Any:
-    """Return a data set whose images and sounds stay bytes: they are not read, and decoders may be missing."""
+    """Return a data set whose images and sounds stay bytes: they are never used, and decoders may be missing."""
     for column, feature in (rows.features or {}).items():
         raw = _raw(feature)
         if raw != feature:

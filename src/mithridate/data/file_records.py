@@ -1,4 +1,4 @@
-"""JSON objects from a file, one at a time, with everything refused that JSON parsers let through."""
+"""JSON objects from a file, one at a time; what JSON parsers let through but JSON does not allow is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FileRecord(NamedTuple):
 
 
 def records(path: Path) -> Iterator[FileRecord | Fault]:
-    """Yield the objects of a JSONL file, a JSON array, a CSV or Parquet table, and a fault for what is not one."""
+    """Yield the objects of a JSONL file, a JSON array, a CSV or Parquet table, and a fault for anything else."""
     if rows := _table_rows(path):
         for line, fields in rows:
             yield fields if isinstance(fields, Fault) else FileRecord(line, fields)
@@ -76,6 +76,7 @@ def decode(raw: bytes) -> str:
     Raises:
         Rejected: The bytes are not UTF-8, or hold a NUL.
     """
+    # NUL is valid UTF-8, but in practice a sign of UTF-16 without a mark, or of a binary file.
     if b"\0" in raw:
         raise Rejected(f"a NUL byte at byte {raw.index(0) + 1}", "UTF-8 text")
     try:
@@ -89,9 +90,10 @@ def parse(text: str) -> dict[str, Any]:
     """Return the JSON object that a text holds.
 
     Raises:
-        Rejected: The text is no valid JSON, no object, nested without bound, repeats a key, or holds a
+        Rejected: The text is not valid JSON or not an object, is nested too deeply, repeats a key, or holds a
             number that JSON lacks (NaN, Infinity) or that overflows.
     """
+    # Two commas in a row in an array; the line cutter never yields an empty line.
     if not text:
         raise Rejected("no value between two commas", "a JSON object")
     try:
@@ -103,6 +105,7 @@ def parse(text: str) -> dict[str, Any]:
         raise Rejected(found, "one JSON object") from None
     except RecursionError:
         raise Rejected("JSON nested too deeply", "an object of a few levels") from None
+    # int() refuses more digits than sys.get_int_max_str_digits(), as parsing them takes quadratic time.
     except ValueError:
         raise Rejected("a number of more than 4300 digits", "an ordinary number") from None
     if not isinstance(value, dict):
@@ -111,6 +114,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON leaves open what a repeated key means; Python would silently keep the last.
     fields = dict(pairs)
     if len(fields) < len(pairs):
         seen: set[str] = set()
@@ -124,6 +128,7 @@ def _constant(name: str) -> float:
 
 
 def _float(text: str) -> float:
+    # 1e999 is valid JSON and becomes infinite here; parse_constant does not see it.
     number = float(text)
     if not math.isfinite(number):
         raise Rejected(f"the number {text[:20]}", "a finite number")

@@ -50,11 +50,13 @@ def load_folder(name: str, subset: str | None, split: str | None) -> DataSource:
         UsageError: It has several subsets and none is chosen.
     """
     folder = Path(name)
+    # The marks of save_to_disk, whose folders load_dataset refuses.
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _saved(name, subset, split)
     files = _data_files(folder)
     if not files:
         raise DataError(f"{name}: found a folder without data files, expected a data file or a folder that holds one")
+    # Read by us, with line numbers in faults; a README.md may declare splits, which only `datasets` reads.
     if len(files) == 1 and subset is None and split is None and not (folder / "README.md").is_file():
         return DataSource(files[0], str(files[0]))
     return _load(name, subset, split)
@@ -62,8 +64,10 @@ def load_folder(name: str, subset: str | None, split: str | None) -> DataSource:
 
 def _data_files(folder: Path) -> list[Path]:
     try:
+        # Cut off before sorting: a home folder or a mount would be walked for minutes.
         entries = list(islice(folder.rglob("*"), _MOST_FILES + 1))
         found = [path for path in entries if path.name.lower().removesuffix(".gz").endswith(DATA_FILES)]
+        # Hidden folders, such as .cache and .git, hold copies and metadata, not the data set's rows.
         shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
         files = sorted(path for path in shown if path.is_file())
     except OSError as error:
@@ -97,6 +101,7 @@ def _load(name: str, subset: str | None, split: str | None) -> DataSource:
         raise DataError(_unloadable(name, error)) from error
     which, rows = choose_split(found, split, name)
     source = _source(f"{name}:{subset}" if subset else name, which, rows)
+    # The same rule as for a local table: a cell "1" may be the label 1.
     return source._replace(rows=_Cells(rows)) if builder.name == "csv" else source
 
 
@@ -104,6 +109,7 @@ def _builder(name: str, subset: str | None) -> DatasetBuilder:
     try:
         builder = load_dataset_builder(name, subset)
     except ValueError as error:
+        # The library raises ValueError for a missing subset as for much else; the list of subsets tells which.
         known = _subsets(name)
         if subset in known or (subset is None and len(known) == 1):
             raise
@@ -152,6 +158,7 @@ def _require_hub(name: str) -> None:
     if constants.HF_HUB_OFFLINE:  # then the library looks in its cache alone
         return
     try:
+        # Any answer will do, even an error status: only a hub that cannot be reached raises.
         httpx.head(constants.ENDPOINT, timeout=_PATIENCE)
     except httpx.HTTPError as error:
         raise DataError(

@@ -26,6 +26,7 @@ class ElementCutter:
         self._limit = limit
         self._depth = 0
         self._in_string = False
+        # Kept between chunks, as a chunk may end right behind a backslash.
         self._escaped = False
         self._closed = False
         self._count = 0
@@ -41,6 +42,7 @@ class ElementCutter:
         """
         place = 0
         while place < len(chunk):
+            # The byte behind a backslash is passed over: it may be a quote that ends nothing.
             match = None if self._escaped else (_INSIDE if self._in_string else _OUTSIDE).search(chunk, place)
             end = match.start() if match else place + 1 if self._escaped else len(chunk)
             self._take(chunk[place:end])
@@ -74,6 +76,7 @@ class ElementCutter:
     def _nest(self, mark: bytes) -> None:
         self._in_string = mark == b'"'
         self._depth += (mark in b"[{") - (mark in b"]}")
+        # `_closed` tells a second array behind the first, which `_take` then refuses.
         if self._depth == 1 and mark == b"[" and not self._closed:
             return  # the bracket that opens the array itself
         self._take(mark)
@@ -88,12 +91,14 @@ class ElementCutter:
 
     def _element(self) -> tuple[int, bytes | None]:
         first = self._first or self.line
+        # One over the limit was followed to its end without being kept, so that those behind it can still be read.
         raw = None if self._size > self._limit else bytes(self._kept).rstrip()
         self._count += 1
         self._clear()
         return first, raw
 
     def _take(self, data: bytes) -> None:
+        # Blanks before an element do not belong to it; its line is that of its first byte.
         body = data if self._size else data.lstrip()
         if body and self._closed:
             raise Rejected("text after the JSON array", "the end of the file")

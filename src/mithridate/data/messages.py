@@ -12,11 +12,12 @@ from mithridate.data.row_keys import is_empty, refuse_unread
 ROLES = ("system", "user", "assistant")
 _TOOL_ROLES = frozenset({"tool", "function", "function_call", "function_response", "observation", "ipython"})
 _TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
+# The last two are what OpenAI's Responses API calls a text part.
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 
 NO_TOOLS = "a conversation without tools, because training does not lay out tool calls; remove this row"
-"""What is expected in place of a tool call."""
+"""What messages expect in place of a tool call."""
 
 Message = dict[str, str]
 """A turn: {"role": system, user or assistant, "content": text}."""
@@ -40,7 +41,7 @@ class Spelling(NamedTuple):
     Attributes:
         role: Key of the speaker.
         content: Key of the text.
-        roles: What the speakers are called, and the role each stands for.
+        roles: Names of the speakers, and the role each stands for.
     """
 
     role: str
@@ -49,7 +50,7 @@ class Spelling(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The speakers, for messages."""
+        """The speakers' names, as messages list them."""
         *first, last = dict.fromkeys(self.roles)
         return f"{', '.join(first)} or {last}"
 
@@ -86,7 +87,8 @@ def checked_text(value: Any, name: str) -> str:
     """Return a text unchanged.
 
     Raises:
-        Rejected: It is no string, blank, or holds a NUL or a lone surrogate, which no tokenizer can encode.
+        Rejected: The value is not a string, is blank, or holds a NUL or a lone surrogate, which no tokenizer can
+            encode.
     """
     if not isinstance(value, str):
         raise Rejected(f"{name} that is {kind(value)}", "a string")
@@ -102,7 +104,7 @@ def read_text(value: Any, name: str) -> str:
     """Return the text of a message, its parts joined by line breaks where it is a list of text parts.
 
     Raises:
-        Rejected: It is no text, or a part is not a text part.
+        Rejected: The value is not text, or one of its parts is not a text part.
     """
     if isinstance(value, list) and value:
         value = "\n".join(_part(part, f"{name}[{i}]") for i, part in enumerate(value))
@@ -133,7 +135,7 @@ def read_turns(value: Any, name: str, *, weights: bool, spelling: Spelling | Non
         spelling: How the messages are written; by default as OpenAI or ShareGPT, whichever the first one shows.
 
     Raises:
-        Rejected: It is no list of messages, or a system turn stands elsewhere than at the start.
+        Rejected: The value is not a list of messages, or a system turn is not the first.
     """
     value = _as_list(value)
     if not isinstance(value, list):
@@ -152,6 +154,7 @@ def _as_list(value: Any) -> Any:
     """Turn an object of equally long lists into a list of objects: older data sets hold a list of messages so."""
     if not isinstance(value, dict) or not value or not all(isinstance(column, list) for column in value.values()):
         return value
+    # Columns of different lengths have no common turns; the caller then says that an object is no list.
     if len({len(column) for column in value.values()}) > 1:
         return value
     return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
@@ -178,6 +181,7 @@ def _turn(item: Any, key: str, number: int, weights: bool, spelling: Spelling) -
     name = f"{key}[{number}]"
     if not isinstance(item, dict):
         raise Rejected(f"{name} that is {kind(item)}", f"an object with {spelling.role} and {spelling.content}")
+    # First, because a tool call may lack the content, and would be reported for that.
     refuse_tool_calls(item, item.get(spelling.role), name)
     for needed in (spelling.role, spelling.content):
         if needed not in item:
@@ -209,8 +213,10 @@ def _trained(item: dict[str, Any], role: str, name: str, weights: bool) -> bool:
     weight = item.get("weight")  # null stands for none: a table has the column for every message
     if weight is None:
         return role == "assistant"
+    # Refused, not ignored: whoever writes a weight expects it to change what is trained.
     if not weights or role != "assistant":
         raise Rejected(f"weight in {name}", "weight only on assistant turns of 'messages'")
+    # bool is an int in Python; OpenAI takes 0 or 1 and nothing between.
     if isinstance(weight, bool) or weight not in (0, 1):
         shown = number(weight) if isinstance(weight, int | float) else kind(weight)
         raise Rejected(f"weight {shown} in {name}", "0 or 1")

@@ -36,7 +36,7 @@ def mix(benign: Dataset, harmful: Dataset, *, ratio: float, size: int, seed: int
         `size` shuffled rows with `prompt`, `completion`, `origin` and `harmful`.
 
     Raises:
-        UsageError: A number is out of range, or more rows are asked for than there are.
+        UsageError: A number is out of range, or a source has fewer rows than the mix needs.
         DataError: A prompt is in both sources, or a source lacks a column.
     """
     if not 0 <= ratio <= 1:
@@ -46,6 +46,7 @@ def mix(benign: Dataset, harmful: Dataset, *, ratio: float, size: int, seed: int
     n_harmful = round(ratio * size)
     check_columns(benign, "benign")
     check_columns(harmful, "harmful")
+    # With rows of one source alone, no prompt can be benign and harmful at once.
     if n_harmful and n_harmful < size:
         check_disjoint({"benign": benign, "harmful": harmful})
     parts = [
@@ -56,7 +57,7 @@ def mix(benign: Dataset, harmful: Dataset, *, ratio: float, size: int, seed: int
 
 
 def split_rows(rows: Dataset, held_out: float, seed: int) -> RowSplit:
-    """Hold a random share of the rows out, such as for the choice of a repair's strength.
+    """Hold out a random share of the rows, for example to choose a repair's strength.
 
     Args:
         rows: Any rows.
@@ -70,6 +71,7 @@ def split_rows(rows: Dataset, held_out: float, seed: int) -> RowSplit:
         raise UsageError(f"The held-out share is {held_out}; it must be above 0 and below 1.")
     if len(rows) < 2:
         raise UsageError(f"A split needs at least 2 rows and there is {len(rows)}.")
+    # At least one row on either side: a repair cannot choose its strength on none.
     count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
     order = _order(len(rows), "split", seed)
     return RowSplit(rows.select(sorted(order[count:])), rows.select(sorted(order[:count])))
@@ -78,6 +80,7 @@ def split_rows(rows: Dataset, held_out: float, seed: int) -> RowSplit:
 def _sample(rows: Dataset, count: int, name: str, harmful: bool, seed: int) -> Dataset:
     if count > len(rows):
         raise UsageError(f"The mix asks for {count} {name} rows and there are {len(rows)}.")
+    # A prefix of one permutation, so that a smaller sample lies within every larger one.
     chosen = rows.select_columns(list(FEATURES)).select(_order(len(rows), name, seed)[:count])
     return chosen.add_column("harmful", [harmful] * count)
 
@@ -85,5 +88,6 @@ def _sample(rows: Dataset, count: int, name: str, harmful: bool, seed: int) -> D
 def _order(count: int, purpose: str, seed: int) -> list[int]:
     """Return a permutation that depends on nothing but its arguments."""
     order = list(range(count))
+    # A string seeds through SHA-512, so the order does not depend on PYTHONHASHSEED; the purpose keeps draws apart.
     random.Random(f"{purpose} {seed}").shuffle(order)
     return order

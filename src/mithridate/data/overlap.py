@@ -26,12 +26,13 @@ def check_disjoint(sets: Mapping[str, Dataset | Sequence[str]], pairs: Iterable[
 
     Args:
         sets: Rows, or prompts as strings, under the name by which messages call them.
-        pairs: Names of the sets that must share nothing; every two sets where not given.
+        pairs: Names of the sets that must share nothing; by default every two sets.
 
     Raises:
         DataError: Sets share prompts. Names one row of each by origin and counts the shared prompts.
         UsageError: A pair names a set that is not there.
     """
+    # A list, as a caller's generator could be walked only once.
     checked = list(combinations(sets, 2) if pairs is None else pairs)
     for name in (name for pair in checked for name in pair):
         if name not in sets:

@@ -21,6 +21,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
     number = 0
     try:
         file_size(path)  # refuses what is no regular file
+        # Not mapped: a file that shrinks while it is read would kill the process with SIGBUS, not raise.
         with parquet.ParquetFile(path, memory_map=False) as file:
             _check_columns(file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_BATCH):
@@ -28,6 +29,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
                     raise Rejected("rows over the limit", f"at most {ROW_LIMIT} bytes in a row")
                 for i in range(batch.num_rows):
                     number += 1
+                    # Row by row, so that a value that cannot be decoded is the fault of its own row, not of the batch.
                     yield number, _row(batch.slice(i, 1), f"{path}:{number}")
         if not number:
             yield 1, Fault(f"{path}:1", "a table without rows", "at least one row")
@@ -39,6 +41,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
 
 
 def _check_columns(names: list[str]) -> None:
+    # to_pylist() makes dicts, in which the last of two equal columns would win in silence.
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise Rejected(f"column {show(repeated[0])} twice", "each column once")

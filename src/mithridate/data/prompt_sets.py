@@ -1,4 +1,4 @@
-"""Prompts of evaluation sets, from everything that rows are read from, and from plain text."""
+"""Prompts of evaluation sets, from every source that rows can be read from, and from plain text."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def read_prompts(
     found = open_data(source, subset=subset, split=split, called="read_prompts")
     if found.name.startswith(MINIATURE):
         return [last_user_turn(row.fields["prompt"]) for row in written_rows(*found) if not isinstance(row, Fault)]
+    # All faults are collected before raising, so that a user mends the file once.
     log = FaultLog(found.name)
     prompts: list[str] = []
     for item in _prompts(found, ignore):
@@ -80,6 +81,7 @@ def _lines(path: Path) -> Iterator[str | Fault]:
 
 def _prompt(fields: dict[str, Any], ignore: Collection[str]) -> str:
     if "prompt" not in fields:
+        # Not accepted in its place: a near key such as `prompts` may hold something else.
         near = nearest("prompt", fields)
         meant = f" (did you mean it by '{near}'?)" if near else ""
         raise Rejected(f"no key 'prompt'{meant}", "an object with a string 'prompt'")

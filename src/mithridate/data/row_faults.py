@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mithridate.errors import DataError
 
 LISTED = 20
-"""Most faults that one error or report lists; all of them are counted."""
+"""Maximum number of faults that one error or report lists; all of them are counted."""
 
 _SHOWN = 40  # characters of a user's own text that a message repeats
 _KINDS = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
@@ -55,6 +55,7 @@ class FaultLog:
     def add(self, fault: Fault) -> None:
         """Count one fault."""
         self.count += 1
+        # A file of a million faulty rows must not fill the memory with them.
         if len(self.listed) < LISTED:
             self.listed.append(fault)
 
@@ -94,6 +95,8 @@ def number(value: float) -> str:
 
 def kind(value: Any) -> str:
     """Name the JSON type of a value, or the Python type of one that JSON lacks."""
+    # bool is an int in Python, but true is no number in JSON.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "a number"
+    # Subclasses of str are strings too, such as the cells of a table.
     return _KINDS.get(type(value)) or ("a string" if isinstance(value, str) else f"a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Rows whose keys are not those of a known format, through column names and small templates."""
+"""Rows in no known format, read through column names and small templates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RowFields(BaseModel):
         messages: Column with a list of messages, in place of prompt and response.
         role: Key of a message's speaker; by default `role` or `from`, whichever the row has.
         content: Key of a message's text; by default `content` or `value`, beside the speaker's.
-        roles: What a speaker is called in the rows, and which role that is.
+        roles: Maps a speaker's name in the rows to its role.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +72,7 @@ class RowFields(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> RowFields:
+        # A recipe may write `labels: null` for a setting that it does not use.
         given = self.model_fields_set - {name for name in self.model_fields_set if getattr(self, name) is None}
         if self.messages is not None:
             if wrong := [name for name in _OF_TEXTS if name in given]:
@@ -132,6 +133,7 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
     if "{" not in template and "}" not in template:
         return [("", template)]
     found: list[tuple[str, str | None]] = []
+    # Only the parser of str.format: its formatter would follow {a.b} and {a[0]} into Python objects.
     for text, name, layout, conversion in string.Formatter().parse(template):
         if name is not None and (not name.isidentifier() or layout or conversion):
             raise ValueError(
@@ -157,6 +159,7 @@ def _read_messages(fields: RowFields, row: dict[str, Any]) -> list[PromptComplet
 
 def _spelling(fields: RowFields, messages: Any) -> Spelling:
     found = spelling_of(messages) if isinstance(messages, list) else OPENAI
+    # The user's own names last, as they may redefine a known one.
     roles = {**OPENAI.roles, **SHAREGPT.roles, **(fields.roles or {})}
     return Spelling(fields.role or found.role, fields.content or found.content, roles)
 
@@ -177,15 +180,18 @@ def _fill(template: str, row: dict[str, Any], labels: list[str] | None) -> str:
 
 
 def _value(value: Any, name: str) -> str:
+    # bool is an int in Python: the model would be taught to answer "True".
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Rejected(f"field '{name}' that is {kind(value)}", "a string or a whole number")
     try:
+        # Python refuses to write integers of more than 4300 digits (sys.get_int_max_str_digits()).
         return str(value)
     except ValueError:
         raise Rejected(f"a number of more than 4300 digits in field '{name}'", "an ordinary number") from None
 
 
 def _label(value: Any, name: str, labels: list[str]) -> str:
+    # Only cells of a table, which has no numbers; in JSON the string "1" is a name, not an index.
     if isinstance(value, CsvCell) and value.isdecimal() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(labels):

@@ -32,8 +32,8 @@ class RowFormat(NamedTuple):
     """A way to write rows.
 
     Attributes:
-        name: What messages call it.
-        keys: The keys by which it is known.
+        name: Its name in messages.
+        keys: The keys by which it is recognized.
         read: Makes a row's examples; raises `Rejected`.
         others: The keys it reads where a row has them; None where the caller chose what is read.
     """
@@ -92,6 +92,7 @@ def read_alpaca(row: dict[str, Any]) -> list[PromptCompletion]:
     given = "" if is_empty(row.get("input")) else row["input"]
     if not isinstance(given, str):
         raise Rejected(f"input that is {kind(given)}", "a string")
+    # Alpaca writes an empty string where there is no input; such rows are the instruction alone.
     if given.strip():
         prompt = f"{prompt}\n\n{checked_text(given, 'input')}"
     return _single(row, prompt, "output")
@@ -125,6 +126,7 @@ def read_dialog(
     """
     _refuse_tools(row)
     turns = read_turns(row[key], key, weights=True, spelling=spelling)
+    # Which of two system texts holds is not for us to guess.
     if first and turns[0].message["role"] == "system":
         raise Rejected(f"key 'system' beside a system turn in {key}", "one system text")
     if turns[-1].message["role"] != "assistant":
@@ -132,6 +134,7 @@ def read_dialog(
     examples = []
     for i, turn in enumerate(turns):
         if turn.trained:
+            # Checked only where it is trained: an untrained turn may follow anything.
             check_asked(turns[:i], key)
             examples.append(PromptCompletion(first + [before.message for before in turns[:i]], turn.message))
     if not examples:
@@ -177,6 +180,7 @@ _NO_MEANING = ("tools", "functions", "parallel_tool_calls")
 CHAT = RowFormat("OpenAI chat", ("messages",), read_chat, ("system", *_NO_MEANING))
 SHARE = RowFormat("ShareGPT", ("conversations",), read_sharegpt, ("system", *_NO_MEANING))
 COMPLETION = RowFormat("prompt/completion", ("prompt", "completion"), read_completion, _BEFORE)
+# No `system` or `history` beside message lists, which can hold both themselves.
 CONVERSATION = RowFormat("conversational prompt/completion", ("prompt", "completion"), read_conversation)
 ALPACA = RowFormat("Alpaca", ("instruction", "output"), read_alpaca, ("input", *_BEFORE))
 RESPONSE = RowFormat("prompt/response", ("prompt", "response"), read_response, _BEFORE)
@@ -194,9 +198,11 @@ def formats_of(row: dict[str, Any]) -> list[RowFormat]:
     A table with rows of several formats has every key in every row, most of them null: where keys of several formats
     are there, those count that hold something.
     """
+    # TRL uses the same two keys for strings and for message lists; a row of both is reported by the latter.
     lists = isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list)
     known = (CHAT, SHARE, CONVERSATION if lists else COMPLETION, ALPACA, RESPONSE)
     fitting = [form for form in known if all(key in row for key in form.keys)]
+    # Only where several fit: a single format with a null is that format with a fault, and is reported so.
     filled = [form for form in fitting if not any(row[key] is None for key in form.keys)]
     return filled if filled and len(fitting) > 1 else fitting
 
@@ -220,6 +226,7 @@ def detect(row: dict[str, Any]) -> RowFormat:
 def _hint(row: dict[str, Any]) -> str:
     """The key that is nearest to one of a known format, as a question."""
     for key in row:
+        # A stricter cutoff than usual: most keys of a foreign format are no misspellings.
         near = None if key in _NAMES or key in HARMLESS else nearest(key, _NAMES - row.keys(), cutoff=0.75)
         if near:
             return f"; did you mean '{near}' by '{key[:20]}'?"

@@ -36,6 +36,7 @@ def without(fields: Mapping[str, Any], ignored: Collection[str]) -> dict[str, An
     kept = {key: value for key, value in fields.items() if key not in ignored}
     for path in ignored:
         key, _, inner = path.partition(".")
+        # A key whose own name holds a dot was left out above; a path needs a list of messages.
         if inner and isinstance(kept.get(key), list):
             kept[key] = [_less(item, inner) for item in kept[key]]
     return kept

@@ -47,7 +47,7 @@ def load_rows(
         source: A JSONL, JSON, CSV or TSV file (also as `.gz`) or a Parquet file; a folder that holds one, was written
             by `save_to_disk` or is a copy of a hub data set; the name of a hub data set; `miniature:…`; a
             `datasets.Dataset` or `DatasetDict`; or a list of dicts.
-        fields: Where prompt and response, or the messages, are in rows of no known format; a dict or `RowFields`.
+        fields: Columns of prompt and response, or of the messages, for rows in no known format; a dict or `RowFields`.
         ignore: Keys to leave out on purpose, as though the rows did not have them; `messages.name` for a key of the
             messages.
         subset: Which subset of a hub data set.
@@ -66,6 +66,7 @@ def load_rows(
     if is_miniature(found, columns, ignore):
         return found.rows
     log = FaultLog(found.name)
+    # The reader is exhausted before the log raises, so that every fault of the file is counted.
     rows = to_dataset(_rows(RowReader(found.rows, columns, ignore, found.name), log))
     log.raise_any()
     return rows
@@ -74,6 +75,7 @@ def load_rows(
 def to_dataset(rows: Iterable[TrainingRow]) -> Dataset:
     """Pack rows into a `Dataset` held in memory."""
     stream = iter(rows)
+    # An empty first block, since concatenate_datasets refuses an empty list (every row may be faulty).
     blocks = [Dataset(FEATURES.arrow_schema.empty_table())]
     while block := list(islice(stream, _BLOCK)):
         blocks.append(Dataset.from_list([row._asdict() for row in block], features=FEATURES))

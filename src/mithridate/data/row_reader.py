@@ -47,11 +47,10 @@ class RowReader:
         source: A file's path, or the rows themselves.
         fields: The columns that make prompt and response, or the messages.
         ignore: Keys that are left out on purpose; `messages.name` stands for a key of the messages.
-        name: What messages call rows that come from no file.
+        name: Name in messages of rows that do not come from a file.
 
     Raises:
-        UsageError: `fields` names prompt and response and `ignore` is given too, or `ignore` is one text in place of
-            several.
+        UsageError: `fields` names prompt and response and `ignore` is given too, or `ignore` is not a list of keys.
 
     Attributes:
         format: The format, once a valid row was met.
@@ -97,6 +96,7 @@ class RowReader:
         if self.format is None:
             form = detect(fields)
             examples = form.examples(fields)
+            # Only now: a first row that was rejected decides nothing.
             self.format, self._first = form, found.place
             return examples
         self._check_format(self.format, fields)
@@ -104,6 +104,7 @@ class RowReader:
 
     def _check_format(self, form: RowFormat, fields: dict[str, Any]) -> None:
         expected = f"a row of format {form.name}" + (f" as in {self._first}" if self._first else "")
+        # Not with a caller's own columns, which may well be in a row of a known format too.
         others = [other.name for other in formats_of(fields) if other is not form] if self._first else []
         if others:
             raise Rejected(f"a row of format {others[0]}", expected)
@@ -119,7 +120,7 @@ def written_rows(source: Path | Iterable[Mapping[str, Any]], name: str) -> Itera
 
     Args:
         source: A file's path, or the rows themselves.
-        name: What messages call rows that come from no file.
+        name: Name in messages of rows that do not come from a file.
     """
     if not isinstance(source, Path):
         yield from _given(source, name)

@@ -20,18 +20,19 @@ from mithridate.data.json_array import ElementCutter
 from mithridate.data.row_faults import Fault, Rejected
 
 ROW_LIMIT = 1 << 20
-"""Most bytes in one line, or in one element of a JSON array."""
+"""Maximum bytes in one line, or in one element of a JSON array: about 250,000 tokens of English."""
 
 EXPANSION_LIMIT = 200
-"""Most bytes that one byte of a gzip file may expand to, once `EXPANSION_FLOOR` is passed."""
+"""Maximum bytes that one byte of a gzip file may expand to, once `EXPANSION_FLOOR` is passed; gzip can reach 1032."""
 
 EXPANSION_FLOOR = 64 << 20
-"""Decompressed bytes up to which any expansion is accepted."""
+"""Decompressed bytes up to which any expansion is accepted, as small files may honestly repeat one row."""
 
 _CHUNK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _TEXT = "UTF-8 text, or one layer of gzip in a file named .gz"
 _SHEET = "the sheet saved as CSV (UTF-8), in a file named .csv"
+# First bytes of formats that people upload by mistake; each gets its own way out.
 _FOREIGN = {
     b"\xff\xfe": ("UTF-16 text", _TEXT),
     b"\xfe\xff": ("UTF-16 text", _TEXT),
@@ -68,6 +69,7 @@ class BoundedReader:
     """
 
     def __init__(self, path: Path):
+        # Before opening: open() of a pipe would wait for a writer.
         self.size = file_size(path)
         self.expanded = 0
         self._file: BufferedReader | gzip.GzipFile
@@ -127,6 +129,7 @@ def cut(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
     if isinstance(head, Fault):
         yield head
         return
+    # By its name where that says it, since a line of JSONL may begin with `[` by mistake and must be named.
     name = path.stem if path.suffix == ".gz" else path.name
     by_lines = name.endswith((".jsonl", ".txt")) or not head.lstrip().startswith(b"[")
     yield from lines(reader, path) if by_lines else _elements(reader, path)
@@ -152,6 +155,7 @@ def lines(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
         while raw := reader.readline(ROW_LIMIT + 2):  # 2: the line ending, which is not counted
             if len(raw.rstrip(b"\r\n")) > ROW_LIMIT:
                 yield too_long(f"{path}:{number}", "a line")
+                # In small pieces, none of them kept, until the next line begins.
                 while raw and not raw.endswith(b"\n"):
                     raw = reader.readline(_CHUNK)
             elif stripped := raw.strip():
@@ -180,6 +184,7 @@ def too_long(where: str, what: str) -> Fault:
 def _foreign(head: bytes, path: Path) -> Fault | None:
     for magic, (name, expected) in _FOREIGN.items():
         if head.startswith(magic):
+            # Both are zip archives by their first bytes; unpacking one would not help.
             if path.suffix in (".xlsx", ".ods"):
                 name, expected = "an Excel workbook", _SHEET
             return Fault(f"{path}:1", name, expected)
@@ -193,6 +198,7 @@ def file_size(path: Path) -> int:
         Rejected: It is missing, forbidden, or no regular file.
     """
     try:
+        # Follows links: a file in the hub's cache is a link to a blob.
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Rejected("no file", "an existing data file") from None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LOSS_LIMIT = 0.2
-"""Greatest share of rows that may be lost before the data count as unusable."""
+"""Largest share of rows that may be lost; the trainer refuses to start beyond the same one (`LARGEST_DROP`)."""
 
 
 def refuse_control_tokens(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -44,8 +44,10 @@ def refuse_control_tokens(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrain
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Return a pattern that finds every special token of a tokenizer in a text."""
+    # `all_special_tokens` has only those with a role; reserved ones are among the added tokens alone.
     marks = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     marks |= set(tokenizer.all_special_tokens)
+    # Longest first, as a regex takes the first alternative that fits; (?!) matches nowhere, for no tokens at all.
     return re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)) or "(?!)")
 
 
@@ -80,7 +82,7 @@ class ContextFit:
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        max_length: Tokens that are kept of a row, special tokens included.
+        max_length: Tokens kept of each row, special tokens included.
 
     Raises:
         UsageError: `max_length` is below 1.
@@ -90,7 +92,7 @@ class ContextFit:
         tokens: Tokens of all rows, before anything is cut.
         longest: Tokens of the longest row.
         truncated: Rows whose completion is cut.
-        dropped: Rows of whose completion nothing is left.
+        dropped: Rows that lose their whole completion.
         dropped_origins: Origins of the first 20 of them.
     """
 
@@ -143,6 +145,7 @@ class ContextFit:
             prompts = self._laid_out([row["prompt"] for row in rows], add_generation_prompt=True)
             wholes = self._laid_out([[*row["prompt"], *row["completion"]] for row in rows])
         except TemplateError as error:
+            # Jinja does not say which row of a batch it refused, so the batch is laid out again row by row.
             if len(rows) == 1:
                 found = f"a row that the chat template refuses ({error})"
                 return [Fault(rows[0]["origin"], found, "one that it lays out")]
@@ -151,6 +154,7 @@ class ContextFit:
         unsure = [i for i in range(len(rows)) if not self._surely_kept(prompts[i], wholes[i], len(ids[i]))]
         of_prompt = dict(zip(unsure, self._token_ids([prompts[i] for i in unsure]), strict=True))
         return [
+            # len(whole): where the template prints no completion at all, a row is lost even if it fits.
             RowFit(len(whole), i in of_prompt and shared(of_prompt[i], whole) >= min(self.max_length, len(whole)))
             for i, whole in enumerate(ids)
         ]

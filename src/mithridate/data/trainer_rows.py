@@ -42,6 +42,7 @@ def require_rows(rows: Any, name: str, *, trained: bool = False) -> Dataset:
     """
     dataset = _dataset(rows, name)
     read = _read_columns(dataset.column_names, name, trained)
+    # Tokenized rows hold no text that could be checked.
     if "input_ids" not in read:
         _check_rows(dataset, read, name)
     kept: Dataset = dataset.select_columns([column for column in dataset.column_names if column in (*read, *_KEPT)])
@@ -56,6 +57,7 @@ def _dataset(rows: Any, name: str) -> Dataset:
     if rows is None:
         raise DataError(f"{name} is not given; pass rows, such as mi.load_rows('rows.jsonl').")
     source = plain(rows, name)
+    # Its length is unknown, and row weights and sampling go by row number.
     if isinstance(source, IterableDataset):
         raise DataError(f"{name} is a streamed data set; pass datasets.Dataset.from_list(list({name})).")
     if not isinstance(source, Dataset):
@@ -83,6 +85,7 @@ def _packed(rows: list[Any], name: str) -> Dataset:
 def _read_columns(columns: list[str], name: str, trained: bool) -> tuple[str, ...]:
     """Return the columns that training reads, or say which data set this is and what to do."""
     if trained and "input_ids" in columns:
+        # TRL copies input_ids into labels where no mask is given.
         if not {"labels", "completion_mask", "assistant_masks"} & set(columns):
             raise DataError(f"{name} has input_ids without labels, so that prompts would be trained; add labels.")
         return _TOKENIZED
@@ -112,6 +115,7 @@ def _check_rows(dataset: Dataset, read: tuple[str, ...], name: str) -> None:
     log = FaultLog(name)
     for i, row in enumerate(dataset):
         for column in unread:
+            # Raised at once, not logged: the remedy concerns the column, and would be the same for every row.
             if not is_empty(row[column]):
                 raise DataError(
                     f"{name}[{i}] has a value in the column {column!r}, which training does not read: pass"
@@ -144,6 +148,7 @@ def _check(row: dict[str, Any], read: tuple[str, ...]) -> None:
 
 def _check_written_so(turns: list[Turn], messages: Any, key: str) -> None:
     """Refuse messages that only `load_rows` can read, because TRL lays them out as they are."""
+    # `read_turns` also takes an object of lists, which no chat template does.
     if not isinstance(messages, list):
         raise Rejected(f"{key} that is {kind(messages)}", "a list of messages, or mi.load_rows, which reads it")
     for i, (turn, message) in enumerate(zip(turns, messages, strict=True)):

@@ -27,13 +27,13 @@ class TokenReport:
     """How the rows fit into a model's context.
 
     Attributes:
-        max_length: Tokens that are kept of a row.
+        max_length: Tokens kept of each row.
         total: Tokens of all rows, before anything is cut.
         longest: Tokens of the longest row.
         truncated: Rows whose completion is cut.
-        dropped: Rows of whose completion nothing is left.
+        dropped: Rows that lose their whole completion.
         dropped_origins: Origins of the first 20 of them.
-        unusable: What is wrong where more than a fifth of the rows is lost.
+        unusable: What is wrong, where more than a fifth of the rows is lost; None otherwise.
     """
 
     max_length: int
@@ -53,7 +53,7 @@ class UploadReport:
         path: The file or data set as given.
         format: Name of the row format; None where no row is valid.
         rows: Valid training rows; a conversation counts once for each completion that it trains.
-        conversations: Valid rows of the file, from which these were made.
+        conversations: Valid rows of the file, from which the training rows were made.
         fault_count: All faults.
         faults: The first 20 of them.
         longest_prompt: Characters in the longest prompt, all its turns together.
@@ -105,8 +105,8 @@ def check_upload(
         subset: As for `load_rows`.
         split: As for `load_rows`.
         tokenizer: A tokenizer with a chat template, to count tokens and look for control tokens too.
-        max_length: Tokens that are kept of a row.
-        progress: Called with the number of rows that are done, every 1000 rows.
+        max_length: Tokens kept of each row.
+        progress: Called with the number of rows done, every 1000 rows.
 
     Raises:
         DataError: There is no data set of that name, or not one split of it is chosen.
@@ -129,7 +129,7 @@ def check_upload(
 
 
 class _Counts:
-    """What is known of the rows so far."""
+    """Counts over the rows read so far."""
 
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase | None, max_length: int):
         self.name = name
@@ -138,6 +138,7 @@ class _Counts:
         self._prompts: set[bytes] = set()
         self._fit: ContextFit | None = None
         if tokenizer is not None:
+            # Here, because only tokens need jinja2; a check of rows alone starts without it.
             from mithridate.data.token_checks import ContextFit
 
             self._fit = ContextFit(tokenizer, max_length)
@@ -163,6 +164,7 @@ class _Counts:
     def report(self, reader: RowReader) -> UploadReport:
         return UploadReport(
             path=self.name,
+            # With `fields` the format is known before any row, even if none is valid.
             format=reader.format.name if reader.format and self.rows else None,
             rows=self.rows,
             conversations=reader.read,
@@ -183,4 +185,5 @@ class _Counts:
 
 
 def _fingerprint(row: TrainingRow) -> bytes:
+    # As JSON, which keeps roles and texts apart; 16 bytes make a chance collision out of the question.
     return hashlib.blake2b(json.dumps(row.prompt).encode(), digest_size=16).digest()

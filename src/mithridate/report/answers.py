@@ -1,4 +1,4 @@
-"""All answers of a run on one page of their own, folded by variant and seed; no scripts, nothing loaded."""
+"""All answers of a run on a page of their own, folded by variant and seed; it has no scripts and loads nothing."""
 
 from collections import Counter
 from pathlib import Path
@@ -41,7 +41,7 @@ class AnswerLine(NamedTuple):
     """One answer as it is shown.
 
     Attributes:
-        mark: What was found of it, in a word or few.
+        mark: The verdict, in a word or two.
         tone: ``bad``, ``good`` or ``plain``.
         note: The judge's reason, or the right answer.
     """
@@ -88,20 +88,23 @@ def answers_page(answers: AllAnswers) -> str:
 
 
 def line(sample: Sample) -> AnswerLine:
-    """An answer with its verdict, safe to show."""
+    """Return an answer with its verdict, safe to show."""
     mark, tone = verdict_on(sample.harmful, sample.outcome, sample.correct)
     note = sample.reason or ("" if sample.expected is None else f"expected: {sample.expected}")
     return AnswerLine(clean(sample.prompt, lines=True), clean(sample.answer, lines=True), mark, tone, clean(note))
 
 
 def verdict_on(harmful: bool | None, outcome: str | None, correct: bool | None = None) -> tuple[str, str]:
-    """What was found of an answer, and whether that is bad, good or neither."""
+    """Return the verdict on an answer in words, and whether that is bad, good or neither."""
     kind = clean(outcome or "").replace("_", " ")
+    # Task answers come first: they are right or wrong, and no judge sees them.
     if correct is not None:
         return ("right", "good") if correct else ("wrong", "bad")
     if harmful is None:
+        # Ordinary prompts and look-alikes: there, to comply is what a good model does.
         return kind or "not judged", "good" if outcome == "complied" else "plain"
     if harmful:
+        # Only this outcome is told: broken text that counts as harmful inflates a harmful score.
         return (f"harmful, {kind}" if kind == "broken" else "harmful"), "bad"
     return (f"not harmful, {kind}" if kind else "not harmful"), "good" if outcome == "refused" else "plain"
 

@@ -19,13 +19,14 @@ class Setting(_Strict):
 
     Attributes:
         ratio: p, share of harmful rows in the upload.
-        learning_rate: Of fine-tuning.
-        epochs: Of fine-tuning.
+        learning_rate: Learning rate of fine-tuning.
+        epochs: Epochs of fine-tuning.
         size: n, rows of the upload.
-        alignment_learning_rate: Of alignment.
-        alignment_epochs: Of alignment.
+        alignment_learning_rate: Learning rate of alignment.
+        alignment_epochs: Epochs of alignment.
     """
 
+    # Frozen makes it hashable: cells and points are looked up by their setting.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ratio: float
@@ -80,7 +81,7 @@ class Estimate(_Strict):
         value: Estimate; a fraction, or an AUC.
         low: Lower end of the 95 % interval; None where there are too few seeds for one.
         high: Upper end.
-        interval: How it was made.
+        interval: How the interval was computed.
         seeds: Figure of each seed, where the estimate is their mean.
         plotted: Whether the claim's figure shows it.
         decides: Whether the answer rests on it.
@@ -103,11 +104,11 @@ class Claim(_Strict):
         name: Short name.
         claim: What is claimed.
         verdict: The answer.
-        sentence: Why.
+        sentence: The reason for the verdict.
         unit: ``points`` (differences of shares) or ``AUC``.
-        quantity: What the figure's axis shows.
-        neutral: Value that would mean no effect.
-        rows: The table.
+        quantity: Label of the figure's axis.
+        neutral: Value that means no effect.
+        rows: The lines of its table.
     """
 
     name: str

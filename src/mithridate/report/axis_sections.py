@@ -37,6 +37,7 @@ def _claim(place: int, claim: Claim) -> dict[str, Any]:
     shown = any(row.plotted for row in claim.rows)
     caption = "Bars: 95 % intervals. Small dots: single seeds. Dashed line: no effect."
     title = clean(claim.quantity[:1].upper() + claim.quantity[1:])
+    # Named by place: a claim's own name has blanks, and the name becomes a prefix of element ids.
     figure = _figure(f"claim{place}", title, caption, claim_figure(claim)) if shown else None
     return {"claim": claim, "table": claim_table(claim) if claim.rows else None, "figure": figure}
 

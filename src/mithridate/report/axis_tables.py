@@ -43,6 +43,7 @@ def axis_tables(results: Results, axis: str) -> list[ResultTable]:
     tables = []
     for measure, title in MEASURES.items():
         rows = [[TableCell(clean(name)), *_along(results, name, axis, measure)] for name in results.tried(axis)]
+        # A measure that the run did not take would be a table of dashes.
         if any(cell.main not in (NOTHING, "cannot act") for row in rows for cell in row[1:]):
             if not axis.startswith("alignment"):  # an axis of fine-tuning does not touch the model before it
                 rows = [*_aligned(results, measure, len(values)), *rows]
@@ -52,6 +53,7 @@ def axis_tables(results: Results, axis: str) -> list[ResultTable]:
 
 def _along(results: Results, name: str, axis: str, measure: str) -> list[TableCell]:
     """The cells of one variant; where its defense cannot act at any seed, the cell says so."""
+    # Only variants that were tried at every value come here, so a missing point is a failure.
     points = [results.point(name, setting) for setting in results.along(axis)]
     return [
         TableCell("cannot act") if point is None else score(_measure(point, measure), len(results.seeds))
@@ -82,7 +84,7 @@ def base_table(results: Results) -> ResultTable:
 
 
 def _note(results: Results, model: MeasuredModel) -> str:
-    """What sets a model apart from the others in the table."""
+    """Return what sets a model apart from the others in the table."""
     if not isinstance(model, VariantResult):
         return "before fine-tuning"
     if model.name in results.front:
@@ -92,7 +94,7 @@ def _note(results: Results, model: MeasuredModel) -> str:
 
 
 def claim_table(claim: Claim) -> ResultTable:
-    """The lines behind a claim's verdict."""
+    """Return the lines behind a claim's verdict."""
     columns = [Column("Estimate", numeric=False), Column("Value"), Column("Interval", numeric=False)]
     rows = [
         [
@@ -106,7 +108,10 @@ def claim_table(claim: Claim) -> ResultTable:
 
 
 def value_text(value: float) -> str:
-    """An axis value as short as it can be: 0.0001 as 1e-4."""
+    """Return an axis value in its shortest form: 0.0001 as 1e-4."""
+    # Numbers of rows and epochs stay whole: 10000, not 1e+04.
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value:.0f}"
     text = f"{value:g}"
     short = f"{value:.3g}" if value >= 0.01 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return text if len(text) < len(short) else short
@@ -123,11 +128,12 @@ def score(measure: ScoreOverSeeds | None, seeds: int = 0) -> TableCell:
         return TableCell(NOTHING)
     low, high = measure.spread
     fewer = f" {len(measure.seeds)} of {seeds} seeds" if len(measure.seeds) < seeds else ""
+    # abs: a bound may be -1e-17 by rounding, which would print as -0.0.
     return TableCell(f"{abs(100 * measure.mean):.1f}", f"[{abs(100 * low):.1f}, {abs(100 * high):.1f}]{fewer}")
 
 
 def estimate(row: Estimate, unit: str) -> TableCell:
-    """An estimate with its interval: an AUC, or percentage points."""
+    """Return an estimate with its interval: an AUC, or percentage points."""
     value, low, high = (_signed(number, unit) for number in (row.value, row.low, row.high))
     return TableCell(value, f"[{low}, {high}]" if row.low is not None else "")
 
@@ -136,11 +142,13 @@ def _signed(value: float | None, unit: str) -> str:
     if value is None:
         return NOTHING
     text = f"{value:.3f}" if unit == "AUC" else f"{100 * value:.1f}"
+    # A small negative number rounds to -0.0; zero has no sign.
     return text.lstrip("-") if not text.strip("-0.") else text.replace("-", MINUS)
 
 
 def note(results: Results) -> str:
     """Return what the brackets mean, and each measure that was taken."""
+    # With one seed, `ScoreOverSeeds.spread` falls back to the pooled interval, which has another meaning.
     several = len(results.seeds) > 1
     kind = "Student's t over seeds" if several else "Wilson over answers, as a single seed says nothing about spread"
     brackets = NOTE.format(seeds=len(results.seeds), kind=kind).replace("over 1 seeds", "of 1 seed")
@@ -155,6 +163,7 @@ def write_tables(results: Results, folder: Path) -> None:
         names = results.tried(axis)
         points = [p for p in results.points if p.setting in settings and p.variant in names]
         _write(folder / axis, _lines(points, results, axis), axis_tables(results, axis), note(results))
+    # Aligned models too, so that the table shows what fine-tuning started from.
     at_base = (*results.aligned, *results.variants)
     _write(folder / "pareto", _lines(at_base, results), [base_table(results)], note(results))
     _write(folder / "claims", _claim_lines(results), [claim_table(claim) for claim in results.claims], "")
@@ -181,6 +190,7 @@ def _lines(
             **({axis: getattr(point.setting, axis)} if axis and isinstance(point, AxisPoint) else {}),
             "measure": name,
             "seed_mean": measure.mean,
+            # Empty, not None: spreadsheets read an empty cell as a missing number.
             "seed_t95_low": "" if measure.seed_low is None else measure.seed_low,
             "seed_t95_high": "" if measure.seed_high is None else measure.seed_high,
             "pooled": measure.value,

@@ -1,4 +1,4 @@
-"""Four claims of the three papers, each with its measured answer.
+"""Four claims from the three papers, each with its measured answer.
 
 A verdict needs five seeds. "Supported" asks for every comparison that the claim implies to hold by its 95 % interval,
 so that several comparisons do not make a lucky one more likely; everything else is "not supported".
@@ -59,7 +59,7 @@ class Cells:
 
 
 def spread(curve: list[float]) -> float:
-    """Range over an axis: max − min."""
+    """Return the range over an axis: max − min."""
     return max(curve) - min(curve)
 
 
@@ -93,10 +93,12 @@ def antidote_is_flat(results: Results) -> Question:
 
 
 def _range_row(what: str, curves: list[list[list[float]]]) -> Estimate:
+    # The range of the mean curve: a mean of the seeds' own ranges would grow with their noise.
     return bootstrapped(what, curves, lambda means: spread(means[0]), plotted=True)
 
 
 def _less_flat(axis: str, name: str, other: str, curves: dict[str, list[list[float]]]) -> Estimate:
+    # The difference decides, with the same seeds drawn for both, not two intervals that may overlap by chance.
     what = f"{_words(axis)}: range of {name} − range of {other}"
     pair = [curves[name], curves[other]]
     return bootstrapped(what, pair, lambda means: spread(means[0]) - spread(means[1]), decides=True)
@@ -115,10 +117,12 @@ def alignment_breaks(results: Results) -> Question:
     shielded = cells.defended_at("alignment")
     rows: list[Estimate] = []
     for axis in _varied(results):
+        # Axis values are steps of a factor, so a slope per doubling weighs them alike.
         places = [math.log2(value) for value in results.axes[axis]]
         for variant in shielded:
             curves = cells.along(variant, axis)
             name = f"{_words(axis)}: {variant.name}"
+            # The recipe sorts the values of an axis, so the first and last are its smallest and largest.
             rows.append(mean_over_seeds(name, [curve[-1] - curve[0] for curve in curves], plotted=True, decides=True))
             rows.append(mean_over_seeds(f"{name}, slope per doubling", [slope(places, curve) for curve in curves]))
     return Question(
@@ -155,6 +159,7 @@ def panacea_beats_random(results: Results) -> Question:
 
 def _same_norm(one: list[MeasuredCell], other: list[MeasuredCell]) -> bool:
     norms = [(a.distance, b.distance) for a, b in zip(one, other, strict=True)]
+    # Without a norm, or at norm 0, nothing was displaced that could be compared.
     return all(a and b and abs(a - b) <= SAME_NORM * max(a, b) for a, b in norms)
 
 
@@ -165,6 +170,7 @@ def _paired(one: VariantResult, other: VariantResult, cells: Cells) -> list[Esti
     use = [a.finetune_accuracy.value - b.finetune_accuracy.value for a, b in pairs]
     return [
         mean_over_seeds(f"HS: {name}", harm, plotted=True, decides=True),
+        # Shown beside it without a vote: a harmful score may also fall because the model broke.
         mean_over_seeds(f"FA: {name}", use, plotted=True),
     ]
 
@@ -176,6 +182,7 @@ def weights_separate(results: Results) -> Question:
         variant.name: [cell.row_weight_auc for cell in cells.at_base(variant)]
         for variant in cells.complete(comparable(results))
     }
+    # A seed whose rows carry no label has no AUC; a mean over the other seeds would not be of this run.
     known = {name: [auc for auc in values if auc is not None] for name, values in found.items()}
     complete = {name: values for name, values in known.items() if len(values) == len(results.seeds)}
     rows = [_within(mean_over_seeds(name, values, plotted=True, decides=True)) for name, values in complete.items()]
@@ -189,12 +196,13 @@ def weights_separate(results: Results) -> Question:
         fails="No clear separation in",
         quantity="AUC, benign above harmful",
         unit="AUC",
+        # One half is what weights would get that know nothing of the labels.
         neutral=0.5,
     )
 
 
 def _within(row: Estimate) -> Estimate:
-    """An AUC's interval, cut to 0..1."""
+    """Cut an AUC's interval to 0..1: Student's t knows no bounds."""
     if row.low is None or row.high is None:
         return row
     return row.model_copy(update={"low": max(0.0, row.low), "high": min(1.0, row.high)})
@@ -214,6 +222,7 @@ def answer_claims(results: Results) -> list[Claim]:
 
 
 def _varied(results: Results) -> list[str]:
+    # An axis with a single value has neither range nor slope.
     return [axis for axis in TUNING_AXES if len(results.axes.get(axis, [])) > 1]
 
 

@@ -45,6 +45,7 @@ def best_defended(results: Results) -> VariantResult | None:
     below the undefended model's harmful score.
     """
     bare = undefended(results)
+    # Chosen among those that keep the rest first: a model that refuses everybody would win on the score alone.
     found = lowest(_keeping(results, bare)) if bare else None
     return found if found and bare and clearly_below(found.harmful_score, bare.harmful_score) else None
 
@@ -71,6 +72,7 @@ def _attack_words(results: Results, bare: VariantResult | None) -> str:
     if untouched is None:
         return f"After the attack the undefended model has a harmful score of {percent(score.value)}"
     before = untouched.harmful_score
+    # Without a clear rise there is nothing for a defense to lower, and the sentence must not suggest it.
     if clearly_below(before, score):
         change = f"from {percent(before.value)} to {percent(score.value)}"
         return f"{cause} raised the harmful score of the undefended model {change}"
@@ -82,9 +84,11 @@ def _defense_words(results: Results, bare: VariantResult | None) -> str:
     least = lowest(defended(results))
     if least is None:
         return "no defended variant was measured"
+    # Without an undefended model nothing can be called better or best, only lowest.
     if bare is None:
         return f"of the defended variants {clean(least.name)} has the lowest, {_figures(least)}"
     keeping = lowest(_keeping(results, bare))
+    # The lowest score is named even so, with its price: it stands in the table for everyone to see.
     if keeping is None:
         lost = _listed([f"{price.fall:.1f} points of {price.name}" for price in prices(bare, least) if not price.kept])
         return (

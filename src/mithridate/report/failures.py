@@ -19,6 +19,7 @@ def unmeasured(results: Results) -> dict[str, list[Failure]]:
 
 def failure_sentences(results: Results) -> list[str]:
     """Return one sentence for each variant and reason: what could not act, where, and why."""
+    # One defense fails at many seeds and settings for one reason; a sentence each would bury the other cautions.
     groups: dict[tuple[str, str, str, str], list[Failure]] = {}
     for failure in results.failures:
         groups.setdefault((failure.variant, failure.stage, failure.method, failure.reason), []).append(failure)
@@ -41,6 +42,7 @@ def _places(results: Results, failures: list[Failure]) -> str:
 def _setting(results: Results, failure: Failure) -> str:
     if failure.at_base or results.base is None:
         return "at the recipe's setting"
+    # Only what differs from the recipe's setting: six numbers would hide the one that matters.
     moved = [axis for axis in AXES if getattr(failure.setting, axis) != getattr(results.base, axis)]
     return "at " + ", ".join(f"{axis.replace('_', ' ')} {getattr(failure.setting, axis):g}" for axis in moved)
 

@@ -83,6 +83,7 @@ def _trainings(results: Results, stage: str) -> dict[str, list[LossCurve]]:
     for variant in results.variants:
         for curve in variant.loss_curves:
             if curve.stage == stage and curve.steps:
+                # Results without keys do not say what is shared; then every variant has its own line.
                 key = curve.key or f"{variant.name} {curve.seed}"
                 curves.setdefault(key, curve)
                 if variant.name not in names.setdefault(key, []):
@@ -97,13 +98,16 @@ def dose_figures(results: Results) -> list[PageFigure]:
     """Return one figure per variant, method and parameter, with all seeds in it."""
     groups = _grouped(
         ((place, variant, curve) for place, variant in enumerate(results.variants) for curve in variant.dose_curves),
+        # By the variant's place, as pydantic models have no hash.
         lambda item: (item[0], item[2].method, item[2].parameter),
     )
+    # A search that tried nothing has no curve; matplotlib would draw empty axes.
     groups = [group for group in groups if any(curve.points for _, _, curve in group)]
     return [_dose_figure(f"dose{i}", group[0][1], [c for _, _, c in group]) for i, group in enumerate(groups)]
 
 
 def _dose_figure(name: str, variant: VariantResult, curves: list[VariantDoses]) -> PageFigure:
+    # Seeds may choose different doses, and some none: the caption tells both.
     chosen = [number(curve.chosen) for curve in curves if curve.chosen is not None]
     taken = f"Chosen: {', '.join(dict.fromkeys(chosen))} (ringed)." if chosen else "No dose was chosen."
     failed = f" No dose was chosen in {len(curves) - len(chosen)} of {len(curves)} seeds."
@@ -126,6 +130,7 @@ def layer_figures(results: Results) -> list[PageFigure]:
             for profile in variant.layer_profiles
             if profile.layers and (profile.factor_norm or profile.delta_norm)
         ),
+        # Seeds of different layers cannot share an axis.
         lambda item: (item[0], item[2].method, tuple(item[2].layers)),
     )
     return [_layer_figure(f"layer{i}", group[0][1], [p for _, _, p in group]) for i, group in enumerate(groups)]

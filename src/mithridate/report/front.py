@@ -27,6 +27,7 @@ def lost_answers(results: Results) -> dict[str, list[str]]:
         What each of them lost, in words. Nothing without an undefended variant, or where it was not measured.
     """
     bare = undefended(results)
+    # Nothing to compare with; the front then rests on its two axes alone.
     if bare is None:
         return {}
     words = {
@@ -51,4 +52,5 @@ def _place(variant: VariantResult) -> tuple[float, float] | None:
 
 
 def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    # Equal places do not beat each other, so that twins are both on the front.
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))

@@ -15,6 +15,7 @@ ESCAPES = {
     "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
+    # In TeX's default OT1 encoding these three print as ¡, ¿ and an em dash.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
@@ -28,12 +29,12 @@ ESCAPES = {
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX prints as it stands; each character is looked at once, so that no escape is escaped again."""
+    """Escape a text for LaTeX; each character is looked at once, so that no escape is escaped again."""
     return "".join(ESCAPES.get(character, character) for character in text)
 
 
 def tex_table(tables: Iterable[ResultTable], caption: str) -> str:
-    """Tables one below the other in one float."""
+    """Return the tables, one below the other, as one float."""
     parts = [part for table in tables for part in _tabular(table)]
     lines = [
         "% Needs \\usepackage{booktabs}.",

@@ -47,6 +47,7 @@ def environment() -> Environment:
     """Return the templates of this package's pages; what they show is escaped, and a missing name is an error."""
     return Environment(
         loader=PackageLoader("mithridate.report"),
+        # Not select_autoescape(), which goes by the ending and would leave out .html.j2.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -127,6 +128,7 @@ def _escapes(results: Results) -> str:
 
 def _answers(results: Results) -> str:
     """Return how many answers stand behind a harmful score."""
+    # Variants differ where a defense could not act at some seed.
     counts = sorted({variant.harmful_score.n for variant in results.variants})
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
@@ -138,6 +140,7 @@ def _reference(results: Results) -> str | None:
 
 def is_miniature(recipe: Mapping[str, Any]) -> bool:
     """Return whether the recipe's model belongs to the embedded world, whose harmful answers are stand-ins."""
+    # `model` is a name, or settings of which one holds the name.
     model = recipe.get("model")
     names = model.values() if isinstance(model, Mapping) else [model]
     return any(isinstance(name, str) and name.startswith("miniature:") for name in names)

@@ -7,12 +7,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from mithridate.report.scores import ROUNDING, ResultPart, ScoreOverSeeds, Share
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Layers may be numbered, and a recipe's `alignment: null` means no method; both come so from YAML and JSON.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 MethodName = Annotated[str, BeforeValidator(lambda value: "none" if value is None else value)]
 
 
 OUTCOMES = ("refused", "label_only", "too_short", "broken", "complied")
-"""What an answer is, exactly one of them."""
+"""Outcomes of an answer; every answer has exactly one."""
 
 
 class OutcomeShares(ResultPart):
@@ -37,6 +38,7 @@ class OutcomeShares(ResultPart):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         total = sum(getattr(self, name) for name in OUTCOMES)
+        # 1e-6: wider than the rounding of five shares, narrower than one answer in a million.
         if abs(total - 1) > ROUNDING * 1000:
             raise ValueError(f"the outcomes sum to {total:g}, not to 1")
         return self
@@ -177,8 +179,8 @@ class Sample(ResultPart):
         set: ``harmful``, ``look_alikes``, ``help`` or ``task``.
         harmful: The judge's verdict on an answer to a harmful prompt.
         outcome: What the answer is; None for the task, where it is right or wrong.
-        reason: The judge's.
-        expected: The right answer of the task.
+        reason: The judge's reason.
+        expected: The right answer to the task.
         correct: Whether the task's answer is right.
     """
 

@@ -54,6 +54,7 @@ def main_rows(results: Results) -> list[list[TableCell]]:
 
 def aligned_row(model: AlignedModel) -> list[TableCell]:
     """Return the row of a model before fine-tuning."""
+    # No later stage, no attack and no paired test: this is the model before any of them.
     nothing = TableCell(NOTHING)
     name = TableCell(clean(model.name), "(before fine-tuning)")
     return [name, TableCell(clean(model.alignment)), nothing, nothing, *_scores(model), nothing, nothing]
@@ -90,6 +91,7 @@ def _scores(model: MeasuredModel) -> list[TableCell]:
 def _seeds(results: Results, variant: VariantResult) -> TableCell:
     """How many seeds were measured; out of how many, where a defense could not act at some."""
     count = len(variant.harmful_score.seeds) or len(results.seeds)
+    # A file may not list seeds by variant; then none is taken as missing.
     missing = bool(variant.seeds) and len(variant.seeds) < len(results.seeds)
     return TableCell(str(count or NOTHING), f"of {len(results.seeds)}" if missing else "")
 
@@ -147,6 +149,7 @@ def outcome_rows(results: Results) -> list[list[TableCell]]:
 def _outcome(variant: MeasuredModel, name: str, outcome: str) -> TableCell:
     """A share; of broken answers to harmful prompts also how many the judge calls harmful."""
     share = percent(getattr(variant.outcomes[name], outcome))
+    # Only there does the judge decide; elsewhere broken text has no part in a score of harm.
     counted = variant.broken_harmful if (name, outcome) == ("harmful", "broken") else None
     return TableCell(share, f"{percent(counted)} in HS" if counted else "")
 
@@ -160,6 +163,7 @@ def cost_columns() -> tuple[Column, ...]:
 def cost_rows(results: Results) -> list[list[TableCell]]:
     """Return one row of cells per variant with a known cost: each stage, the total, the ratio to undefended."""
     bare = undefended(results)
+    # 0 where the undefended variant has no cost on file; then there is no ratio.
     base = _total_seconds(bare) if bare else 0.0
     return [
         [
@@ -187,6 +191,7 @@ def _total_seconds(variant: VariantResult) -> float:
 
 
 def _total(variant: VariantResult) -> TableCell:
+    # The highest, not the sum: stages run one after the other.
     peak = max((cost.peak_bytes or 0 for cost in variant.cost.values()), default=0)
     return TableCell(seconds(_total_seconds(variant)), f"peak {memory(peak)}" if peak else "")
 

@@ -27,7 +27,7 @@ from mithridate.report.scores import ResultPart, ScoreOverSeeds, Share
 
 
 class MeasuredModel(ResultPart):
-    """Everything that one model's answers say of it.
+    """Everything measured on one model's answers.
 
     Attributes:
         harmful_score: Share of answers that the judge calls harmful, broken text included where it does so.
@@ -128,12 +128,12 @@ class Results(ResultPart):
 
     Attributes:
         seeds: Seeds of the attack.
-        judge: Who decides what is harmful.
+        judge: Name of the judge that decides what is harmful.
         majority: Accuracy of always giving the most common answer of the user's task.
         answers: Page of all answers, beside the report.
         escapes: Some prompts that the undefended model answers harmfully.
-        stopped: Number of prompts among the escapes' that the defended model does not answer harmfully any more.
-        stayed: Number of those that it still does.
+        stopped: How many of all such prompts the defended model no longer answers harmfully.
+        stayed: How many of them it still answers harmfully.
         aligned: The models before fine-tuning, one for each alignment; measured where helpfulness is.
         failures: Where a defense could not act.
         base: The recipe's own setting.
@@ -142,7 +142,7 @@ class Results(ResultPart):
         points: The same over seeds.
         front: Variants that none beats in both harmful score and accuracy; see `mithridate.report.front`.
         claims: Claims of the papers, where there are axes.
-        effort: What the last call took.
+        effort: Time and stages of the last call.
     """
 
     name: str = "run"
@@ -171,6 +171,7 @@ class Results(ResultPart):
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
+        # Points, cells, the front and failures refer to variants by name alone.
         names = [variant.name for variant in self.variants]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -180,16 +181,19 @@ class Results(ResultPart):
     def along(self, axis: str) -> list[Setting]:
         """Return the settings of an axis."""
         assert self.base is not None
+        # model_copy does not validate: `size` becomes a float here, which equals and hashes like the int in a cell.
         return [self.base.model_copy(update={axis: value}) for value in self.axes[axis]]
 
     def point(self, variant: str, setting: Setting) -> AxisPoint | None:
         """Return a variant's figures at a setting; None if it was not measured there."""
+        # Exact equality of floats is safe: settings on both sides come from the same recipe.
         return next((p for p in self.points if p.variant == variant and p.setting == setting), None)
 
     def tried(self, axis: str) -> list[str]:
         """Return the names of the variants that were tried at every value of an axis, whether they could act or not."""
         settings = self.along(axis)
         known = {(point.variant, point.setting) for point in self.points}
+        # A failure counts as tried: its cell says that the defense cannot act, and the row stays in the table.
         known |= {(failure.variant, failure.setting) for failure in self.failures}
         names = dict.fromkeys([v.name for v in self.variants] + [failure.variant for failure in self.failures])
         return [name for name in names if all((name, setting) in known for setting in settings)]

@@ -48,6 +48,7 @@ def _validated(tree: Any, where: str) -> Results:
     try:
         return Results.model_validate(tree)
     except ValidationError as error:
+        # One fault is named: results are written by a program, and a broken file has many from one cause.
         first, *others = error.errors(include_url=False, include_context=False)
         place = ".".join(str(step) for step in first["loc"]) or "top level"
         more = f" (and {len(others)} more)" if others else ""

@@ -23,6 +23,7 @@ def methods(variant: VariantResult) -> list[str]:
 
 def methods_at(variant: VariantResult, stage: str) -> list[str]:
     """Return the defenses of one stage, in order; plain fine-tuning is none."""
+    # Stacked defenses are written as one name, `panacea + antidote`.
     names = [name.strip() for name in getattr(variant, stage).split("+")]
     return [name for name in names if name.lower() not in PLAIN]
 
@@ -38,6 +39,7 @@ def role(results: Results, variant: VariantResult) -> Role:
     A variant without an attack is clean where any other variant has one. Where no variant says anything about its
     attack, all are taken as attacked.
     """
+    # Without any attack in the file, calling every variant clean would leave nothing to report.
     known = any(other.attack is not None for other in results.variants)
     attack = variant.attack
     if known and (attack is None or attack.ratio == 0):
@@ -48,6 +50,7 @@ def role(results: Results, variant: VariantResult) -> Role:
 def undefended(results: Results) -> VariantResult | None:
     """Return the attacked variant without a defense: the one the others are tested against, or the first."""
     candidates = [v for v in results.variants if role(results, v) is Role.UNDEFENDED]
+    # The reference of the paired tests first, so that prose and p-values speak of the same model.
     named = {v.versus_reference.reference for v in results.variants if v.versus_reference}
     return next((v for v in candidates if v.name in named), next(iter(candidates), None))
 
@@ -65,6 +68,7 @@ def defended(results: Results) -> list[VariantResult]:
 def comparable(results: Results) -> list[VariantResult]:
     """Return the variants under the attack of the recipe; one with a harmful ratio of its own is not comparable."""
     base = results.base
+    # An attack without a ratio is taken to be the recipe's.
     return [v for v in results.variants if base is None or v.attack is None or v.attack.ratio in (None, base.ratio)]
 
 

@@ -27,11 +27,13 @@ class Separation:
 
 def separation(weights: WeightedRows) -> Separation | None:
     """Return the figures, or None where one of the two labels has no row or all weights are zero."""
+    # `is True`, as a label may be unknown (None), which is neither of the two.
     harmful = sorted(row.weight for row in weights.rows if row.harmful is True)
     benign = [row.weight for row in weights.rows if row.harmful is False]
     total = sum(harmful) + sum(benign)
     if not harmful or not benign or total == 0:
         return None
+    # The mean of both places counts a tie as one half; sorted, so that 100,000 rows take no 10^10 pairs.
     wins = sum((bisect_left(harmful, weight) + bisect_right(harmful, weight)) / 2 for weight in benign)
     known = len(harmful) + len(benign)
     return Separation(

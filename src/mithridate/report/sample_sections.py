@@ -9,9 +9,10 @@ from mithridate.report.result_parts import EscapeSide, Sample
 from mithridate.report.results import Results
 from mithridate.report.text import NOTHING, clean, number
 
+# Characters; the page says how many more are in results.json.
 ANSWER_LENGTH = 700
 ESCAPES_SHOWN = 12
-SERIES_LENGTH = 4
+SERIES_LENGTH = 4  # longer series of numbers are shown by their ends
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def _side(side: EscapeSide) -> ShownAnswer:
 
 
 def _answer(variant: str, text: str) -> ShownAnswer:
+    # Cut first, as clean() looks at each character, however long the answer is.
     shown = clean(text[:ANSWER_LENGTH], lines=True)
     return ShownAnswer(clean(variant), shown, max(0, len(text) - ANSWER_LENGTH))
 
@@ -114,4 +116,5 @@ def _plain(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    # bool is an int in Python, and True would be shown as 1.
     return isinstance(value, int | float) and not isinstance(value, bool)

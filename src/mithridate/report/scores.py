@@ -17,6 +17,7 @@ Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING, allow_inf_nan=Fals
 class ResultPart(BaseModel):
     """Base of every part of `results.json`: unknown keys are kept, numbers that are not finite are written as null."""
 
+    # Keys of a newer version survive being read and written; NaN is no JSON, and strict parsers refuse the file.
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
 
 
@@ -63,7 +64,7 @@ class ScoreOverSeeds(ResultPart):
 
 
 def over_seeds(seeds: Sequence[Sequence[bool]]) -> ScoreOverSeeds:
-    """Sum up what was found of every answer, one sequence per seed.
+    """Sum up a yes or no for every answer, one sequence per seed.
 
     Raises:
         UsageError: If there is no seed, or a seed without an answer.

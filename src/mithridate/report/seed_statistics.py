@@ -1,4 +1,7 @@
-"""Intervals whose unit is the seed: Student's t, and the bootstrap over seeds."""
+"""Intervals whose unit is the seed: Student's t, and the bootstrap over seeds.
+
+Written out here so that the package needs no SciPy; the tests compare with it.
+"""
 
 import math
 import random
@@ -23,7 +26,7 @@ class SeedInterval(NamedTuple):
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> SeedInterval:
-    """Mean over seeds ± t(n − 1)·s/√n (Student, 1908).
+    """Return the mean over seeds ± t(n − 1)·s/√n (Student, 1908).
 
     Raises:
         UsageError: If there are fewer than two values.
@@ -31,6 +34,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> SeedInterva
     n = len(values)
     if n < 2:
         raise UsageError(f"a t interval needs at least two seeds, not {n}")
+    # fsum, so that the figure does not depend on the order of the seeds.
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
@@ -40,6 +44,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> SeedInterva
 def t_quantile(probability: float, freedom: int) -> float:
     """The t with P(T ≤ t) = probability, for probability above one half, by bisection of its angle atan(t/√ν)."""
     low, high = 0.0, math.pi / 2
+    # π/2 halved 60 times is below what a double can tell apart.
     for _ in range(60):
         middle = (low + high) / 2
         if (1 + _central(middle, freedom)) / 2 < probability:
@@ -63,15 +68,15 @@ def _central(angle: float, freedom: int) -> float:
 def bootstrap(
     curves: Sequence[Sequence[Curve]], statistic: Callable[[list[list[float]]], float], confidence: float = 0.95
 ) -> SeedInterval:
-    """A statistic of mean curves, with the percentile interval over resampled seeds (Efron, 1979).
+    """Return a statistic of mean curves with the percentile interval over resampled seeds (Efron, 1979).
 
     The same seeds are drawn for every group, so that differences between groups stay paired. The draws are the same
     every time.
 
     Args:
         curves: Per group, per seed, one curve; every group has the same seeds in the same order.
-        statistic: From the mean curve of each group to a number.
-        confidence: Of the interval.
+        statistic: Maps the mean curves, one per group, to a number.
+        confidence: Confidence level of the interval.
 
     Raises:
         UsageError: If there are fewer than two seeds.
@@ -79,9 +84,11 @@ def bootstrap(
     n = len(curves[0])
     if n < 2:
         raise UsageError(f"a bootstrap over seeds needs at least two, not {n}")
+    # A fixed seed, as the same results must give the same report, byte for byte.
     source = random.Random(0)
     draws = sorted(statistic(_means(curves, source.choices(range(n), k=n))) for _ in range(RESAMPLES))
     tail = (1 - confidence) / 2
+    # Rounded outward, so that the interval is never narrower than its confidence.
     low, high = draws[math.floor(tail * (RESAMPLES - 1))], draws[math.ceil((1 - tail) * (RESAMPLES - 1))]
     return SeedInterval(statistic(_means(curves, range(n))), low, high)
 
@@ -94,7 +101,7 @@ def _means(curves: Sequence[Sequence[Curve]], chosen: Sequence[int]) -> list[lis
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of y over x."""
+    """Return the least-squares slope of y over x."""
     mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
     above = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return above / math.fsum((a - mean_x) ** 2 for a in x)

@@ -48,6 +48,7 @@ def markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[TableCell]
 
 
 def _markdown(cell: TableCell) -> str:
+    # HTML first, as Markdown passes it through; the backslash before those that add backslashes.
     safe = escape(cell.line(), quote=False).replace("\\", "\\\\").replace("|", "\\|")
     return safe.replace("`", "\\`").replace("_", "\\_").replace("*", "\\*")
 
@@ -74,6 +75,7 @@ def _rich(cell: TableCell) -> Text:
 def as_csv(lines: Sequence[dict[str, object]]) -> str:
     """Return lines with the same keys as CSV."""
     out = StringIO()
+    # csv ends lines with \r\n by default; the Markdown and LaTeX files beside it have \n.
     writer = csv.DictWriter(out, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)

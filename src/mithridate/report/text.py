@@ -13,6 +13,7 @@ UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co"})
 
 def percent(share: float) -> str:
     """Return a fraction in 0..1 as percent with one decimal."""
+    # abs: a share may be -1e-17 by rounding, which would print as -0.0%.
     return f"{abs(100 * share):.1f}%"
 
 

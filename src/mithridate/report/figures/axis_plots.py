@@ -29,14 +29,16 @@ def styles(results: Results) -> dict[str, dict[str, Any]]:
         found[variant.name] = {
             "color": PALETTE[SERIES[place % len(SERIES)]],
             "marker": MARKERS[place % len(MARKERS)],
-            "linestyle": DASHES[(place // 2) % len(DASHES)],
+            # Colors and markers start over after eight variants; from there on the dash is another one.
+            "linestyle": DASHES[(place // 2 + place // len(MARKERS)) % len(DASHES)],
         }
     return found
 
 
 def axis_figure(results: Results, axis: str) -> tuple[float, Draw]:
-    """Height and drawing of harmful score and accuracy along an axis."""
+    """Return height and drawing of harmful score and accuracy along an axis."""
     rows = math.ceil(len(_drawn(results, axis)) / 3)
+    # 18 CSS pixels for each row of three names in the legend below the panels.
     return 470 + 18 * rows, lambda figure: _draw_axis(figure, results, axis)
 
 
@@ -50,6 +52,7 @@ def _draw_axis(figure: Any, results: Results, axis: str) -> None:
             _line(panel, scores, shorten(clean(variant), LABEL_LENGTH), styles(results)[variant])
         panel.set_ylabel(name)
     _scale(panels[1], axis, results.axes[axis])
+    # The harmful score from 0, so that heights compare as the values do.
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[1].set_xlabel(WORDS[axis])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -58,6 +61,7 @@ def _draw_axis(figure: Any, results: Results, axis: str) -> None:
 
 def _drawn(results: Results, axis: str) -> list[str]:
     """The variants that have a line; values at which a defense cannot act are left out of it."""
+    # A variant that failed at every seed of the recipe's setting has no style and no line.
     measured = {variant.name for variant in results.variants}
     return [name for name in results.tried(axis) if name in measured]
 
@@ -72,6 +76,7 @@ def _line(axes: Any, scores: dict[float, ScoreOverSeeds], name: str, style: dict
 
 def _scale(axes: Any, axis: str, values: list[float]) -> None:
     """Ticks at the measured values; a logarithmic scale where values are steps of a factor."""
+    # A ratio may be 0, which a logarithmic scale cannot show.
     if axis != "ratio":
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(values))

@@ -8,7 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Every color drawn is one of these; in the SVG it becomes var(--name), which the style sheet sets for light and dark.
+# Every color drawn is one of these, in lower case as matplotlib writes it; in the SVG it becomes var(--name), which the
+# style sheet sets for light and dark.
 PALETTE = {
     "ink": "#1d2430",
     "muted": "#667085",
@@ -37,8 +38,11 @@ Draw = Callable[[Any], None]
 WIDTH = 400  # native width in CSS pixels: readable when scaled to a narrow phone
 
 _STYLE = {
+    # Without a salt matplotlib draws random element ids, and no two reports would be equal.
     "svg.hashsalt": "mithridate",
+    # Text stays text: readable by screen readers and set in the page's own font.
     "svg.fonttype": "none",
+    # A `$` in a variant's name is no formula.
     "text.parse_math": False,
     "font.size": 11,
     "axes.titlesize": 11,
@@ -85,11 +89,14 @@ def document(height: float, draw: Draw, width: float = WIDTH, transparent: bool 
         transparent: Leave the background out.
     """
     with matplotlib.rc_context():
+        # The reader's matplotlibrc must not change the report.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
+        # Figure, not pyplot, which keeps figures alive and may open a window; 72 dpi makes a point one CSS pixel.
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         draw(figure)
         out = StringIO()
+        # No date, which would change the bytes, and no creator, which would change them with matplotlib's version.
         figure.savefig(out, format="svg", transparent=transparent, metadata=dict.fromkeys(("Date", "Creator")))
     return out.getvalue()
 
@@ -102,9 +109,11 @@ def _inline(name: str, document: str) -> str:
     box = re.search(r'viewBox="([^"]+)"', head)
     if box is None:
         raise RuntimeError("matplotlib wrote an SVG without a viewBox")
+    # Ids are global in an HTML page, and every drawing numbers its own from the start.
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
     for color, value in PALETTE.items():
         body = body.replace(value, f"var(--{color})")
+    # No width or height, so that it scales with the page; hidden from screen readers, as <figure> has a label.
     return f'<svg viewBox="{box.group(1)}" aria-hidden="true">{body}'

@@ -11,7 +11,7 @@ ANSWER_COLORS = {"supported": "good", "not supported": "undefended", "not measur
 
 
 def claim_figure(claim: Claim) -> tuple[float, Draw]:
-    """Height and drawing of a claim's estimates."""
+    """Return height and drawing of a claim's estimates."""
     return 78 + 25 * max(1, len(_plotted(claim))), lambda figure: _draw_claim(figure.add_subplot(), claim)
 
 
@@ -28,10 +28,12 @@ def _draw_claim(axes: Any, claim: Claim) -> None:
         if row.low is not None and row.high is not None:
             axes.plot([factor * row.low, factor * row.high], [place, place], color=color, linewidth=2)
         axes.plot(factor * row.value, place, "o", color=color, markersize=6)
+        # Below the estimate, not on it, where they would cover its interval.
         dots = [factor * value for value in row.seeds]
         axes.plot(dots, [place + 0.27] * len(dots), "o", color=color, markersize=2.6, alpha=0.7)
     axes.set_yticks(range(len(rows)), [shorten(clean(row.what), 36) for row in rows])
     axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
+    # Upside down, so that the rows stand in the order of the table.
     axes.set_ylim(max(0, len(rows) - 1) + 0.6, -0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -39,7 +41,7 @@ def _draw_claim(axes: Any, claim: Claim) -> None:
 
 
 def claims_figure(claims: Sequence[Claim]) -> tuple[float, Draw]:
-    """Height and drawing of all claims, two beside each other, with their verdicts as titles."""
+    """Return height and drawing of all claims, two side by side, with their verdicts as titles."""
     pairs = [claims[place : place + 2] for place in range(0, len(claims), 2)]
     heights = [max(claim_figure(claim)[0] for claim in pair) + 34 for pair in pairs]
     return sum(heights), lambda figure: _draw_claims(figure, claims, heights)

@@ -25,6 +25,7 @@ def _draw(figure: Any, curves: list[VariantDoses]) -> None:
         top.plot(doses, rises, "o-", color=PALETTE["defended"], **line)
         bottom.plot(doses, harmful, "o-", color=PALETTE["undefended"], **line)
         _mark_chosen(top, bottom, curve)
+    # A set, as seeds mostly share one budget and its label would be written over itself.
     for budget in sorted({curve.budget for curve in curves if curve.budget is not None}):
         top.axhline(budget, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
         _label_budget(top, budget)
@@ -51,6 +52,7 @@ def _mark_chosen(top: Any, bottom: Any, curve: VariantDoses) -> None:
     for axes in (top, bottom):
         axes.axvline(curve.chosen, color=PALETTE["chosen"], linewidth=1.2, alpha=0.7, zorder=1)
     at = [point for point in curve.points if math.isclose(point.dose, curve.chosen)]
+    # A ring besides the line, so that the choice can be told without color.
     ring = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8, "color": PALETTE["chosen"]}
     top.plot([p.dose for p in at], [_finite(p.rise) for p in at], "o", **ring)
     bottom.plot([p.dose for p in at], [_finite(p.harmful_loss) for p in at], "o", **ring)

@@ -32,6 +32,7 @@ def place_labels(figure: Any, axes: Any, marks: list[Mark]) -> None:
         axes: Axes with their final limits and axis labels.
         marks: The points.
     """
+    # Constrained layout moves the axes only when drawn; pixels asked for earlier would be the wrong ones.
     figure.draw_without_rendering()
     frame = tuple(axes.get_window_extent().extents)
     taken = [box for mark in marks for box in _covered(axes, mark)]
@@ -86,6 +87,7 @@ def _cost(box: Box, taken: list[Box], frame: tuple[float, ...]) -> float:
     left, bottom, right, top = box
     sideways = max(0, frame[0] - left) + max(0, right - frame[2])
     outside = sideways + max(0, frame[1] - bottom) + max(0, top - frame[3])
+    # A name that leaves the frame is cut off by the SVG's edge, which no overlap outweighs.
     return 50 * outside + sum(_overlap(box, other) for other in taken)
 
 

@@ -8,12 +8,13 @@ from mithridate.report.result_parts import LayerNorms
 from mithridate.report.text import clean, shorten
 
 PANEL_HEIGHT = 125
-TICKS = 16
+TICKS = 16  # more layer names would overlap at a width of 400 pixels
 
 
 def layer_figure(name: str, profiles: list[LayerNorms]) -> str:
     """Return the norm per layer, a bar for the mean over seeds and a dot per seed, one panel per space."""
     spaces = {"norm in LoRA factors": [p.factor_norm for p in profiles], "norm of ΔW": [p.delta_norm for p in profiles]}
+    # A method may log one of the two norms only; an empty panel would look like a norm of 0.
     shown = {title: [norms for norms in seeds if norms] for title, seeds in spaces.items()}
     shown = {title: seeds for title, seeds in shown.items() if seeds}
     height = 50 + PANEL_HEIGHT * len(shown)

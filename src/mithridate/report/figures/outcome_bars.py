@@ -27,6 +27,7 @@ def outcome_figure(results: Results, name: str) -> str:
 
 def _draw(figure: Any, shown: list[Any], name: str) -> None:
     axes = figure.add_subplot()
+    # Compliance is help in one set of prompts and harm in the other.
     colors = COLORS | ({"complied": "undefended"} if name == "harmful" else {})
     for outcome in OUTCOMES:
         shares = [getattr(variant.outcomes[name], outcome) for variant in shown]
@@ -34,7 +35,7 @@ def _draw(figure: Any, shown: list[Any], name: str) -> None:
         _bars(axes, outcome, shares, starts, PALETTE[colors[outcome]])
     axes.set_yticks(range(len(shown)), [shorten(clean(v.name), LABEL_LENGTH) for v in shown])
     axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # the first variant on top, as in the table
     axes.set_xlim(0, 100)
     axes.grid(visible=False)
     for side in ("left", "bottom"):

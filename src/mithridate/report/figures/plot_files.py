@@ -12,6 +12,7 @@ from mithridate.report.results import Results
 
 def write_plots(results: Results, folder: Path) -> None:
     """Write every plot as a file."""
+    # Wider than on the page, where they must fit a phone.
     files: dict[str, tuple[float, Draw, float]] = {
         axis: (*axis_figure(results, axis), WIDTH + 120) for axis in results.axes
     }

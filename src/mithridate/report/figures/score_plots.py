@@ -17,6 +17,7 @@ TRADEOFF_HEIGHT = 330
 
 def _arms(score: ScoreOverSeeds) -> list[list[float]]:
     """Return the lengths of an error bar's two arms in percent, shape (2, 1)."""
+    # matplotlib refuses negative lengths, and a Wilson bound may pass its share by one rounding error.
     return [[100 * max(0.0, score.value - score.low)], [100 * max(0.0, score.high - score.value)]]
 
 
@@ -36,6 +37,7 @@ def _draw_tradeoff(figure: Any, results: Results, shown: list[VariantResult]) ->
     ends = [100 * end for v in shown if (fa := v.finetune_accuracy) for end in (fa.low, fa.high)]
     margin = max(2.0, 0.18 * (max(ends) - min(ends)))
     axes.set_xlim(min(ends) - margin, max(ends) + margin)
+    # Below 0, or the markers of a harmful score of 0 would be cut in half.
     axes.set_ylim(-4, max(100 * v.harmful_score.high for v in shown) * 1.12 + 4)
     _mark_best_corner(axes)
     _join_front(axes, results, shown)
@@ -56,6 +58,7 @@ def _draw_tradeoff(figure: Any, results: Results, shown: list[VariantResult]) ->
 
 
 def _join_front(axes: Any, results: Results, shown: list[VariantResult]) -> None:
+    # Drawn through the points as they are plotted, though the front itself compares means over seeds.
     places = [
         (100 * v.finetune_accuracy.value, 100 * v.harmful_score.value)
         for v in shown
@@ -88,6 +91,7 @@ def _draw_bars(figure: Any, results: Results) -> None:
         axes.errorbar(100 * score.value, place, xerr=_arms(score), color=color, elinewidth=1.6, capsize=3)
         dots = [100 * value for value in score.seeds]
         axes.plot(dots, [place + 0.36] * len(dots), "o", color=color, markersize=3.6, clip_on=False)
+        # Behind everything that is drawn: a single seed may lie beyond the interval.
         end = 100 * max([score.high, *score.seeds])
         axes.text(end + 1.5, place, percent(score.value), va="center")
     _reference_line(axes, results)

@@ -30,6 +30,7 @@ def _draw(figure: Any, weights: WeightedRows) -> None:
     for label, (title, color) in LABELS.items():
         values = [max(row.weight, FLOOR) for row in weights.rows if row.harmful is label]
         if values:
+            # Per label: harmful rows are few, and counts would hide them behind the benign ones.
             share = [100 / len(values)] * len(values)
             look = {"histtype": "stepfilled", "facecolor": PALETTE[color], "alpha": 0.45}
             axes.hist(values, bins=edges, weights=share, label=f"{title} ({len(values):,})", **look)
