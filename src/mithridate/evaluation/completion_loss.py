@@ -74,7 +74,9 @@ def completion_losses(
                 f"prompt {place} has {row.start} tokens and leaves no room for an answer within the model's {limit} "
                 "positions: shorten the prompt"
             )
-        del row.ids[limit:]
+        # Not for None, which in a slice means the whole list.
+        if limit is not None:
+            del row.ids[limit:]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: dict[int, CompletionLoss] = {}
     with evaluating(model), torch.inference_mode():
