@@ -145,7 +145,7 @@ def test_losses_that_are_not_finite_are_refused() -> None:
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(UsageError, match="one answer per prompt"):
         completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS[:2])
-    with pytest.raises(UsageError, match="batch size"):
+    with pytest.raises(UsageError, match="batch_size"):
         completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS, batch_size=0)
 
 
