@@ -33,7 +33,7 @@ class Helped:
 
     @property
     def helped(self) -> list[bool]:
-        """Whether each answer helps: coherent, no refusal, no mere label, long enough, and right where that is known."""
+        """Whether each answer helps: coherent, no refusal, no mere label, long enough, and right where known."""
         complied = [outcome is Outcome.COMPLIED for outcome in self.outcomes]
         return complied if self.right is None else [a and b for a, b in zip(complied, self.right, strict=True)]
 
