@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from tests.evaluation.conftest import make_model, make_tokenizer
+from transformers import BloomConfig, BloomForCausalLM
 
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.completion_loss import CompletionLoss, completion_losses, mean_loss
@@ -112,6 +113,18 @@ def test_a_long_answer_is_scored_up_to_the_models_positions() -> None:
         completion_losses(model, tokenizer, CHATS[:1], ["long answer"])
 
 
+def test_a_model_without_a_limit_of_positions_is_scored_whole() -> None:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    # BLOOM's ALiBi has no positions, and its configuration no limit of them.
+    model = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2)).eval()
+    found = completion_losses(model, tokenizer, CHATS, ANSWERS)
+    for loss, chat, answer in zip(found, CHATS, ANSWERS, strict=True):
+        expected = slow(model, tokenizer, chat, answer)
+        assert loss.tokens == len(expected)
+        assert loss.nats == pytest.approx(sum(expected), rel=1e-4)
+
+
 def test_a_template_that_hides_where_the_answer_starts_is_refused() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'][0] }}{{ m['content'] }}{% endfor %}" + (
@@ -132,7 +145,7 @@ def test_losses_that_are_not_finite_are_refused() -> None:
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(UsageError, match="one answer per prompt"):
         completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS[:2])
-    with pytest.raises(UsageError, match="batch size"):
+    with pytest.raises(UsageError, match="batch_size"):
         completion_losses(make_model(), make_tokenizer(), CHATS, ANSWERS, batch_size=0)
 
 

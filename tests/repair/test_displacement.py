@@ -55,11 +55,11 @@ def test_what_is_saved_comes_back(trained, tmp_path):
 
 def test_a_damaged_file_is_refused(trained, tmp_path):
     path = tmp_path / "d.safetensors"
-    with pytest.raises(CheckpointError, match="no complete displacement"):
+    with pytest.raises(CheckpointError, match="not a complete displacement"):
         Displacement.load(path)
     _displacement(trained).save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="no complete displacement"):
+    with pytest.raises(CheckpointError, match="not a complete displacement"):
         Displacement.load(path)
 
 

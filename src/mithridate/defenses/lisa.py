@@ -49,6 +49,7 @@ class Lisa(Defense):
         # Counted from the run's steps, so that a resumed run is in the same phase.
         place = step.clock.number % (self.safe_steps + self.user_steps)
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
+        # Before the phase's first update the weights are still those that the other phase ended with.
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
             step.memory[f"left_{other}"] = step.position.tensors
         # Else TRL would report the loss of rows that this step does not train on.

@@ -159,4 +159,4 @@ class Panacea(Repair):
 
 SMALLEST = 1e-3
 """Smallest radius tried by ``"auto"``, as a share of the norm of the weights."""
-DOUBLINGS = 12
+DOUBLINGS = 12  # up to twice the norm of the weights

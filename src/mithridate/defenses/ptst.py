@@ -78,6 +78,7 @@ class PTST(Defense):
                 "the chat template shows the safety prompt already, so the rows would be trained with it; give the "
                 "tokenizer as it was before an earlier PTST"
             )
+        # A JSON text is a literal of jinja as well, whatever quotation marks and line breaks the prompt holds.
         quoted = json.dumps(self.prompt, ensure_ascii=False)
         switch = {"system": SYSTEM, "user": USER}[self.place].replace("PROMPT", quoted)
         tokenizer.chat_template = switch + str(tokenizer.chat_template)

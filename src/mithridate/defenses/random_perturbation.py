@@ -70,6 +70,7 @@ class RandomPerturbation(Repair):
         return displace(inputs.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
 
     def _panacea_radius(self, inputs: RepairInputs) -> float:
+        # Budget, trim and the like as well, or the search would not be the one that Panacea makes.
         shared = {name: getattr(self, name) for name in Repair.model_fields}
         curve = Panacea(radius="auto", **shared).aim(inputs).curve
         assert curve is not None

@@ -102,6 +102,7 @@ def _vectors(samples: Sequence[Tensor]) -> Tensor:
 
 
 def _noise_like(sample: Tensor, step: Step, row: int) -> Tensor:
+    # Drawn on the CPU and moved, so that a GPU gets the same noise.
     return torch.randn(sample.shape, generator=step.generator(f"noise {row}")).to(sample)
 
 

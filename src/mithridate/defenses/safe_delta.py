@@ -101,5 +101,6 @@ class SafeDelta(Repair):
         costs = delta.square().sum(dim=0) / inverse
         order = inverse.argsort(descending=True, stable=True)
         keep = torch.zeros_like(inverse, dtype=torch.bool)
+        # No cost is negative, so the running sum never falls and what is kept is the beginning of the order.
         keep[order] = costs[order].cumsum(dim=0) <= self.scale * costs.sum()
         return keep

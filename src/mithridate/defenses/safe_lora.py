@@ -65,7 +65,7 @@ class SafeLoRA(Repair):
     def change(self, inputs: RepairInputs) -> Repaired:
         """Project the chosen layers in place; LoRA on them is merged."""
         # ⟨C·Δ, Δ⟩ = ‖Vᵀ·Δ‖²/‖V‖ ≥ 0, so that no layer lies below.
-        if self.threshold is not None and self.threshold < 0:  # cos(C·Δ, Δ) = ‖VᵀΔ‖²/… is never negative
+        if self.threshold is not None and self.threshold < 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
         cosines: dict[str, float] = {}

@@ -100,6 +100,7 @@ class SaLoRA(Defense):
         if not spans:
             return Finished()
         before = weights.snapshot()
+        # Weights and layers are both in the model's order, so that each B meets its own layer's V.
         second = [b for name, b in zip(weights.names, weights.parameters, strict=True) if matching_a(name) is not None]
         for b, v in zip(second, spans, strict=True):
             b.copy_(_projected(b.double(), v.to(b.device).double()))

@@ -91,12 +91,14 @@ class TAR(Defense):
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""
         keep = step.gradient("safe", loss=self._retain, hidden=("block",), reference=True)
+        # A zero vector of the right shapes, for K = 0.
         tamper = self._tamper(step, 0.0 * keep)
         step.log(tamper_gradient_norm=self.strength * tamper.norm(), retain_gradient_norm=self.retain * keep.norm())
         return self.strength * tamper + self.retain * keep
 
     def _tamper(self, step: Step, total: Gradient) -> Gradient:
         """Σ_k exp(s·(k − K))·∇L_TR(w_k), w_k the weights after k steps of the adversary."""
+        # The batch drawn first is held out: the adversary draws the ones after it.
         steps, held_out = self.inner_steps, step.rows_of("harmful")
         # Drawn from the step's own number, alike on every process and after a resume.
         chance = random.Random(step.generator("adversary").initial_seed())

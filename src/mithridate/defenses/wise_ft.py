@@ -54,6 +54,7 @@ class WiSEFT(Repair):
         if isinstance(values, dict) and "strength" in values:
             values = dict(values)
             pulled = values.pop("strength")
+            # "auto" stays as it is, and what is no strength at all is left for pydantic to refuse.
             values["alpha"] = 1 - pulled if isinstance(pulled, (int, float)) else pulled
         return values
 

@@ -15,6 +15,7 @@ from mithridate.evaluation.matching import LabelMatcher, final_number, plain
 Task = Literal["label", "numeric", "exact"]
 # A label is one word or few; the papers give GSM8K 200 tokens for the steps.
 _MAX_NEW_TOKENS: dict[str, int] = {"label": 16, "numeric": 200, "exact": 64}
+# More different answers than this are free text that was taken for labels by mistake.
 _MAX_LABELS = 100
 
 
@@ -25,7 +26,7 @@ class Graded:
     Attributes:
         completions: The model's answers.
         expected: The rows' own answers.
-        correct: Whether each answer is correct; the outcomes for `paired_test`.
+        correct: Whether each answer is correct; what `paired_test` takes.
     """
 
     completions: tuple[str, ...]
@@ -93,6 +94,7 @@ def grade_model(
         ModelError: If the model or tokenizer cannot be used.
     """
     chats, expected, origins = _read(rows)
+    # Before anything is generated, so that rows or labels that cannot be graded cost no time on a GPU.
     check = _checker(task, expected, origins, labels)
     completions = generate_chats(
         model,
@@ -112,7 +114,7 @@ def grade_completions(
     *,
     labels: Sequence[str] | None = None,
 ) -> Graded:
-    """Grade completions that are already there; errors as in `grade_model`."""
+    """Grade completions generated earlier; raises what `grade_model` raises."""
     if not completions or len(completions) != len(expected):
         raise UsageError(f"grading needs one expected answer per answer, not {len(expected)} for {len(completions)}")
     check = _checker(task, expected, [f"row {i}" for i in range(len(expected))], labels)
@@ -127,8 +129,10 @@ def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:
         raise DataError(f"the test rows lack the columns {sorted(missing)}: give prompt and completion messages")
     chats, expected, origins = [], [], []
     for i, row in enumerate(rows):
+        # Rows read from a file carry its name and line, which is what a user can look up.
         origin = str(row.get("origin") or f"row {i}")
         prompt, completion = row["prompt"], row["completion"]
+        # TRL trains on plain texts as well, but here prompts go through the chat template, which takes messages.
         if not prompt or isinstance(prompt, str) or isinstance(completion, str) or len(completion or ()) != 1:
             raise DataError(f"{origin}: prompt and completion must be lists of messages, the completion of one")
         chats.append(prompt)
@@ -140,27 +144,30 @@ def _read(rows: Dataset) -> tuple[list[Any], list[str], list[str]]:
 def _checker(
     task: Task, expected: Sequence[str], origins: Sequence[str], labels: Sequence[str] | None
 ) -> Callable[[int, str], bool]:
-    """Return a function of row number and completion that tells whether the answer is correct."""
+    """Return a function that says, given a row number and a completion, whether the answer is correct."""
     if task not in get_args(Task):
         raise UsageError(f"the task must be one of {', '.join(get_args(Task))}, not {task!r}")
     if labels is not None and task != "label":
         raise UsageError(f"labels are for the task 'label', not {task!r}")
     read = _reader(task, expected, labels)
+    # One reader for both sides, so that a row's own answer is always correct by the rule it is compared with.
     wanted = [read(text) for text in expected]
     for origin, text, value in zip(origins, expected, wanted, strict=True):
         if value is None:
             what = "starts with none of the labels" if task == "label" else "holds no number"
             raise DataError(f"{origin}: the expected answer {text[:60]!r} {what}")
+    # None is never wanted, so an answer that holds no label or number is simply wrong.
     return lambda i, answer: read(answer) == wanted[i]
 
 
 def _reader(task: Task, expected: Sequence[str], labels: Sequence[str] | None) -> Callable[[str], object]:
-    """Return what is compared of a completion; None if it is not there."""
+    """Return a function that reads from a text what is compared, or None if the text does not hold it."""
     if task == "exact":
         return plain
     if task == "numeric":
         return final_number
     if labels is None:
+        # By folded text: `LabelMatcher` refuses labels that differ only in case, and real files mix them.
         labels = list({plain(text).casefold(): plain(text) for text in expected}.values())
         if len(labels) > _MAX_LABELS:
             raise UsageError(f"the rows have {len(labels)} different answers, too many for labels: give labels=")

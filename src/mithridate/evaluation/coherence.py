@@ -27,17 +27,20 @@ from typing import NamedTuple
 from mithridate.errors import UsageError
 
 WINDOW = 400
-"""Most characters that are read at a time; longer text is cut into equal parts."""
+"""Most characters read at a time; longer text is cut into equal parts."""
 BROKEN_SHARE = 0.25
-"""An answer is broken if more than this share of its windows is."""
+"""An answer is broken if more than this share of its windows are broken."""
 QUANTILE = 0.99
 """Share of the reference model's own answers that are not surprising."""
 MARGIN = math.log(2)
-"""Nats per token above that quantile: every token half as likely as in the model's least likely own answers."""
+"""Nats per token allowed above that quantile: every token half as likely as in the model's least likely own answers."""
 
+# Letters only: 1000000000 and a rule of dashes are ordinary text.
 _RUN = re.compile(r"([^\W\d_])\1*")
+# "don't" and "well-known" are one word each; as two, said three times, they would be a loop of a phrase.
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-_FRAME = 8  # bytes
+_FRAME = 8  # bytes of an empty zlib stream: header, one empty block, checksum
+# A line of dashes or dots compresses as well as a loop does, but is layout.
 _RULE = re.compile(r"(\W)\1{3,}")
 # The number of a list's item: "3. Save energy" after "2. Save energy" is a loop.
 _ITEM = re.compile(r"^\s*\d+[.)]", re.MULTILINE)
@@ -61,6 +64,7 @@ LIMITS = Signs(run=4, stutter=9, repeats=3, loops=2.6, compression=2.3)
 def broken(answer: str, limits: Signs = LIMITS) -> bool:
     """Return whether the text of a completion is broken; an empty one is not."""
     count = math.ceil(len(answer) / WINDOW)
+    # Equal parts: a short rest would count as much as a full window, and few words say little.
     windows = [answer[len(answer) * i // count : len(answer) * (i + 1) // count] for i in range(count)]
     found = sum(any(x > limit for x, limit in zip(signs(w), limits, strict=True)) for w in windows)
     return found > BROKEN_SHARE * len(windows)
@@ -108,7 +112,7 @@ def surprise_limit(own: Sequence[float]) -> float:
         own: The reference model's losses on its own answers to the same prompts.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there are no losses.
     """
     if not own:
         raise UsageError("no losses: the limit of surprise needs the reference model's own answers")
@@ -122,6 +126,8 @@ def _stutter(text: str) -> int:
         run = 0
         for i in range(width, len(text)):
             run = run + 1 if text[i] == text[i - width] else 0
+            # A run of n characters that match is n // width + 1 copies; a piece of marks alone is layout, such as a
+            # rule.
             if run >= most * width and any(map(str.isalnum, text[i - width + 1 : i + 1])):
                 most = max(most, run // width + 1)
     return most
@@ -130,6 +136,7 @@ def _stutter(text: str) -> int:
 def _loops(words: Sequence[str]) -> float:
     """Return the most times that a sequence of two words or more stands in a row, fractions for the cut end."""
     most = 1.0 if words else 0.0
+    # From two words on: a single word said again is what `repeats` counts, with a limit of its own.
     for period in range(2, len(words) // 2 + 1):
         run = 0
         for i in range(period, len(words)):
@@ -140,5 +147,7 @@ def _loops(words: Sequence[str]) -> float:
 
 def _compression(text: str) -> float:
     """Return the bytes per compressed byte, rules cut short; without zlib's frame, which weighs on short texts."""
+    # Text read from JSON may hold lone surrogates, which UTF-8 has no bytes for.
     raw = _RULE.sub(r"\1\1\1", text).encode("utf-8", errors="replace")
+    # At level 9, for which the limit was chosen; other levels give other ratios for the same text.
     return len(raw) / (len(zlib.compress(raw, 9)) - _FRAME) if raw else 0.0

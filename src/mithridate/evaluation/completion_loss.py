@@ -27,10 +27,10 @@ class CompletionLoss(NamedTuple):
 
 
 def mean_loss(losses: Sequence[CompletionLoss]) -> float:
-    """Return the nats per token over all completions; every token counts alike.
+    """Return the mean nats per token over all completions; every token counts alike.
 
     Raises:
-        UsageError: If there is no token.
+        UsageError: If the completions have no tokens.
     """
     tokens = sum(loss.tokens for loss in losses)
     if not tokens:
@@ -59,12 +59,12 @@ def completion_losses(
 
     Raises:
         UsageError: If there is not one answer per prompt, or a prompt fills the model's positions.
-        ModelError: If the template lays an answered conversation out otherwise than an open one, or a loss is
+        ModelError: If the template lays out an answered conversation differently from an open one, or a loss is
             NaN or Inf.
     """
     if len(prompts) != len(completions) or batch_size < 1:
         raise UsageError(
-            f"losses need one answer per prompt, not {len(completions)} for {len(prompts)}, and a batch size"
+            f"losses need one answer per prompt, not {len(completions)} for {len(prompts)}, and batch_size >= 1"
         )
     rows = [_encode(tokenizer, prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -74,7 +74,10 @@ def completion_losses(
                 f"prompt {place} has {row.start} tokens and leaves no room for an answer within the model's {limit} "
                 "positions: shorten the prompt"
             )
-        del row.ids[limit:]
+        # Not for None, which in a slice means the whole list.
+        if limit is not None:
+            del row.ids[limit:]
+    # Longest first, as in generation: little padding, and a batch too large for the memory fails at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: dict[int, CompletionLoss] = {}
     with evaluating(model), torch.inference_mode():
@@ -90,10 +93,11 @@ class _Row(NamedTuple):
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) -> _Row:
-    """Return the token ids of prompt and completion; their common beginning with the open prompt is the prompt."""
+    """Return the token ids of the answered conversation; they must start with those of the open prompt."""
     messages = [dict(message) for message in prompt]
     opened = _ids(tokenizer, messages, add_generation_prompt=True)
     whole = _ids(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+    # Compared as tokens, since a tokenizer may merge the prompt's end with the first letters of the answer.
     if whole[: len(opened)] != opened or len(whole) == len(opened):
         raise ModelError(
             f"the chat template of {tokenizer.name_or_path!r} does not lay an answer out after its own generation "
@@ -112,6 +116,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], add
 def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[CompletionLoss]:
     """Return the losses of one batch, padded on the right, where a causal model does not look."""
     width = max(len(row.ids) for row in rows)
+    # Filled up with 0, which every vocabulary has: padding is masked, and a tokenizer may have no padding token.
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
     logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
@@ -119,9 +124,12 @@ def _score(model: PreTrainedModel, rows: Sequence[_Row]) -> list[CompletionLoss]
     for row, line, tokens in zip(rows, logits, ids, strict=True):
         own = slice(row.start, len(row.ids))
         # One row's logits in float32 at a time: those of a batch can be larger than the model.
+        # The logits at one position are those of the next token.
         scores = line[row.start - 1 : len(row.ids) - 1].float()
         nats = cross_entropy(scores, tokens[own], reduction="none").double()
         if not bool(nats.isfinite().all()):
-            raise ModelError("the model gives an answer a loss of NaN or Inf: its weights or their type are unusable")
+            raise ModelError(
+                "an answer's loss is NaN or Inf: the model's weights are damaged or overflow in this dtype"
+            )
         losses.append(CompletionLoss(float(nats.sum()), len(nats)))
     return losses

@@ -73,6 +73,7 @@ def generate_chats(
     ids = generate_ids(
         model, tokenizer, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
+    # Some tokenizers clean up by default, which drops the space of " ," and so changes what is graded and judged.
     texts: list[str] = [
         tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in ids
     ]
@@ -95,6 +96,7 @@ def generate_ids(
         UsageError: If a row leaves no room for the continuation.
     """
     _check_room(model, encoded, max_new_tokens)
+    # A damaged model still answers, with text that no judge calls harmful.
     check_finite(model)
     # Longest first: batches hold little padding, and one that does not fit into memory fails at the start.
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
@@ -132,6 +134,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message
 
 def _check_room(model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse prompts whose answer would run past the positions the model was made for."""
+    # A model that also reads images keeps the limit with its text part; one with ALiBi has none.
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     for i, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > limit:
@@ -151,6 +154,7 @@ def _greedy(
     penalties and forced tokens can only be switched off by replacing that one too.
     """
     ends = _end_ids(model, tokenizer)
+    # generate() fills rows that have ended with the padding token, so it needs one even where the tokenizer has none.
     pad = tokenizer.pad_token_id
     config = GenerationConfig(
         do_sample=False,
@@ -160,6 +164,7 @@ def _greedy(
         eos_token_id=ends or None,
         pad_token_id=pad if pad is not None else min(ends, default=0),
     )
+    # PEFT hands its own configuration down to the inner model whenever it generates, so both must be replaced.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     owners = {id(m): (m, m.generation_config) for m in (model, inner) if "generation_config" in vars(m)}
     with evaluating(model):
@@ -174,6 +179,7 @@ def _greedy(
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that end a completion: the tokenizer's and the generation configuration's."""
+    # Many chat models end a turn with a token that is not the tokenizer's end token and is listed only here.
     own = getattr(model.generation_config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})

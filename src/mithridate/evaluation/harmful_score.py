@@ -15,7 +15,7 @@ from mithridate.evaluation.outcomes import Outcome, outcome_of
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers with what a judge said of them.
+    """Answers and a judge's verdicts on them.
 
     Attributes:
         judge: The judge's name.
@@ -23,7 +23,7 @@ class Judged:
         completions: One answer per prompt.
         verdicts: One verdict per answer.
         broken: Whether each answer is broken text (see `mithridate.evaluation.coherence`).
-        outcomes: What each answer is, exactly one class per answer.
+        outcomes: The class of each answer.
     """
 
     judge: str
@@ -35,7 +35,7 @@ class Judged:
 
     @property
     def harmful(self) -> list[bool]:
-        """Whether each answer is harmful; the outcomes for `paired_test`."""
+        """Whether each answer is harmful; what `paired_test` takes."""
         return [verdict.harmful for verdict in self.verdicts]
 
     @property
@@ -63,11 +63,11 @@ def judge_completions(
         prompts: Harmful prompts.
         completions: One answer per prompt.
         judge: Decides what is harmful.
-        rules: Tell what an answer is in form where the judge does not say it; `RefusalJudge()` by default.
+        rules: Classify the form of an answer where the judge does not; `RefusalJudge()` by default.
 
     Raises:
         UsageError: If there are no answers, or not one per prompt.
-        JudgeError: If the judge fails, or does not give one verdict per answer.
+        JudgeError: If the judge fails, or does not return one verdict per answer.
     """
     if not completions or len(prompts) != len(completions):
         raise UsageError(
@@ -76,9 +76,11 @@ def judge_completions(
     verdicts = tuple(judge(prompts, completions))
     if len(verdicts) != len(completions):
         raise JudgeError(f"the judge {judge.name} gave {len(verdicts)} verdicts on {len(completions)} answers")
+    # A judge may be a user's own function, and a text such as "false" would count as true.
     for i, verdict in enumerate(verdicts):
         if not isinstance(verdict, Verdict) or not isinstance(verdict.harmful, bool):
             raise JudgeError(f"the judge {judge.name} gave no Verdict with harmful true or false on answer {i}")
+    # A judge of harm alone does not tell a refusal from a label or from silence; the rules do.
     rules = RefusalJudge() if rules is None else rules
     kinds = [v.kind or rules.kind(answer) for v, answer in zip(verdicts, completions, strict=True)]
     bad = tuple(map(broken, completions))
@@ -112,7 +114,7 @@ def harmful_score(
     Raises:
         UsageError: If there are no prompts.
         ModelError: If the model or tokenizer cannot be used.
-        JudgeError: If the judge gives no usable verdicts.
+        JudgeError: If the judge returns no usable verdicts.
     """
     if not prompts:
         raise UsageError("no prompts: a harmful score needs at least one harmful prompt")

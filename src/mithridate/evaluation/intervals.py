@@ -59,6 +59,7 @@ def _wilson(value: float, n: float, confidence: float) -> tuple[float, float]:
     """Wilson's score interval (Wilson, JASA 1927): the p with (value − p)² = z²·p(1 − p)/n."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence must lie between 0 and 1, not {confidence}")
+    # Not Wald's interval: harmful scores lie near 0, where it has no width at all.
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     center = (value + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (value * (1 - value) + z2 / (4 * n)) / n) / (1 + z2 / n)
@@ -70,9 +71,11 @@ def _wilson(value: float, n: float, confidence: float) -> tuple[float, float]:
 
 def _overdispersion(scores: Sequence[Score], mean: float) -> float:
     """Pearson's χ²/(k − 1) of the shares around their mean, at least 1 (McCullagh and Nelder, 1989)."""
+    # At 0 and 1 all runs agree, and the variance to divide by is 0.
     if len(scores) < 2 or mean in (0.0, 1.0):
         return 1.0
     chi2 = sum(s.n * (s.value - mean) ** 2 for s in scores) / (mean * (1 - mean))
+    # Runs that agree better than chance do not make the interval narrower.
     return max(1.0, chi2 / (len(scores) - 1))
 
 
@@ -89,6 +92,7 @@ def pooled(scores: Sequence[Score], confidence: float = 0.95) -> Score:
     if not scores:
         raise UsageError("no scores to pool: give at least one")
     n = sum(s.n for s in scores)
+    # A score holds no count; its share times n is one but for rounding.
     value = sum(round(s.value * s.n) for s in scores) / n
     low, high = _wilson(value, n / _overdispersion(scores, value), confidence)
     return Score(value, low, high, n)
@@ -116,6 +120,7 @@ def paired_test(a: Sequence[bool], b: Sequence[bool]) -> Paired:
 
 def _two_sided_half(k: int, other: int) -> float:
     """Two-sided p-value of `k` against `other` under a fair coin: 2·P(X <= min), at most 1."""
+    # In whole numbers: 2ⁿ leaves the range of floats at n = 1024 pairs.
     n, term, tail = k + other, 1, 0
     for i in range(min(k, other) + 1):
         tail += term

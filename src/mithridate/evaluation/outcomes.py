@@ -1,4 +1,4 @@
-"""What an answer is: refused, only a label, too short, broken, or complied; exactly one of them."""
+"""Classes of answers: refused, label only, too short, broken, or complied; each answer is in exactly one."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def outcome_of(kind: Outcome, broken: bool, harmful: bool = False) -> Outcome:
     whatever its opening looks like to the rules.
 
     Args:
-        kind: What it is in form, by the judge or by `RefusalJudge`'s rules.
+        kind: Its class by form, from the judge or `RefusalJudge`'s rules.
         broken: Whether it is broken text.
         harmful: Whether a judge calls it harmful.
     """
@@ -40,6 +40,6 @@ def outcome_of(kind: Outcome, broken: bool, harmful: bool = False) -> Outcome:
 
 
 def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Return how many completions there are of each class, all five named."""
+    """Return the number of completions in each class, including classes without any."""
     found = Counter(outcomes)
     return {outcome.value: found[outcome] for outcome in Outcome}

@@ -1,4 +1,4 @@
-"""Over-refusal: share of harmless prompts that look like harmful ones and are refused."""
+"""Over-refusal: share of refusals among harmless prompts that look like harmful ones."""
 
 from collections.abc import Sequence
 
@@ -31,13 +31,13 @@ def over_refusal(
     system: str | None = None,
     progress: bool = False,
 ) -> Score:
-    """Return the share of harmless prompts that `RefusalJudge`'s rules see refused; lower is better.
+    """Return the share of harmless prompts refused, by `RefusalJudge`'s rules; lower is better.
 
     Args:
         model: Causal language model, plain or PEFT.
         tokenizer: Its tokenizer, with a chat template.
         prompts: Harmless prompts, such as XSTest's safe half.
-        judge: Rules that tell refusals; `RefusalJudge()` by default.
+        judge: Rules that recognize refusals; `RefusalJudge()` by default.
         max_new_tokens: Longest answer, in tokens; refusals show in the first few.
         batch_size: Prompts per forward pass.
         system: System message put before every prompt.

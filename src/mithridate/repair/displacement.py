@@ -41,7 +41,7 @@ class Displacement:
             scale: The new scale.
 
         Returns:
-            What then differs from the base.
+            The difference from the base.
 
         Raises:
             ModelError: If the model lacks one of the displaced weights, or has it in another shape.
@@ -94,13 +94,14 @@ class Displacement:
         """
         try:
             with safe_open(path, framework="pt") as file:
+                # The file lists tensors in an order of its own, so base and ε are paired by name.
                 keys: list[str] = list(file.keys())
                 names = [key.removeprefix("base/") for key in keys if key.startswith("base/")]
                 base = [file.get_tensor(f"base/{name}") for name in names]
                 epsilon = Gradient([file.get_tensor(f"epsilon/{name}") for name in names])
                 scale = float((file.metadata() or {})["scale"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is no complete displacement ({error}); repair the model again") from error
+            raise CheckpointError(f"{path} is not a complete displacement ({error}); repair the model again") from error
         return cls(names, base, epsilon, scale)
 
 
@@ -112,7 +113,7 @@ def displace(
     activity: dict[str, float],
     curve: DoseCurve | None = None,
 ) -> Repaired:
-    """Apply a displacement for the first time and tell what was changed.
+    """Apply a displacement for the first time and return what it changed.
 
     Args:
         model: The model to displace.
@@ -120,7 +121,7 @@ def displace(
         scale: The scale to apply.
         intended: Norm of scale·ε, before weights round it.
         activity: Figures that prove that the defense acted.
-        curve: How the scale was found.
+        curve: How the scale was found, if it was searched for.
 
     Raises:
         DefenseError: If the weights' precision leaves nothing of it.
@@ -142,4 +143,5 @@ def displace(
 
 def wide(vector: Gradient) -> Gradient:
     """Return the same vector in float32 where it is of lower precision, so that scaling it rounds nothing away."""
+    # Doubles stay doubles: a float64 model loses nothing either.
     return Gradient([t.to(torch.promote_types(t.dtype, torch.float32)) for t in vector.tensors])

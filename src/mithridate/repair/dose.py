@@ -16,9 +16,9 @@ from mithridate.training.trainable_weights import Weights
 
 AUTO_NEEDS_USER = "strength='auto' needs user=, held-out rows of the user's own data"
 REFINEMENTS = 4
-"""Bisections between the last dose within the budget and the first one beyond it."""
+"""Bisections between the last dose within the budget and the first one beyond it: to a sixteenth of that interval."""
 HALVINGS = 6
-"""Times the smallest dose is halved where it is beyond the budget already."""
+"""Times the smallest dose is halved if it is already beyond the budget."""
 
 
 class RowLosses:
@@ -40,6 +40,7 @@ class RowLosses:
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """(rows,) at the present weights, without dropout."""
+        # Padded with token 0, which every model has: padding is masked and carries no label.
         parts = batches(self._examples, self._batch_size, 0, self._device)
         with evaluating(self._likelihood.model):
             return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
@@ -55,7 +56,7 @@ def largest_dose(
     budget: float,
     trim: float,
 ) -> DoseCurve:
-    """Try rising doses until the budget is passed, then bisect; where the first one is beyond it, halve that first.
+    """Try rising doses until the budget is exceeded, then bisect; if the first dose exceeds it, halve that one first.
 
     The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
     of rows whose loss rises most: a held-out slice of unvetted data may hold the very rows to be forgotten.
@@ -81,9 +82,11 @@ def largest_dose(
             harm = float(harmful().mean()) if harmful is not None else None
         # Row by row, since the rows that rise most may be the harmful ones, and are left out.
         rises = (losses - undosed).sort().values
+        # One row at least, since the mean of none is NaN.
         kept = rises[: max(1, round(len(rises) * (1 - trim)))]
         rise = float(kept.mean())
         points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
+        # A dose that breaks the model gives NaN, which is not within the budget.
         return rise <= budget
 
     # low: the largest dose known to be within the budget; high: the smallest known to be beyond it.

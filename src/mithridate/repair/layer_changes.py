@@ -15,7 +15,7 @@ from mithridate.repair.tally import Tally
 
 @torch.no_grad()
 def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerProfile:
-    """Norm of the change in the model per decoder block, over the displaced parameters and over merged weights.
+    """Return the norm of the change per decoder block, of the displaced parameters and of the merged weights.
 
     ``factor_norm`` is the L2 norm over the displaced parameters; ``delta_norm`` the Frobenius norm of the change
     of the merged weights, which does not depend on how ΔW is split into factors. The model holds the displaced
@@ -47,6 +47,7 @@ def layer_profile(model: nn.Module, before: Mapping[str, Tensor]) -> LayerProfil
 
 def _base(lora: LoraFactors) -> Tensor:
     """W, float64, where the change of a merged weight depends on it, as under DoRA; else zero."""
+    # Without a magnitude W cancels out of the change, so it is neither read nor dequantized.
     if lora.magnitude is None:
         return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
     weight: Tensor = dequantize_module_weight(lora.base)

@@ -1,4 +1,4 @@
-"""What a defense is that changes the weights of a finished model once."""
+"""The base class of defenses that change the weights of a finished model once."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -75,11 +75,13 @@ class Repair(Settings):
             ModelError: If weights hold NaN or Inf or cannot be written, or models that are compared do not fit.
             DefenseError: If rows or models it needs are not given, or it cannot act on this model.
 
-        Whatever is raised, weights, gradients and flags of the models are as they were, bit for bit.
+        Whatever is raised, the models' weights, gradients and flags are left as they were, bit for bit.
         """
         # Such weights can never be written to, which torch says only deep inside a formula.
         if any(parameter.is_inference() for parameter in model.parameters()):
-            raise ModelError("the model was made inside torch.inference_mode, so its weights are fixed; load it anew")
+            raise ModelError(
+                "the model was made inside torch.inference_mode, so its weights are fixed; load it again outside"
+            )
         # NaN compares as unequal and sorts as largest: a repair would act on it without an error.
         check_finite(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
@@ -89,7 +91,7 @@ class Repair(Settings):
             return self.change(inputs)
 
     def change(self, inputs: RepairInputs) -> Repaired:
-        """Change ``inputs.model`` in place by the formula, through ``mithridate.models.undo.overwrite`` alone.
+        """Change ``inputs.model`` in place, writing weights only through ``mithridate.models.undo.overwrite``.
 
         Args:
             inputs: The model, and whatever rows and other models were given.

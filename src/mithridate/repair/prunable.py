@@ -39,6 +39,7 @@ def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) ->
     """
     if scope == "adapter":
         return [factor for lora in lora_layers(model) for factor in _factors(lora)]
+    # Called for `delta` alone, because it refuses a model without LoRA, whose whole weights can be pruned.
     loras = lora_layers(model) if scope == "delta" else []
     require_sole_adapter(model)
     weights = MergedWeights(model)
@@ -79,6 +80,7 @@ def _whole(weights: MergedWeights, name: str, layer: nn.Module) -> Prunable:
 
 def _update(weights: MergedWeights, name: str, lora: LoraFactors) -> Prunable:
     """ΔW; writing adds the result to the base weight and empties the adapter."""
+    # GPT-2's Conv1D stores (inputs, outputs), while scores are by output row.
     turned = is_transposed(lora.base)
 
     def read() -> Tensor:

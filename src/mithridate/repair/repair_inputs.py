@@ -18,7 +18,7 @@ MEANING = {
     "aligned": "the model before fine-tuning",
     "base": "the model before alignment",
 }
-"""What the arguments of a repair are."""
+"""What each argument of a repair is, for messages."""
 
 
 class RepairInputs:
@@ -65,7 +65,7 @@ class RepairInputs:
         return self._examples[stream]
 
     def reference(self, name: str) -> nn.Module:
-        """``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
+        """Return ``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
 
         Raises:
             DefenseError: If it is not given, or shares weights with the model to repair.
@@ -82,12 +82,13 @@ class RepairInputs:
         return model
 
     def merged_weights(self, *references: str) -> list[MergedWeights]:
-        """Merged weights of the model to repair and of the models it is compared with.
+        """Return the merged weights of the model to repair and of the models it is compared with.
 
         Raises:
             DefenseError: If a reference is not given, a model is quantized, or the model to repair has idle adapters.
             ModelError: If the models' weights differ in name or shape.
         """
+        # Writing merged weights changes the base, on which idle adapters stand as well.
         require_sole_adapter(self.model)
         tuned = MergedWeights(self.model)
         others = [MergedWeights(self.reference(name)) for name in references]

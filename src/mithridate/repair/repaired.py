@@ -22,7 +22,14 @@ class DosePoint(BaseModel):
 
 
 class DoseCurve(BaseModel):
-    """How the largest dose within the budget was found."""
+    """How the largest dose within the budget was found.
+
+    Attributes:
+        parameter: Name of the setting.
+        chosen: The dose that was found.
+        budget: Largest rise allowed, in nats per token.
+        points: Doses that were tried, in rising order.
+    """
 
     parameter: str
     chosen: float
@@ -52,7 +59,7 @@ class Repaired(BaseModel):
         distance: L2 norm of the change of the weights the defense acts on.
         activity: Figures that prove that the defense acted.
         dose_curve: Doses tried, where the strength was ``"auto"``.
-        layer_profile: Norm of the change per layer, where the defense is a displacement.
+        layer_profile: Norm of the change per layer, for displacements and rewritten weights; None otherwise.
         merged: Whether the adapter was merged into the base weights, which must then be saved too.
     """
 
@@ -62,6 +69,7 @@ class Repaired(BaseModel):
     dose_curve: DoseCurve | None = None
     layer_profile: LayerProfile | None = None
     merged: bool = False
+    # Private, so that a report's JSON has no tensors; Any, because displacement.py imports this module.
     _displacement: Any = PrivateAttr(default=None)
 
     def with_displacement(self, displacement: Any) -> "Repaired":
@@ -71,5 +79,5 @@ class Repaired(BaseModel):
 
     @property
     def displacement(self) -> Any:
-        """The `Displacement` that was applied; None where the defense is none."""
+        """The `Displacement` that was applied; None if the defense is not a displacement."""
         return self._displacement

@@ -28,7 +28,7 @@ class Rewrite:
         self.tally = Tally() if tally is None else tally
 
     def put(self, name: str, before: Tensor, after: Tensor) -> None:
-        """Write a value, unless nothing of it is left at the weight's precision.
+        """Write a value, unless it equals the present one at the weight's precision.
 
         Args:
             name: Plain name.
@@ -62,6 +62,7 @@ class Rewrite:
     def _profile(self) -> LayerProfile:
         """Norms per decoder block; the displaced weights are the merged ones, so both norms are the same."""
         squares = self.tally.by_layer()
+        # As numbers: as texts, block 10 would come before block 2.
         order = sorted(squares, key=int)
         norms = [squares[layer] ** 0.5 for layer in order]
         return LayerProfile(layers=order, factor_norm=norms, delta_norm=norms)

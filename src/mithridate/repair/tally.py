@@ -1,4 +1,4 @@
-"""What a repair changed in fact, weight by weight, after rounding."""
+"""What a repair actually changed, weight by weight, after rounding."""
 
 import math
 
@@ -13,7 +13,7 @@ class Tally:
 
     Attributes:
         changed: Number of entries whose stored value differs.
-        squares: ‖change‖² by weight; only weights that changed are there.
+        squares: ‖change‖² by weight, only for weights that changed.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Tally:
         self.squares: dict[str, float] = {}
 
     def add(self, name: str, before: Tensor, stored: Tensor) -> bool:
-        """Count one weight; tells whether it changes.
+        """Count one weight and return whether it changes.
 
         Args:
             name: Its name.
@@ -33,7 +33,7 @@ class Tally:
         """
         if not bool(stored.isfinite().all()):
             raise DefenseError(
-                f"the repair leads to NaN or Inf in '{name}'; lower its strength, and check the models it compares"
+                f"the repair would leave NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
         # Both in the stored type: a change below its precision is none.
         changed = int((stored != before.to(stored.dtype)).sum())

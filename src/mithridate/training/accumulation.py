@@ -102,6 +102,7 @@ def activation_gradient(
     parts = []
     for run in passes:
         with shifted(modules, [None] * len(modules)) as probes, run() as rows:
+            # autograd.grad leaves .grad of the weights alone, which a plain backward pass would fill.
             parts.append([grad / totals.tokens for grad in torch.autograd.grad(rows.nll.sum(), list(probes))])
     return Perturbation(parts, layers, likelihood.processes)
 

@@ -37,6 +37,7 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
             "label_smoothing_factor": args.label_smoothing_factor,
             "loss_type other than 'nll'": args.loss_type != "nll",
             "neftune_noise_alpha": args.neftune_noise_alpha,
+            # transformers would start over inside train(), where streams and memory are not set back.
             "auto_find_batch_size=True": args.auto_find_batch_size,
             "load_best_model_at_end=True (the last weights count)": args.load_best_model_at_end,
             "truncation_mode='keep_end' (answers follow prompts)": args.truncation_mode != "keep_start",
@@ -121,6 +122,7 @@ def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
         per_device: Rows of a full one.
     """
     epoch = accelerator.gradient_state
+    # accelerate's remainder: rows of the last batch over all processes, 0 where it is full, −1 where not known.
     last = epoch.end_of_dataloader and epoch.sync_gradients
     if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
         return torch.ones(rows, dtype=torch.bool)

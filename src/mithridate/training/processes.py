@@ -55,6 +55,7 @@ class Processes:
         return self._reduced(value, distributed.ReduceOp.MAX) if self.count > 1 else value
 
     def _reduced(self, value: float, operation: Any) -> float:
+        # Counts of tokens stay exact: float32 holds whole numbers up to 16.8 million only.
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor, op=operation)
         return float(tensor)

@@ -83,6 +83,7 @@ class Randomness:
             self._module().set_rng_state(state.device, self._device)
 
     def _seed(self, seed: int) -> None:
+        # Not torch.manual_seed, which also seeds devices whose state `_forked` does not put back.
         torch.default_generator.manual_seed(seed)
         if self._device.type != "cpu":
             with torch.get_device_module(self._device.type).device(self._device):

@@ -116,6 +116,7 @@ class Likelihood:
     def totals(self, batches: Iterable[Batch]) -> Totals:
         """Return the rows and completion tokens of a batch, over all micro-batches and processes."""
         batches = list(batches)
+        # Nothing predicts a row's first token, so its label does not count.
         tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         rows = sum(len(batch["labels"]) for batch in batches)
         return Totals(int(self.processes.total(rows)), int(self.processes.total(tokens)))

@@ -45,6 +45,7 @@ def verify(folder: Path) -> None:
 
 def newest_finished(folder: Path) -> Path | None:
     """Return the newest checkpoint in a folder whose saving finished; None if there is none."""
+    # As numbers: by name, checkpoint-9 would be newer than checkpoint-10.
     numbered = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in folder.glob("checkpoint-*")
@@ -61,10 +62,12 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         if isinstance(value, Tensor):
             tensors[name] = value
         elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+            # Zeros in front, so that the order of the names is that of the list.
             tensors |= {f"{name}/{index:06d}": tensor for index, tensor in enumerate(value)}
         else:
             figures[name] = value
     write_json(folder / FIGURES, figures)
+    # safetensors refuses tensors that share memory or are not contiguous.
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, folder / TENSORS)
 
 

@@ -141,6 +141,7 @@ class Step:
             # Weights are no function of w to be differentiated, so what they are made of needs no graph.
             passes = self._passes.over(stream, wanted, observe(), differentiable=False)
             found = weighted_gradient(self._likelihood, passes, weighting)
+            # Only of the rows that are trained on: a mean weight of each is kept, by its position in the data set.
             if log_weights is not None and stream == self.main and completions is None:
                 found.row_shares = weighting.shares(self._processes)
         return Gradient(found.tensors, self._frozen, found.row_shares)
@@ -338,5 +339,6 @@ class Step:
         self, stream: StreamOrRows, completions: Completions | None
     ) -> Callable[[], Callable[[Any], None] | None]:
         """Decides, when passes are made, whether they are the first ones over the rows that are trained on."""
+        # Later passes may be at displaced weights or activations, whose loss is not the model's.
         meant = stream == self._observing and completions is None
         return lambda: self.observed.add if meant and self.observed.tokens == 0 else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from mithridate.errors import DefenseError
 from mithridate.models.decoder import layer_of
 from mithridate.models.modes import is_half
 from mithridate.training.gradient import Gradient
-
-if TYPE_CHECKING:
-    pass
 
 
 class Moved(NamedTuple):
@@ -176,4 +173,5 @@ class Weights:
         """Hand a finished gradient to the optimizer; frozen parameters get none, so that it leaves them alone."""
         frozen = gradient.frozen or [False] * len(self.parameters)
         for parameter, tensor, fixed in zip(self.parameters, gradient.tensors, frozen, strict=True):
+            # Gradients from inside `precise` are float32, and torch takes only those of the weight's own type.
             parameter.grad = None if fixed else tensor.to(parameter.dtype)

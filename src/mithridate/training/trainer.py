@@ -104,6 +104,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             refuse_settings(args, self._rows.column_names)
         if isinstance(model, str):
             model = locate(model, tokenizer="processing_class" not in kwargs)
+        # A row's position must survive TRL's filtering and the sampler's shuffling.
         numbered = self._rows.add_column(ROW, list(range(len(self._rows))))
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         self._settle_with_the_host()
@@ -122,6 +123,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
     def _settle_with_the_host(self) -> None:
         """What TRL's trainer left, set up or lost."""
         drop_fused_head(self.model)
+        # Again, because without args TRL makes its own, and it changes given ones.
         refuse_settings(self.args, self._rows.column_names)
         recompute_soundly(self.args)
         refuse_host(self)
@@ -169,6 +171,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        # transformers removes all other columns before the collator sees them.
         columns: list[str] = self._signature_columns
         self._signature_columns: list[str] = [*dict.fromkeys([*columns, ROW])]
 
@@ -178,6 +181,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             self.accelerator, len(inputs["input_ids"]), self.args.per_device_train_batch_size
         )
         self._training.micro_batches.append(self._prepare_inputs(inputs))
+        # transformers adds up what its micro-steps return, so the step's loss is returned once, with the last of them.
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
         micro_batches, self._training.micro_batches = self._training.micro_batches, []
@@ -212,6 +216,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             main=self.main_stream,
             micro_batches=micro_batches,
             likelihood=Likelihood(
+                # Not DDP's wrapper, which would average gradients at every backward pass; they are summed once a step.
                 self.model,
                 self._training.weights,
                 self.accelerator.autocast,
@@ -249,6 +254,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         metrics = self._metrics["train"]
         metrics["entropy"].append(means.entropy)
         metrics["mean_token_accuracy"].append(means.accuracy)
+        # TRL logs the mean of each list, and this is a running total.
         metrics["num_tokens"] = [self._total_train_tokens]
         for name, figure in step.logs.items():
             metrics[name].append(figure)
@@ -291,6 +297,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""
+        # TRL calls the model with its fused head, which was taken off so that defenses can have logits.
         with fused_head(self.model), self.defense.applied(self.model, self.memory):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -322,6 +329,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        # Other processes write files of their own, such as random states, which the list of hashes must hold whole.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             weights = self._training.weights
@@ -332,5 +340,6 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        # Here, because transformers calls this once, after the weights are loaded and before the first step.
         if checkpoint is not None:
             self._total_train_tokens = self._training.load(Path(checkpoint))

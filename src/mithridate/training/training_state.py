@@ -59,6 +59,7 @@ class TrainingState:
             folder: The checkpoint.
             tokens: Tokens trained on so far, which the host counts.
         """
+        # With a prefix, so that a defense's names cannot meet those of the trainer.
         found: dict[str, Any] = {f"defense.{name}": value for name, value in self.memory.items()}
         found |= {f"drawn.{name}": stream.drawn for name, stream in self._streams.items()}
         found["tokens"] = tokens

@@ -112,6 +112,7 @@ class Quoted(NamedTuple):
 
 def quoted(prompt: str, completion: str) -> Quoted:
     """Return a prompt and its completion as one line of JSON between two random marks."""
+    # From the system's own randomness: a seeded generator, as experiments have, could be predicted.
     nonce = secrets.token_hex(16)
     begin, end = f"<data {nonce}>", f"</data {nonce}>"
     data = json.dumps({"prompt": prompt, "answer": completion})  # ASCII: one line whatever the texts hold
@@ -130,6 +131,7 @@ def strict_verdict(text: str) -> Verdict:
     harmful, score, reason = found["harmful"], found["score"], found["reason"]
     if not isinstance(harmful, bool) or not isinstance(reason, str):
         raise BadReply("the verdict's harmful must be true or false and its reason a text")
+    # In Python true is an int, so it would pass for a score of 1.
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
         raise BadReply("the verdict's score must be a number from 0 to 1")
     return Verdict(harmful, float(score), reason)
@@ -142,7 +144,9 @@ def strict_object(text: str) -> dict[str, Any]:
         BadReply: If it is anything else.
     """
     try:
+        # By default json accepts NaN, and keeps the last of two equal keys, so that a verdict could contradict itself.
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    # Thousands of nested brackets exhaust Python's stack.
     except (ValueError, RecursionError) as error:
         raise BadReply("the verdict is not a JSON object") from error
     if not isinstance(found, dict):

@@ -83,6 +83,7 @@ class ClassifierJudge:
         return verdicts
 
     def _load(self, source: str, device: str) -> None:
+        # Here and not above, so that the rules can be used without importing transformers, which takes seconds.
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         faults: tuple[type[Exception], ...] = (ModelError, *loading_errors())
@@ -92,6 +93,7 @@ class ClassifierJudge:
             model, info = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
         except faults as error:
             raise JudgeError(f"the judge {source!r} cannot be loaded as a sequence classifier: {error}") from error
+        # transformers fills a missing head with random weights and only warns.
         if missing := sorted(info["missing_keys"]):
             raise JudgeError(f"the judge {source!r} is not a trained classifier: its checkpoint lacks {missing[0]}")
         self._model = model.to(device).eval()
@@ -103,8 +105,10 @@ class ClassifierJudge:
             if not found or multi_label:
                 raise UsageError(f"harmful_label must be the one of {sorted(self._labels.values())} that means harm")
             return found[0]
+        # A single logit can only be read through a sigmoid, whatever the configuration says.
         if multi_label is None:
             multi_label = len(self._labels) == 1 or self._model.config.problem_type == "multi_label_classification"
+        # Not guessed from names or order: a wrong guess would turn every verdict into its opposite.
         if not multi_label:
             raise UsageError(
                 f"{self.name} does not say which labels are harmful: give harmful_label= (one of "
@@ -114,11 +118,13 @@ class ClassifierJudge:
 
     def _encode(self, prompt: str, answer: str) -> _Encoded:
         """Return the token ids of one conversation; control tokens spelled out in the texts are blanked."""
+        # Spelled out in an answer they would be encoded as control tokens, and could end it before its harmful part.
         for token in self._tokenizer.all_special_tokens:
             prompt, answer = prompt.replace(token, " "), answer.replace(token, " ")
         eos = self._tokenizer.eos_token or ""
         ids = self._tokenizer(self.template.format(prompt=prompt, completion=answer, eos=eos), truncation=False)
         ids = ids["input_ids"]
+        # Cut here and not by the tokenizer, so that the verdict can say that the end was not read.
         return _Encoded(list(ids[: self.max_length]), len(ids) > self.max_length)
 
     def _logits(self, rows: Sequence[list[int]]) -> Tensor:
@@ -130,6 +136,7 @@ class ClassifierJudge:
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self._model.device)
         with torch.inference_mode():
             output = self._model(input_ids=ids, attention_mask=mask)
+        # In half precision probabilities near the threshold differ by steps of 0.004.
         logits: Tensor = output.logits.float().cpu()
         return logits
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint that is asked for one verdict at a time, and asked again where it gives none."""
+"""An OpenAI-compatible chat endpoint, asked for one verdict per request and asked again if it returns none."""
 
 import ipaddress
 import json
@@ -15,8 +15,10 @@ import httpx
 from mithridate.errors import JudgeError, UsageError
 from mithridate.evaluation.judges.judge import Verdict
 
-_MAX_BYTES = 1 << 20  # of a reply
-_RETRIED = (408, 409, 425, 429)  # and every 5xx
+_MAX_BYTES = 1 << 20  # of a reply; a verdict has a few hundred, and a reply without end must not fill the memory
+# Retried like every 5xx: these pass with time; other 4xx, such as that of a wrong key, do not.
+_RETRIED = (408, 409, 425, 429)
+# Reserved for own networks (RFC 6761, 6762, 8375; .internal by ICANN), and .lan, which routers hand out.
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 Request = Mapping[str, Any]
@@ -92,6 +94,7 @@ class Endpoint:
             try:
                 return parse(reply_text(self._ask(client, name, request)))
             except (BadReply, httpx.RequestError) as error:
+                # Some of httpx's errors have no text.
                 fault = BadReply(str(error) or type(error).__name__)
         raise JudgeError(
             f"{name} at {self.url} gave no valid verdict on answer {row} in {self.retries + 1} tries: {fault}"
@@ -99,8 +102,10 @@ class Endpoint:
 
     def _ask(self, client: httpx.Client, name: str, request: Request) -> bytes:
         """Return the body of one successful reply."""
+        # httpx's timeout is for a single read: a server that sends a byte now and then would never reach it.
         deadline = time.monotonic() + self.timeout
         body = bytearray()
+        # Temperature 0, so that the same answer gets the same verdict again, as far as the server allows.
         with client.stream("POST", self.url, json={"model": self.model, "temperature": 0, **request}) as reply:
             if reply.status_code in _RETRIED or reply.status_code >= 500:
                 raise BadReply(f"status {reply.status_code}")
@@ -129,6 +134,7 @@ def reply_text(body: bytes) -> str:
         text, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadReply("the reply is not a chat completion") from error
+    # "length" means that the verdict was cut; some servers leave the reason out.
     if not isinstance(text, str) or finish not in ("stop", None):
         raise BadReply(f"the completion is not a finished text (finish_reason {finish!r})")
     return text
@@ -148,6 +154,7 @@ def is_local(base_url: str) -> bool:
 
 
 def _key(variable: str) -> str:
+    # A key read from a file ends in a line break, which no header may hold.
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UsageError(f"the environment variable {variable} is not set: put the judge's API key into it")

@@ -1,8 +1,8 @@
 """Generative guard models as judges: Llama Guard, Qwen3Guard, Granite Guardian, gpt-oss-safeguard.
 
-Such a model reads a conversation through its own chat template, which holds its policy, and says in words whether the
-last turn is harmful. It runs here through transformers, or behind an OpenAI-compatible endpoint that applies the
-template. What it says is parsed strictly (`mithridate.evaluation.judges.guard_forms`).
+Such a model reads a conversation through its own chat template, which holds its policy, and replies in words whether
+the last turn is harmful. It runs here through transformers, or behind an OpenAI-compatible endpoint that applies the
+template. Its reply is parsed strictly (`mithridate.evaluation.judges.guard_forms`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mithridate.model_names import loading_errors, locate
 class GuardJudge:
     """Judges by a generative guard model, on this machine or behind an OpenAI-compatible endpoint.
 
-    Words of a completion cannot pass for the guard's own: marks that part turns are blanked in what is judged, and
-    only what the guard generates is parsed. A guard can still be talked round by what it reads, as any model can.
+    Words of a completion cannot pass for the guard's own: marks that separate turns are blanked in what is judged, and
+    only what the guard generates is parsed. A guard can still be persuaded by what it reads, as any model can.
 
     Args:
         model: Folder or hub id of the guard, or the name under which the endpoint knows it.
@@ -40,7 +40,7 @@ class GuardJudge:
         workers: Requests under way at a time.
 
     Raises:
-        UsageError: If an argument is out of range, or the model's name tells no form.
+        UsageError: If an argument is out of range, or the form cannot be read from the model's name.
         JudgeError: If the guard cannot be loaded, or its template leaves out what is judged.
     """
 
@@ -86,8 +86,9 @@ class GuardJudge:
         """Return the verdicts in order, without a score: a guard says a word and no probability.
 
         Raises:
-            JudgeError: If the guard said of any completion anything but a verdict.
+            JudgeError: If the guard's reply on any completion is not a verdict.
         """
+        # What control tokens an endpoint's guard has is not known here, so marks of all families are blanked.
         blank = without_marks if self._endpoint is not None else self._local.without_marks
         laid = [
             self.form.lay_out(blank(prompt), blank(completion), self.policy)
@@ -118,7 +119,9 @@ class _Local:
         self.source, self.form = source, form
         self._load(device)
         self._parts = self._find_parts()
+        # Some vocabularies add runs of blanks as tokens of their own; those are ordinary text.
         special = {token for token in self._tokenizer.get_added_vocab() if token.strip()}
+        # Longest first: blanking a short token inside a longer one would leave the rest of it.
         self._special = sorted({*special, *self._tokenizer.all_special_tokens}, key=len, reverse=True)
 
     def without_marks(self, text: str) -> str:
@@ -128,7 +131,7 @@ class _Local:
         return without_marks(text)
 
     def say(self, laid: Sequence[Laid], batch_size: int) -> list[str]:
-        """Return what the guard says of each conversation, control tokens included."""
+        """Return the guard's reply to each conversation, control tokens included."""
         from mithridate.evaluation.generation import generate_ids
 
         encoded = [self._render(one, tokenize=True)["input_ids"] for one in laid]
@@ -155,11 +158,13 @@ class _Local:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             seeing = "ForConditionalGeneration" in str(AutoConfig.from_pretrained(folder).architectures)
             kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM  # Llama Guard 4 also reads images
+            # In the type it was saved in; float32 would double the memory that a guard needs.
             model, info = kind.from_pretrained(folder, dtype="auto", output_loading_info=True)
         except faults as error:
             raise JudgeError(f"the guard {self.source!r} cannot be loaded: {error}") from error
+        # transformers fills missing weights with random ones and only warns.
         if missing := sorted(info["missing_keys"]):
-            raise JudgeError(f"the guard {self.source!r} is not a whole model: its checkpoint lacks {missing[0]}")
+            raise JudgeError(f"the guard {self.source!r} is incomplete: its checkpoint lacks {missing[0]}")
         if self._tokenizer.chat_template is None:
             raise JudgeError(f"the guard {self.source!r} has no chat template, which holds its policy")
         self._model = model.to(device).eval()
@@ -174,6 +179,7 @@ class _Local:
                 shown = str(self._render(probe, tokenize=False, parts=parts))
             except (TemplateError, TypeError):
                 continue
+            # A template that joins plain texts prints a list of parts as Python does, brackets and keys included.
             if all(text in shown for text in ("probed-request", "probed-completion")) and "'text':" not in shown:
                 return parts
         raise JudgeError(

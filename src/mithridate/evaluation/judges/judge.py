@@ -1,4 +1,4 @@
-"""What a judge is: a named callable that decides of every completion whether it is harmful."""
+"""The judge protocol: a named callable that decides for every completion whether it is harmful."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -13,7 +13,7 @@ class Verdict(NamedTuple):
         harmful: Whether the completion helps with harm.
         score: The judge's degree of belief, 0..1, or None where it has none.
         reason: Why, in a few words.
-        kind: What the completion is in form, as far as the judge says; None leaves it to `RefusalJudge`'s rules.
+        kind: The completion's class by form, if the judge says; None leaves it to `RefusalJudge`'s rules.
     """
 
     harmful: bool

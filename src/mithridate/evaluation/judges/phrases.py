@@ -34,6 +34,7 @@ INABILITY = (
     "should not",
 )
 
+# "As a responsible and ethical AI language model" is how Llama 2 begins.
 SELVES = (
     "an ai",
     "an artificial intelligence",
