@@ -1,7 +1,9 @@
 """CSV and TSV: every cell is text, and nothing is guessed."""
 
 import csv
+import gzip
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from mithridate.data import RowFields, load_rows
 from mithridate.data.file_records import FileRecord, records
+from mithridate.data.text_files import ROW_LIMIT
 from mithridate.errors import DataError
 
 cells = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15)
@@ -79,3 +82,18 @@ def test_faults_of_tables(write, name: str, content: str | bytes, message: str) 
 def test_a_missing_table() -> None:
     with pytest.raises(DataError, match=r"^nowhere\.csv: found no file"):
         load_rows("nowhere.csv")
+
+
+def test_a_cell_may_be_as_long_as_a_row(write) -> None:
+    long = "a" * (ROW_LIMIT - len("prompt,"))
+    rows = load_rows(write("long.csv", f"prompt,response\nprompt,{long}\n"))
+    assert rows[0]["completion"][0]["content"] == long
+    with pytest.raises(DataError, match="a line over the limit"):
+        load_rows(write("longer.csv", f"prompt,response\nprompt,{long}a\n"))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".GZ"])
+def test_a_packed_table_is_read_whatever_the_case_of_its_ending(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.csv{ending}"
+    path.write_bytes(gzip.compress(b"prompt,response\nHi,Hello there\n"))
+    assert load_rows(path)[0]["completion"][0]["content"] == "Hello there"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mithridate.errors import CheckpointError
+from mithridate.errors import CheckpointError, DefenseError
 from mithridate.training import state
 
 
@@ -74,3 +74,8 @@ def test_figures_tensors_and_lists_come_back(tmp_path):
 def test_a_folder_of_another_program_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not written by DefendedTrainer"):
         state.load_state(tmp_path)
+
+
+def test_a_name_that_would_come_back_as_another_is_refused(tmp_path):
+    with pytest.raises(DefenseError, match="the name 'defense.a/b'; a name there must not hold '/'"):
+        state.save_state(tmp_path, {"defense.a/b": torch.ones(2)})

@@ -53,7 +53,7 @@ class _Lines:
         # Endings stay: without them csv would drop the line breaks inside quoted cells.
         while raw := self._reader.readline(ROW_LIMIT + 2):
             self.number += 1
-            if len(raw) > ROW_LIMIT:
+            if len(raw.rstrip(b"\r\n")) > ROW_LIMIT:
                 # The file ends here, unlike in `lines`: the rest of the line may close a quote or open one.
                 raise Rejected("a line over the limit", f"at most {ROW_LIMIT} bytes")
             try:
@@ -71,8 +71,10 @@ def _rows(lines: _Lines, path: Path, delimiter: str) -> Iterator[tuple[int, dict
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     else:
         # Without strict, csv reads `"a"b` as ab and the rest of the file behind an unclosed quote as one cell.
-        # Such a cell stays bounded in memory by csv's own field limit, 128 KiB.
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    # The limit is the process's; by default a cell ends at 128 KiB, and a text of a row may be longer. It also bounds
+    # the memory that an unclosed quote can take.
+    csv.field_size_limit(max(csv.field_size_limit(), ROW_LIMIT))
     names: list[str] | None = None
     line = 1
     try:

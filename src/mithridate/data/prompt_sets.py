@@ -55,7 +55,7 @@ def read_prompts(
 
 
 def _prompts(found: DataSource, ignore: Collection[str]) -> Iterator[str | Fault]:
-    if isinstance(found.rows, Path) and found.name.removesuffix(".gz").endswith(".txt"):
+    if isinstance(found.rows, Path) and found.name.lower().removesuffix(".gz").endswith(".txt"):
         yield from _lines(found.rows)
         return
     for row in written_rows(*found):

@@ -74,7 +74,7 @@ class BoundedReader:
         self.expanded = 0
         self._file: BufferedReader | gzip.GzipFile
         try:
-            self._file = gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
+            self._file = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
         except OSError as error:
             raise _unreadable(error) from None
 
@@ -130,7 +130,7 @@ def cut(reader: BoundedReader, path: Path) -> Iterator[RawRow | Fault]:
         yield head
         return
     # By its name where that says it, since a line of JSONL may begin with `[` by mistake and must be named.
-    name = path.stem if path.suffix == ".gz" else path.name
+    name = path.stem if path.suffix.lower() == ".gz" else path.name
     by_lines = name.endswith((".jsonl", ".txt")) or not head.lstrip().startswith(b"[")
     yield from lines(reader, path) if by_lines else _elements(reader, path)
 

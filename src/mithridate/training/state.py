@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mithridate.errors import CheckpointError
+from mithridate.errors import CheckpointError, DefenseError
 from mithridate.files import file_hash, write_json
 
 MANIFEST = "mithridate-files.json"
@@ -55,7 +55,13 @@ def newest_finished(folder: Path) -> Path | None:
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write numbers and strings as JSON, tensors and lists of tensors as safetensors."""
+    """Write numbers and strings as JSON, tensors and lists of tensors as safetensors.
+
+    Raises:
+        DefenseError: If a name holds a slash, which stands between a list's name and the place of a tensor in it.
+    """
+    if slashed := [name for name in state if "/" in name]:
+        raise DefenseError(f"step.memory has the name '{slashed[0]}'; a name there must not hold '/'")
     tensors: dict[str, Tensor] = {}
     figures: dict[str, Any] = {}
     for name, value in state.items():

@@ -29,7 +29,7 @@ class ClassifierJudge:
 
     Args:
         model_name_or_path: Folder or hub id of the classifier.
-        threshold: Least probability of a harmful answer, 0..1.
+        threshold: Probability above which an answer is harmful, 0..1.
         batch_size: Answers per forward pass.
         template: Text form with `{prompt}` and `{completion}`; `{eos}` becomes the tokenizer's end token, if any.
         harmful_label: The harmful label of a single-label model, as in its `id2label`.
