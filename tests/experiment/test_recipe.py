@@ -23,6 +23,7 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
         ("seeds=[1, 1]", "the same seed twice"),
         ("reference=nobody", "reference 'nobody' is not the name of a variant"),
         ("variants.0.name=a/b", r"variants\.0\.name"),
+        ("variants.0.name=..", r"variants\.0\.name"),
         ("variants.0.finetuning=antibdy", "no defense is called 'antibdy'; known: .*antibody_tuning"),
         ("variants.0.finetuning=antidote", "'antidote' does not act at the stage finetuning; these do: .*sft"),
         (

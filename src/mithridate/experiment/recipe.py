@@ -57,8 +57,8 @@ class Variant(RecipePart):
         ratio: p of this variant, if it differs from the recipe's.
     """
 
-    # No slash and no blank: it is part of a path.
-    name: str = Field(pattern=r"^[\w.-]+$")
+    # Part of a path, so no slash and no blank; and not dots alone, which would lead out of the variants' folder.
+    name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     alignment: Choice = Choice(method="sft")
     finetuning: Choice = Choice(method="sft")
     posttuning: list[Choice] = Field(default_factory=list)
