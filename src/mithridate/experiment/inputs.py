@@ -54,7 +54,7 @@ class Inputs:
         folder.mkdir(parents=True, exist_ok=True)
         user, measured = recipe.streams.user, recipe.evaluation
         self._held_out = user.held_out
-        # By what decides an upload: all variants under the same attack share one, and with it their stages.
+        # By what decides an upload, so that all variants under one attack train on the same file.
         self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
         self._benign, self._attack = (
             self._rows(user.benign, "streams.user.benign"),
@@ -186,7 +186,7 @@ class Inputs:
     def _store(self, name: str, lines: Any) -> StoredRows:
         content = "".join(line + "\n" for line in lines).encode()
         digest = hashlib.sha256(content).hexdigest()
-        # The hash in the name keeps the files of other recipes in the same store, whose stages may still be resumed.
+        # With the hash in its name, so that another recipe with the same --out overwrites none of these files.
         path = self._folder / f"{name}-{digest[:20]}.jsonl"
         # The contents are compared as well: a file that was altered since would stop the stages that read it.
         if not path.is_file() or file_hash(path) != digest:

@@ -129,7 +129,7 @@ class Scheduler:
                 if not self._left_out(node):
                     running[pool.submit(run_in_worker, self._task(node))] = node
                     self._monitor.started(node)
-            # The timeout is for the progress of stages under way, which ends no wait by itself.
+            # With a timeout, since progress arrives while no stage ends.
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             # Emptied before stages are collected, so that no step is reported of a stage that has ended.
             while not queue.empty():

@@ -100,11 +100,11 @@ def _arguments(job: TrainingJob, folder: Path) -> SFTConfig:
         lr_scheduler_type=training.scheduler,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
-        # Said in any case: TRL's default is on, transformers' is off.
+        # Always passed: TRL's default is on.
         gradient_checkpointing=training.gradient_checkpointing,
         save_strategy="steps",
         save_steps=training.save_steps,
-        save_total_limit=2,  # the newest, and the one before while the newest is being written
+        save_total_limit=2,  # the newest, and one to go back to if that is found damaged
         logging_steps=10,  # enough for a curve; transformers logs the mean loss since the last entry
         max_length=job.max_length,
         seed=job.seed,
@@ -128,7 +128,7 @@ def _lora(lora: LoraSettings) -> LoraConfig:
     )
 
 
-# What is in the log and not named here was logged by the defense: it names its figures as it likes.
+# Whatever else is in the log is a figure of the defense's, which names them as it likes.
 _TRL_FIGURES = {
     *("loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "mean_token_accuracy", "epoch", "step"),
     *("train_runtime", "train_loss", "train_samples_per_second", "train_steps_per_second", "total_flos"),

@@ -60,7 +60,7 @@ class Worker(NamedTuple):
     queue: Any
 
 
-# Global, because a pool hands what its initializer makes to its tasks in no other way.
+# Global, since a pool's initializer has no other way to hand something to the tasks.
 _WORKER: Worker | None = None
 
 
