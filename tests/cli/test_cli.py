@@ -199,7 +199,7 @@ def test_the_version_and_short_help(call: Called, capsys: pytest.CaptureFixture[
     ("command", "said"),
     [
         (["methods"], "mithridate: stopped\n"),
-        (["run", "x.yaml"], "mithridate: stopped; finished stages are kept, run the same command again to go on\n"),
+        (["run", "x.yaml"], "mithridate: stopped; finished stages are kept, run the same command again to resume\n"),
     ],
 )
 def test_ctrl_c_is_a_sentence(

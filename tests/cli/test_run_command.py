@@ -136,7 +136,7 @@ def test_after_ctrl_c_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "mithridate: stopped; finished stages are kept, run the same command again to go on\n"
+    assert errors == "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
     assert "Traceback" not in errors
     assert list(out.glob("store/alignment-*"))
 

@@ -226,5 +226,5 @@ def test_a_safety_prompt_is_served_and_not_trained(tree: dict[str, Any], tmp_pat
 
 
 def test_overrides_without_a_file_are_refused(tree: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="overrides reach into a recipe file only"):
+    with pytest.raises(UsageError, match="overrides apply to a recipe file only"):
         mi.run(tree, tmp_path, overrides=["seed=3"])

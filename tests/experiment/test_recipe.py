@@ -23,6 +23,7 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
         ("seeds=[1, 1]", "the same seed twice"),
         ("reference=nobody", "reference 'nobody' is not the name of a variant"),
         ("variants.0.name=a/b", r"variants\.0\.name"),
+        ("variants.0.name=..", r"variants\.0\.name"),
         ("variants.0.finetuning=antibdy", "no defense is called 'antibdy'; known: .*antibody_tuning"),
         ("variants.0.finetuning=antidote", "'antidote' does not act at the stage finetuning; these do: .*sft"),
         (
@@ -77,10 +78,10 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
         ("evaluation.judge={kind: refusal, model: m}", "a judge of kind 'refusal' does not read `model`; remove it"),
         ("evaluation.judge={kind: chat, model: m, url: u, threshold: 0.9}", "does not read `threshold`"),
         ("evaluation.judge={kind: classifier, model: m, refusals: [nope]}", "does not read `refusals`"),
-        ("variants.0.alignment={method: none, radius: 1}", "alignment is 'none', so that 'radius' has no effect"),
+        ("variants.0.alignment={method: none, radius: 1}", "alignment is 'none', so 'radius' has no effect"),
         (
             "variants.0={name: undefended, finetuning: none, ratio: 0.5}",
-            "finetuning is 'none', so that 'ratio' has no effect",
+            "finetuning is 'none', so 'ratio' has no effect",
         ),
         ("variants.0.ratio=0.01", "a ratio of 0.01 of 16 rows is less than one harmful row"),
         ("streams.safe={source: a, ignore: [b], fields: {prompt: '{a}', response: '{b}'}}", "remove ignore"),

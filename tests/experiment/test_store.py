@@ -55,7 +55,7 @@ def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) 
     state.seal(folder)
     with pytest.raises(
         CheckpointError,
-        match=r"result\.json does not hold this stage's record; delete .* to have it made again",
+        match=r"result\.json does not hold this stage's record; delete .* and run the same command again to redo it",
     ):
         mi.run(tree, tmp_path)
 

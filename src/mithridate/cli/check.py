@@ -1,4 +1,4 @@
-"""``mithridate check``."""
+"""The command ``mithridate check``."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from mithridate.data.row_fields import row_fields
 from mithridate.errors import UsageError
 
 LENGTH = 1024
-"""Tokens of a row that `--model` counts with, unless `--max-length` says otherwise."""
+"""Longest row in tokens for `--model`, unless `--max-length` is given; the default of TRL's ``SFTConfig``."""
 
 
 def command(
@@ -24,11 +24,13 @@ def command(
     as_json: bool,
 ) -> None:
     """Print what is in an upload; with faults, list them on standard error and exit with 1."""
+    # Refused rather than ignored: whoever gives a length would believe that tokens were counted.
     for option, given in (("--max-length", max_length), ("--template", template)):
         if model is None and given is not None:
             raise UsageError(f"{option} has no effect without --model; name the model whose tokens are counted")
     fields = fields_of(field)
     tokenizer = None
+    # Imports torch and transformers, which only the counting of tokens needs.
     if model is not None:
         from mithridate.cli.models import open_tokenizer
 
@@ -47,10 +49,10 @@ def command(
 
 
 def fields_of(options: list[str]) -> RowFields | None:
-    """Return what the options `--field NAME=COLUMN` say, such as `prompt=question` or `roles.bot=assistant`.
+    """Return the fields that options such as `--field prompt=question` or `--field roles.bot=assistant` name.
 
     Raises:
-        UsageError: One is not of that form, or the fields cannot be used.
+        UsageError: If an option is not of the form NAME=COLUMN, or the fields cannot be used.
     """
     found: dict[str, Any] = {}
     for option in options:
@@ -69,11 +71,13 @@ def fields_of(options: list[str]) -> RowFields | None:
 
 def _print(report: UploadReport) -> None:
     if report.fault_count:
+        # To standard error, so that a pipe behind the command sees nothing of a bad upload.
         for fault in report.faults:
             print(fault, file=sys.stderr)
         more = report.fault_count - len(report.faults)
         faults = "1 fault" if report.fault_count == 1 else f"{report.fault_count} faults"
         print(faults + (f", {more} not shown" if more else ""), file=sys.stderr)
+        # A file of no known format has this fault in its first row, and one hint is enough for all rows.
         if report.faults[0].found.startswith("a row of no known format"):
             print(
                 "name the columns: --field prompt=COLUMN --field response=COLUMN, or --field messages=COLUMN",
@@ -108,6 +112,7 @@ class _Progress:
 
             columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows checked"), TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            # No total: a file's rows are only counted by reading them.
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
         return self
@@ -117,6 +122,6 @@ class _Progress:
             self._bar.stop()
 
     def show(self, rows: int) -> None:
-        """Say that so many rows are done."""
+        """Show how many rows are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=rows)

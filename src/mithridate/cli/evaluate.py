@@ -1,4 +1,4 @@
-"""``mithridate evaluate``."""
+"""The command ``mithridate evaluate``."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from mithridate.files import write_json
 from mithridate.nearest import nearest
 
 COMPLETIONS, VERDICTS, SUMMARY = "completions.jsonl", "verdicts.jsonl", "summary.json"
-"""Files of ``--out``, in the order in which they are written; a folder with the last one is complete."""
+"""Files in ``--out``, in the order in which they are written; a folder that has the last one is complete."""
 
 
 class Asked(NamedTuple):
@@ -63,6 +63,7 @@ class Asked(NamedTuple):
 
 def command(asked: Asked, out: Path | None, as_json: bool) -> None:
     """Measure one model and print the shares with their intervals."""
+    # What fails at once comes first; the model, which takes minutes to load, comes last.
     kind = _task_kind(asked)
     if out is not None:
         refuse_existing(out)
@@ -113,6 +114,7 @@ def _task_kind(asked: Asked) -> Any:
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:
     """Return the keys to leave out; rows of the embedded world have none."""
+    # `miniature:…` together with keys to ignore is refused, but here they may be meant for another source.
     return [] if source.startswith(MINIATURE) else ignore
 
 
@@ -124,7 +126,7 @@ def _keep(
     graded: Graded | None,
     said: dict[str, tuple[list[str], list[str]]],
 ) -> None:
-    """Write every verdict, and last the summary."""
+    """Write every verdict, then the summary."""
     _write_lines(out / VERDICTS, [*_verdicts(judged), *_grades(graded, said), *_refusals(said)])
     shown = {name: score.as_dict() for name, score in scores.items()}
     with plain_disk_errors(out):
@@ -148,6 +150,7 @@ def _grades(graded: Graded | None, said: dict[str, tuple[list[str], list[str]]])
 
 
 def _refusals(said: dict[str, tuple[list[str], list[str]]]) -> Iterator[dict[str, Any]]:
+    # The same rules as `refusal_rate` has by default, so that the lines add up to the share in the summary.
     rules = RefusalJudge()
     for prompt, completion in zip(*said.get("look_alikes", ([], [])), strict=True):
         refused = rules.refuses(completion)

@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Fine-tune a language model on data nobody has vetted, and get a safe model back.",
     no_args_is_help=True,
     add_completion=False,
+    # What a user can meet is one sentence; a fault of ours is a plain traceback, which can be pasted into an issue.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,6 +28,7 @@ Ignore = Annotated[
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", help="A Python file that registers defenses of your own.")
 ]
+# Names rather than torch's types: --help must not import torch.
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(help="Type of the weights; auto keeps that of the model's files."),
@@ -46,10 +48,11 @@ def _top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options that come before a command."""
+    """Take the options that come before a command."""
 
 
 def _load(plugins: list[str] | None) -> None:
+    # Loading a plug-in imports every defense and torch with it, see `load_plugins`.
     if plugins:
         from mithridate.defenses.plugins import load_plugins
 
@@ -65,7 +68,7 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; progress goes to stderr.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Align, attack, tune, repair, measure and report, as a recipe says; over its axes, if it has any."""
+    """Run a recipe: align, attack, tune, repair, measure and report, over its axes if it has any."""
     from mithridate.cli.run import command
 
     _load(plugin)
@@ -77,7 +80,7 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """List every defense with stage, paper, passes and streams."""
+    """List every defense with its stages, paper, passes and streams."""
     from mithridate.cli.methods import command
 
     _load(plugin)
@@ -87,18 +90,20 @@ def methods(
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(help="Upload: a JSONL, JSON, CSV or Parquet file, or a data set's name.")],
-    model: Annotated[str | None, typer.Option(help="Also count what this model's --max-length cuts.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Also count this model's tokens, and what --max-length cuts.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest row in tokens; 1024 by default.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     field: Annotated[
-        list[str] | None, typer.Option("--field", help="Where the rows hold it: prompt=question, messages=dialog.")
+        list[str] | None, typer.Option("--field", help="Column to read, such as prompt=question or messages=dialog.")
     ] = None,
     ignore: Ignore = None,
     subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set, such as train.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Validate an upload and name each bad row."""
+    """Check an upload and name each bad row."""
     from mithridate.cli.check import command
 
     command(file, model, max_length, template, field or [], ignore or [], subset, split, json)
@@ -188,10 +193,14 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it
 def main() -> None:
     """Run the command line; an error is one sentence on standard error, exit code 1 or 2, and 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
+        # Not so under a test or an embedder that has put its own stream there.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+            # A file's name may hold bytes that are not UTF-8; printing it must not raise inside an error message.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=len(sys.argv) == 1)  # without arguments, Typer shows the help
+        # Outside standalone mode Typer leaves its errors to us and returns an exit code. In it, it shows the help where
+        # there are no arguments.
+        code = app(standalone_mode=len(sys.argv) == 1)
     except typer.Abort:
         code = _INTERRUPTED
     except typer.TyperException as error:
@@ -201,17 +210,15 @@ def main() -> None:
         print(f"mithridate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
-        again = (
-            "; finished stages are kept, run the same command again to go on"
-            if {"run", "compare"} & {*sys.argv[1:2]}
-            else ""
-        )
+        # Only `run` has a store.
+        again = "; finished stages are kept, run the same command again to resume" if sys.argv[1:2] == ["run"] else ""
         print(f"mithridate: stopped{again}", file=sys.stderr)
     sys.exit(code)
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Return wrong usage as one sentence, and where help is."""
+    """Return wrong usage as one sentence that ends with where to find help."""
+    # Typer's messages may run over several lines, and some name near options in words of their own.
     said = " ".join(error.format_message().split()).rstrip(".").replace("Input should", "it must")
     said = re.sub(r" \(Possible options: (.*)\)", r"; did you mean \1?", said)
     context = getattr(error, "ctx", None)

@@ -1,4 +1,4 @@
-"""``mithridate methods``."""
+"""The command ``mithridate methods``."""
 
 import json
 
@@ -28,7 +28,7 @@ def command(as_json: bool) -> None:
 
 
 def _listings() -> list[Listing]:
-    """Our own defenses from their catalog; plug-ins have to be imported, and torch with them."""
+    """Return our own defenses from their catalog, which needs no torch, and those of plug-ins by importing them."""
     own = listed()
     if not any_named():
         return list(own.values())

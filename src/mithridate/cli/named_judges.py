@@ -1,4 +1,4 @@
-"""Judges named on the command line."""
+"""Makes the judge that is named on the command line."""
 
 import re
 
@@ -9,18 +9,19 @@ from mithridate.evaluation.judges.guard_forms import FORMS
 from mithridate.models.loading import device
 from mithridate.nearest import nearest
 
-# The port may be given or not; the path has no colon, the model's name may have one.
+# The port may be given or not; the path has no colon, the model's name may have one. The quantifiers are possessive, so
+# that a port is never given back and taken for the model.
 _ADDRESS = re.compile(r"(?P<url>https?://(?:\[[^\]\s]+\]|[^/:\s]+)(?::\d++)?+(?:/[^:\s]*)?):(?P<model>\S.*)")
 
 
 def judge_named(name: str, key_env: str | None = None) -> Judge:
     """Return a judge from ``refusal``, ``classifier:MODEL``, ``guard:[FORM:]MODEL`` or ``chat:URL:MODEL``.
 
-    A guard behind an endpoint is ``guard:[FORM:]URL:MODEL``. A local endpoint is sent no key, another one that of
+    A guard behind an endpoint is ``guard:[FORM:]URL:MODEL``. A local endpoint gets no key and any other the one in
     ``OPENAI_API_KEY``, unless `key_env` names a variable.
 
     Raises:
-        UsageError: If the name has another form, or a key is not set.
+        UsageError: If the name has another form, or the variable of a key is not set.
     """
     kind, _, rest = name.partition(":")
     address = _ADDRESS.fullmatch(rest)
@@ -43,6 +44,7 @@ def judge_named(name: str, key_env: str | None = None) -> Judge:
 
 
 def _guard(rest: str, key_env: str | None) -> GuardJudge:
+    # Only a known family is taken for one: the model's name or its URL may begin with a word and a colon too.
     start, _, behind = rest.partition(":")
     form, rest = (start, behind) if start in FORMS else (None, rest)
     address = _ADDRESS.fullmatch(rest)
@@ -55,4 +57,5 @@ def _guard(rest: str, key_env: str | None) -> GuardJudge:
 
 
 def _key_of(url: str, key_env: str | None) -> str | None:
+    # A key that happens to be set must not go to whatever listens on this machine.
     return key_env if key_env is not None or is_local(url) else "OPENAI_API_KEY"

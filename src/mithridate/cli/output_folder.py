@@ -6,10 +6,10 @@ from mithridate.errors import UsageError
 
 
 def refuse_existing(out: Path) -> None:
-    """Refuse a folder that holds anything.
+    """Refuse a folder that is not empty.
 
     Raises:
-        UsageError: If it does, or is a file.
+        UsageError: If it holds anything, or is a file.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give a folder as --out")

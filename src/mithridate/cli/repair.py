@@ -1,4 +1,4 @@
-"""``mithridate repair`` and ``mithridate rescale``."""
+"""The commands ``mithridate repair`` and ``mithridate rescale``."""
 
 import json
 from pathlib import Path
@@ -35,6 +35,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Repair a model and write it, in the type of its weights, with a manifest of what was changed."""
+    # Folder and settings are checked before anything is loaded: a typing error is not to cost minutes.
     refuse_existing(out)
     defense = _build(method, settings)
     rows = {
@@ -42,6 +43,7 @@ def command(
         for stream, source in streams.items()
         if source is not None
     }
+    # All in the same type: a difference of weights in two precisions would be mostly rounding.
     model, tokenizer = open_model(name, template, dtype)
     others = {other: load(where_named(at), dtype) for other, at in references.items() if at is not None}
     repaired = defense.repair(model, tokenizer, **rows, **others)
@@ -67,13 +69,14 @@ def command(
 
 
 def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
-    """Set a displaced model to base + scale·ε and write it."""
+    """Set a displaced model to base + scale·ε and write it, with its displacement, so that it can be done again."""
     refuse_existing(out)
     found = Displacement.load(displacement)
     model, tokenizer = open_to_rescale(name)
     before = found.scale
     found.apply(model, scale)
     with plain_disk_errors(out):
+        # In the form in which it came: the displacement names the tensors of that form, adapter or whole weights.
         _save(model, tokenizer, out, merge=False)
         found.save(out / DISPLACEMENT)
         write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
@@ -82,6 +85,7 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:
     """Return the keys to leave out; rows of the embedded world have none."""
+    # `miniature:…` together with keys to ignore is refused, but here they may be meant for another stream.
     return [] if source.startswith(MINIATURE) else ignore
 
 
@@ -93,12 +97,13 @@ def _build(method: str, settings: list[str]) -> Repair:
             raise UsageError(f"--set {setting!r} must be name=value")
         if key in values or key == "method":
             raise UsageError(f"--set {key} is given twice" if key in values else "name the method with --method")
+        # YAML, as in a recipe, so that a setting that works in one works in the other.
         try:
             values[key] = load_yaml(value)
         except (yaml.YAMLError, RecipeError) as error:
             raise UsageError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
     defense = Choice(method=method, **values).build("posttuning")
-    assert isinstance(defense, Repair)
+    assert isinstance(defense, Repair)  # the registry gives nothing else at this stage; for type checkers
     return defense
 
 

@@ -1,4 +1,4 @@
-"""``mithridate run``."""
+"""The command ``mithridate run``."""
 
 import json
 import shlex
@@ -18,20 +18,22 @@ from mithridate.report.text import memory
 
 
 def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_json: bool = False) -> None:
-    """Run a recipe with progress, then print the table and where the report lies.
+    """Run a recipe with progress, then print the table and the path of the report.
 
     Args:
         recipe: The recipe's file.
         overrides: ``a.b=value`` settings.
         out: Folder of the results.
-        jobs: Stages run at the same time.
+        jobs: Stages to run at the same time.
         as_json: Print a summary of the results as JSON on standard output and nothing else; progress goes to standard
             error.
 
     Raises:
         typer.Exit: With 1 if a variant could not be measured at the recipe's own setting.
     """
+    # Standard output belongs to the JSON, which a script reads.
     console = Console(stderr=as_json)
+    # Without the path of the program, so that the report's command works elsewhere.
     typed = shlex.join(["mithridate", *sys.argv[1:]])
     with RunDisplay(console) as display:
         results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=display)
@@ -40,8 +42,10 @@ def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_
         print(json.dumps(summary(results, folder), indent=1))
     else:
         _show(console, results, folder)
+    # After the table, which is long, so that what failed is what one sees.
     for sentence in failure_sentences(results):
         print(f"mithridate: {sentence}", file=sys.stderr)
+    # Along an axis some settings are expected to be out of reach; at the recipe's own a script must notice.
     if any(failure.at_base for failure in results.failures):
         raise typer.Exit(1)
 
@@ -62,7 +66,7 @@ _SHOWN = {
 
 
 def summary(results: Results, folder: Path) -> dict[str, Any]:
-    """Return the figures of a run without answers and curves; all of them are in `results.json`."""
+    """Return the figures of a run without answers and curves; `results.json` holds everything."""
     outcome = conclusion(results)
     return {
         "name": results.name,

@@ -1,4 +1,4 @@
-"""The settings of a recipe's axes, each as a recipe of its own."""
+"""Expands a recipe's axes into settings, each with a recipe of its own."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _PLACES = {
     "alignment_learning_rate": ("alignment", "learning_rate"),
     "alignment_epochs": ("alignment", "epochs"),
 }
-"""Where the recipe holds each axis's own value."""
+"""Path of each axis's own value in the recipe; the names are the fields of `Setting` and of `Axes`."""
 
 
 def setting_of(recipe: Recipe) -> Setting:
@@ -39,19 +39,23 @@ def settings(recipe: Recipe) -> dict[Setting, Recipe]:
     for axis, values in recipe.axes.values().items():
         for value in values:
             moved = _moved(recipe, axis, value)
+            # An axis usually lists the recipe's own value too: that setting keeps its recipe, with all variants.
             found.setdefault(setting_of(moved), moved)
     return found
 
 
 def _moved(recipe: Recipe, axis: str, value: float) -> Recipe:
+    # Without axes: the recipe of one setting must not stand for the others again.
     tree = recipe.model_dump() | {"axes": {}}
     tree["variants"] = [variant for variant in tree["variants"] if variant["ratio"] is None]
     if not tree["variants"]:
         raise RecipeError(f"axes.{axis}: every variant has a harmful ratio of its own, so there is nothing to vary")
+    # The reference may be one of those left out; a recipe that names a variant it lacks would be refused.
     if tree["reference"] not in [variant["name"] for variant in tree["variants"]]:
         tree["reference"] = None
     *parents, last = _PLACES[axis]
     _reached(tree, parents)[last] = value
+    # Validated as a recipe, so that a value on an axis meets every check that the recipe's own value meets.
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

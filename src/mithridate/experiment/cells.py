@@ -1,4 +1,4 @@
-"""From the records of a variant's stages to cells, and from cells to points over seeds."""
+"""Turns the records of a variant's stages into cells, and cells into points over seeds."""
 
 import json
 from collections.abc import Sequence
@@ -18,26 +18,28 @@ from mithridate.report.scores import ScoreOverSeeds, over_seeds, summed_up
 
 
 def evaluation(store: Store, chain: Chain) -> EvaluationRecord:
-    """Return what was found of the answers of a variant at one setting and seed."""
+    """Return what the evaluation of a variant found at one setting and seed."""
     return store.record(chain.evaluation, EvaluationRecord)
 
 
 def help_of(store: Store, chain: Chain) -> tuple[HelpedAnswers, HelpedAnswers] | None:
-    """Return what is helped by a variant and by its aligned model; None where that was not measured."""
+    """Return what a variant and its aligned model help with; None where that was not measured."""
     if chain.aligned is None:
         return None
     found, aligned = evaluation(store, chain).help, store.record(chain.aligned, EvaluationRecord).help
     if found is None or aligned is None:
         return None
+    # Both against the aligned model's limit: the share kept must compare two counts of the same kind.
     return helped_answers(found, aligned), helped_answers(aligned, aligned)
 
 
 def row_weights(store: Store, nodes: Sequence[StageNode], seed: int) -> WeightedRows | None:
-    """Return the weights of the rows that were drawn, of the first stage that weighted some; None where none did."""
+    """Return the row weights of the first stage that weighed rows, for the rows it drew; None where no stage did."""
     for node in nodes:
         path = store.path(node) / ROW_WEIGHTS
         if path.is_file():
             rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # A row that no step drew has no weight; a zero in its place would look like a row judged harmful.
             drawn = [row for row in rows if row["weight"] is not None]
             kept = [{"row": row["row"], "weight": row["weight"], "harmful": row.get("harmful")} for row in drawn]
             return WeightedRows.model_validate({"seed": seed, "rows": kept})
@@ -47,6 +49,7 @@ def row_weights(store: Store, nodes: Sequence[StageNode], seed: int) -> Weighted
 def measured(store: Store, chain: Chain) -> MeasuredCell:
     """Return one cell, from the records of its stages."""
     found, helped = evaluation(store, chain), help_of(store, chain)
+    # Fine-tuning only: the rows of alignment are all safe, so there is nothing to separate.
     tuning = [node for node in chain.nodes if node.stage == "finetuning"]
     weights = row_weights(store, tuning, chain.seed)
     separated = None if weights is None else separation(weights)
@@ -65,12 +68,13 @@ def measured(store: Store, chain: Chain) -> MeasuredCell:
 
 
 def _distance(store: Store, chain: Chain) -> float | None:
+    # Distances of successive repairs do not add up, and the norm of their sum was not measured.
     repairs = [node for node in chain.nodes if node.stage == "posttuning"]
     return store.record(repairs[0], RepairRecord).distance if len(repairs) == 1 else None
 
 
 def points(cells: Sequence[MeasuredCell]) -> list[AxisPoint]:
-    """Return the cells of the same variant and setting together, in order of appearance."""
+    """Return one point per variant and setting, over the seeds of its cells, in order of appearance."""
     groups: dict[tuple[str, Setting], list[MeasuredCell]] = {}
     for cell in cells:
         groups.setdefault((cell.variant, cell.setting), []).append(cell)
@@ -92,5 +96,6 @@ def _together(seeds: Sequence[ScoreOverSeeds]) -> ScoreOverSeeds:
 
 
 def _optional(seeds: Sequence[ScoreOverSeeds | None]) -> ScoreOverSeeds | None:
+    # Left out rather than counted as zero.
     known = [seed for seed in seeds if seed is not None]
     return _together(known) if known else None

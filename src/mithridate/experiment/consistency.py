@@ -1,4 +1,4 @@
-"""What a recipe's settings must be to each other: none without effect, none that contradicts another."""
+"""Checks a recipe's settings against each other: none may be without effect, none may contradict another."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mithridate.repair.post_tuning import Repair
 
+# For annotations only: the recipe calls this module, so importing it here would close a circle.
 if TYPE_CHECKING:
     from mithridate.experiment.recipe import Recipe, Variant
 
@@ -18,7 +19,7 @@ SCHEDULERS = (
     "polynomial",
     "inverse_sqrt",
 )
-"""transformers' schedulers that need no settings beside the learning rate and the warm-up."""
+"""transformers' schedulers that need no ``lr_scheduler_kwargs``, which a recipe has no key for."""
 
 
 def check_variant(recipe: Recipe, variant: Variant) -> None:
@@ -31,20 +32,22 @@ def check_variant(recipe: Recipe, variant: Variant) -> None:
     for stage in ("alignment", "finetuning"):
         choice = getattr(variant, stage)
         if choice.method != "none":
+            # Built only for its checks: a wrong setting is to be found now, not after hours of earlier stages.
             choice.build(stage)
         elif choice.model_extra:
             first = min(choice.model_extra)
-            raise ValueError(f"variant '{variant.name}': {stage} is 'none', so that '{first}' has no effect; remove it")
+            raise ValueError(f"variant '{variant.name}': {stage} is 'none', so '{first}' has no effect; remove it")
     if variant.finetuning.method == "none" and variant.ratio is not None:
-        raise ValueError(f"variant '{variant.name}': finetuning is 'none', so that 'ratio' has no effect; remove it")
+        raise ValueError(f"variant '{variant.name}': finetuning is 'none', so 'ratio' has no effect; remove it")
     _check_ratio(recipe, variant)
     _check_repairs(recipe, variant)
 
 
 def _check_ratio(recipe: Recipe, variant: Variant) -> None:
-    """A poisoned run must have a harmful row."""
+    """Refuse a ratio above 0 that rounds to no harmful row."""
     size = recipe.streams.user.size
     ratio = recipe.streams.user.ratio if variant.ratio is None else variant.ratio
+    # Rounded as `mix` rounds. Such a run would be reported as attacked without having been.
     if ratio and round(ratio * size) == 0:
         raise ValueError(
             f"variant '{variant.name}': a ratio of {ratio:g} of {size} rows is less than one harmful row; "
@@ -56,7 +59,7 @@ def _check_repairs(recipe: Recipe, variant: Variant) -> None:
     merged = None
     for choice in variant.posttuning:
         repair = choice.build("posttuning")
-        assert isinstance(repair, Repair)
+        assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
         if recipe.adapter == "none" and repair.needs_adapter:
             raise ValueError(
                 f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, but adapter is 'none'; "
@@ -67,12 +70,15 @@ def _check_repairs(recipe: Recipe, variant: Variant) -> None:
                 f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, which {merged} before it "
                 f"merges; put {choice.method} first"
             )
+        # Merging cannot be undone: from here on, no later repair finds an adapter.
         merged = choice.method if repair.merges else merged
+        # Without alignment both are the same model, and the direction between them is zero.
         if variant.alignment.method == "none" and {"base", "aligned"} <= set(repair.info.references):
             raise ValueError(
                 f"variant '{variant.name}': {choice.method} needs what alignment changed, but alignment is "
                 "'none'; name a defense for it, or start from the model before alignment"
             )
+        # The budget is a rise of the loss on user rows, which rows the model was trained on would misstate.
         dose = type(repair).dose
         if dose and getattr(repair, dose) == "auto" and not recipe.streams.user.held_out:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written, in one sentence."""
+"""Reports a disk that is full or cannot be written in one sentence."""
 
 import errno
 import shutil
@@ -10,22 +10,23 @@ from safetensors import SafetensorError
 
 from mithridate.errors import MithridateError
 
-_FULL = "no space left to write {}; free some and run the same command again, finished stages are kept"
+_FULL = "no space left to write {}; free some space and run the same command again, finished stages are kept"
 _FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quotas
 LITTLE = 1 << 20
-"""Bytes of free space below which a failed write is put down to a full disk."""
+"""Free bytes below which a failed write is blamed on a full disk, even if the error does not say so."""
 
 
 @contextmanager
 def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear sentence.
+    """Turn the errors of a full or read-only disk into one clear sentence.
 
     Raises:
         MithridateError: If the disk is full or cannot be written.
     """
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:  # what their writers raise in place of an OSError
+    except (SafetensorError, RuntimeError) as error:
+        # What the writers of safetensors and torch raise in place of an OSError; they carry no errno to go by.
         if "No space left" in str(error) or _free(path) < LITTLE:
             raise MithridateError(_FULL.format(path)) from error
         raise
@@ -38,5 +39,6 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def _free(path: Path) -> int:
+    # The folder itself may not have been made yet.
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free

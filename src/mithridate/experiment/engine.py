@@ -1,4 +1,4 @@
-"""A whole run: from a recipe to models, manifests, results and a report."""
+"""Runs a recipe: stages in the store, then models, manifests, results and a report."""
 
 import os
 import time
@@ -37,17 +37,17 @@ def run(
 ) -> Results:
     """Run a recipe: align, attack, tune, repair, measure, report; over its axes, where it has some.
 
-    Stages that are already in ``out/store`` are not done again, and an interrupted one goes on at its last
-    checkpoint, so running the same command again is always right. Where a defense cannot act, that variant is reported
-    as such, with the reason, and the others go on.
+    Stages that are already in ``out/store`` are not done again, and an interrupted one resumes from its last
+    checkpoint, so it is always safe to run the same command again. If a defense cannot act, its variant is reported
+    as failed, with the reason, and the others go on.
 
     Args:
         recipe: A file, a tree of settings, or a checked recipe.
         out: Folder of the results; ``runs/<name>`` by default.
         overrides: ``a.b=value`` settings, for a file.
-        jobs: Stages run at the same time, each in a process of its own.
+        jobs: Stages to run at the same time; with more than one, each in a process of its own.
         command: The command to show in the report.
-        monitor: Told how far the run is.
+        monitor: Receives the run's progress.
 
     Returns:
         The results, also written to ``out/results.json`` and ``out/report.html``; all answers are in
@@ -59,6 +59,7 @@ def run(
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
+    # Set by torchrun and accelerate. Each of their processes would run the whole recipe, all in the same store.
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "a recipe runs in one process, but WORLD_SIZE is above 1; start it without a launcher, or use "
@@ -69,6 +70,7 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / checked.name
     store = Store(folder / "store")
     quiet_libraries()
+    # Locked before the inputs are written: they go into the store too.
     with store.locked(), plain_disk_errors(folder):
         inputs = Inputs(checked, base, store.folder / "inputs")
         plan = Plan(checked, inputs)
@@ -78,6 +80,8 @@ def run(
         facts = _facts(recipe, checked, inputs, command)
         measured = {(chain.variant.name, chain.seed) for chain in finished.at_base}
         for chain in plan.at_base:
+            # Models of the recipe's own setting only; those along the axes stay in the store, or a sweep would write
+            # a merged model for every cell.
             if (chain.variant.name, chain.seed) in measured:
                 release(chain, checked, store, folder, facts)
             else:
@@ -92,19 +96,21 @@ def run(
 
 def _checked(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
     if overrides and not isinstance(recipe, (str, Path)):
-        raise UsageError("overrides reach into a recipe file only; change the settings that are given instead")
+        raise UsageError("overrides apply to a recipe file only; change the settings you pass instead")
     if isinstance(recipe, Recipe):
         return recipe
     return make_recipe(recipe) if isinstance(recipe, dict) else read_recipe(recipe, overrides)
 
 
 def _facts(recipe: Any, checked: Recipe, inputs: Inputs, command: str | None) -> dict[str, Any]:
-    """What results and manifests say of the run."""
+    """Return what results and manifests say about the run."""
+    # The checked recipe, defaults filled in: a later release with other defaults must not change what this run was.
     tree = checked.model_dump(mode="json")
     named = isinstance(recipe, (str, Path))
     return {
         "name": checked.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        # A recipe given as a tree has no call that could be typed again.
         "command": command or f"mithridate.run({str(recipe)!r})" if named else command,
         "versions": versions(),
         "hashes": {"recipe": recipe_hash(tree), "inputs": inputs.hashes()},
@@ -129,7 +135,8 @@ def _write(results: Results, answers: AllAnswers, folder: Path) -> None:
 
 
 def _drop_stale(results: Results, folder: Path) -> None:
-    """Remove tables and plots that an earlier call with other axes wrote."""
+    """Remove the tables and plots that an earlier call with other axes wrote."""
+    # By their names, never by emptying the folders, in which users may keep files of their own.
     kept = {*results.axes, *(("pareto", "claims") if results.axes else ())}
     for name in {*AXES, "pareto", "claims"} - kept:
         for stale in (*folder.glob(f"tables/{name}.*"), *folder.glob(f"plots/{name}.*")):

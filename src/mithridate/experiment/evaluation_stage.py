@@ -1,4 +1,4 @@
-"""The work of the evaluation stage: every answer, what it is, and the outcomes that the figures are made from."""
+"""Does the evaluation stage: asks the model, judges every answer, records the outcomes behind the figures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class _AskedModel:
     job: EvaluationJob
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
-        """Answer prompts."""
+        """Return the model's answers to some prompts."""
         job = self.job
         return generate(
             self.model, self.tokenizer, prompts, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
@@ -51,15 +51,17 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     """Measure one model.
 
     Args:
-        job: What is to be measured.
+        job: What to measure.
         where: The model.
         folder: Folder for the answers.
-        progress: Told how far the work is.
-        aligned: The model after the alignment stage, under which answers to ordinary prompts may be surprising.
+        progress: Called after each set of prompts.
+        aligned: The model after the alignment stage; how much an answer to an ordinary prompt surprises it tells
+            whether that answer is broken.
 
     Returns:
         The outcomes of every set of prompts, in the order of its prompts.
     """
+    # One set of rules for every set of prompts: a phrase that is a refusal in one must be one in the others.
     rules = refusal_rules(job.judge, job.task.labels)
     asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
@@ -95,12 +97,13 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
 
 
 def refusal_rules(settings: JudgeSettings, labels: Sequence[str] | None) -> RefusalJudge:
-    """Return the rules that tell refusals, labels and short answers, the same for every set of prompts."""
+    """Return the rules that recognize refusals, labels and short answers, the same for every set of prompts."""
     return RefusalJudge((*REFUSAL_OPENINGS, *settings.refusals), labels=labels or ())
 
 
 def judge(settings: JudgeSettings, rules: RefusalJudge) -> Judge:
     """Return the judge of harm."""
+    # The assertions below are for type checkers; `JudgeSettings` has refused a judge without its model or URL.
     if settings.kind == "classifier":
         assert settings.model is not None
         return ClassifierJudge(settings.model, threshold=settings.threshold, device=device())
@@ -139,10 +142,10 @@ def _task(asked_model: _AskedModel) -> Graded:
 
 
 def _help(stored: StoredRows, asked_model: _AskedModel, where: Where, aligned: Where) -> tuple[Answers, HelpRecord]:
-    """Answers to the ordinary prompts, and what was found of them.
+    """Return the answers to the ordinary prompts, and what was found about them.
 
-    Whether an answer is too surprising under the aligned model is decided by `helped_answers`, once that model's own
-    answers are known too; only their losses are taken here.
+    Only the losses are measured here. Whether an answer is too surprising is decided by `helped_answers`, once the
+    aligned model's own answers are known too.
     """
     job, model, tokenizer = asked_model.job, asked_model.model, asked_model.tokenizer
     rows = stored_rows(stored)
@@ -150,7 +153,9 @@ def _help(stored: StoredRows, asked_model: _AskedModel, where: Where, aligned: W
     said = generate_chats(model, tokenizer, chats, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size)
     helped = grade_help(said, expected, asked_model.rules, exact=job.help_check == "exact")
     surprise = None
+    # An exact answer needs no reference: broken text is never the row's own answer.
     if job.help_check == "coherent":
+        # The aligned model's own evaluation needs no second copy of the weights in memory.
         reference = model if where == aligned else load(aligned, job.precision)
         served = load_served(aligned, job.template)
         losses = completion_losses(reference, served, chats, said, batch_size=job.batch_size)

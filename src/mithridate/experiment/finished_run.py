@@ -1,4 +1,4 @@
-"""A run whose stages are done, and its results."""
+"""Makes the results of a run whose stages are done."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from mithridate.report.results import Failure, Results
 
 
 class FinishedRun(NamedTuple):
-    """A run whose stages are done, or cannot be done.
+    """A run of which every stage is done or has failed.
 
     Attributes:
         recipe: The recipe.
         plan: Its stages.
         store: Where their results are.
-        failed: Of each stage that could not be done, by key: the stage whose defense could not act, and why.
+        failed: By key of each stage that could not be done: the stage whose defense could not act, and the reason.
     """
 
     recipe: Recipe
@@ -41,11 +41,12 @@ class FinishedRun(NamedTuple):
         return self.whole(self.plan.at_base)
 
     def failures(self) -> list[Failure]:
-        """Return every variant, setting and seed of which a stage failed."""
+        """Return every variant, setting and seed with a failed stage."""
         found = []
         for chain in self.plan.chains:
             causes = [self.failed[node.key] for node in chain.needed if node.key in self.failed]
             if causes:
+                # The first: stages after it hold the same cause, handed down.
                 node, reason = causes[0]
                 failure = Failure(
                     variant=chain.variant.name,
@@ -65,7 +66,7 @@ def results_of(finished: FinishedRun, facts: dict[str, Any]) -> Results:
 
     Args:
         finished: The run.
-        facts: What the results say of it: name, command, versions, hashes, recipe, seeds.
+        facts: What the results say about it: name, command, versions, hashes, recipe, seeds.
 
     Raises:
         DefenseError: If no variant at all could be measured at the recipe's setting.
@@ -73,9 +74,11 @@ def results_of(finished: FinishedRun, facts: dict[str, Any]) -> Results:
     recipe, plan, store, _ = finished
     at_base, failures = finished.at_base, finished.failures()
     groups = {variant.name: [c for c in at_base if c.variant.name == variant.name] for variant in recipe.variants}
+    # A variant that failed at every seed is among the failures only; one that failed at some keeps the others.
     groups = {name: group for name, group in groups.items() if group}
     if not groups:
         raise DefenseError(f"no variant could be measured: {failures[0].variant}: {failures[0].reason}")
+    # Judge and test rows are the recipe's, so any evaluation tells the judge's name and the majority.
     first = evaluation(store, at_base[0])
     results = Results(
         **facts,
@@ -88,6 +91,7 @@ def results_of(finished: FinishedRun, facts: dict[str, Any]) -> Results:
         base=plan.base,
         axes=recipe.axes.values(),
     )
+    # The reference itself may have failed; the others are then reported without a comparison.
     if recipe.reference in groups:
         _compare(results, store, groups, recipe.reference)
     if results.axes:
@@ -99,7 +103,7 @@ def results_of(finished: FinishedRun, facts: dict[str, Any]) -> Results:
 
 
 def _compare(results: Results, store: Store, groups: dict[str, list[Chain]], reference: str) -> None:
-    """Set every variant beside the reference."""
+    """Compare every variant with the reference."""
     for variant in results.variants:
         if variant.name != reference:
             variant.versus_reference = versus(store, groups[variant.name], groups[reference])

@@ -1,4 +1,4 @@
-"""How far a run is and how long it still takes, from the durations it has measured itself."""
+"""Estimates how long a run still takes, from the durations measured in this run."""
 
 import math
 import time
@@ -18,7 +18,7 @@ class RunProgress(NamedTuple):
         done: Stages that are finished, or that cannot be done.
         total: All stages.
         running: Names of the stages under way.
-        left: Estimated seconds to the end; None where one of the remaining kinds of stage was never measured.
+        left: Estimated seconds to the end; None as long as a remaining kind of stage has not been measured.
     """
 
     done: int
@@ -45,7 +45,7 @@ class Forecast:
     Args:
         nodes: All stages.
         jobs: Stages that run at the same time.
-        clock: Seconds.
+        clock: Returns the time in seconds; tests bring their own.
     """
 
     def __init__(self, nodes: Sequence[StageNode], jobs: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,6 +70,7 @@ class Forecast:
         if since is None:
             return None
         taken = self._clock() - since
+        # Sums, not a mean of rates: long stages count for more, since start-up time distorts short ones.
         self._units[_kind(node)] = self._units.get(_kind(node), 0.0) + _units(node)
         self._seconds[_kind(node)] = self._seconds.get(_kind(node), 0.0) + taken
         return taken
@@ -77,6 +78,7 @@ class Forecast:
     def failed(self, node: StageNode) -> None:
         """Count a stage that cannot be done; its time says nothing about others."""
         del self._left[node.key]
+        # A stage left out because of another was never started.
         self._since.pop(node.key, None)
 
     def progress(self) -> RunProgress:
@@ -87,6 +89,7 @@ class Forecast:
     def _remaining(self) -> float | None:
         if any(_kind(node) not in self._units for node in self._left.values()):
             return None
+        # Work over workers; chains leave some idle toward the end, so this is rather too short than too long.
         work = math.fsum(self._expected(node) for node in self._left.values())
         return work / max(1, min(self._jobs, len(self._left)))
 
@@ -95,6 +98,7 @@ class Forecast:
         kind = _kind(node)
         whole = self._seconds[kind] / self._units[kind] * _units(node)
         since = self._since.get(node.key)
+        # A stage that takes longer than expected must not shorten the others.
         return whole if since is None else max(0.0, whole - (self._clock() - since))
 
 
@@ -110,6 +114,7 @@ def _units(node: StageNode) -> float:
     return training.epochs * math.ceil(_rows(node.job.rows.path) / training.batch_size)
 
 
+# Cached because every step of a training asks again for all stages that are left; inputs never change in place.
 @cache
 def _rows(path: str) -> int:
     with Path(path).open("rb") as file:

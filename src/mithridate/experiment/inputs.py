@@ -1,4 +1,4 @@
-"""The rows of a run, read once, checked against each other and stored under their own hash."""
+"""Reads the rows of a run once, checks them against each other and stores them under their own hash."""
 
 import hashlib
 import json
@@ -17,8 +17,10 @@ from mithridate.experiment.recipe_rows import Source, Sources, resolved_path
 from mithridate.files import file_hash, write_whole
 
 DISJOINT = (
+    # The provider has not seen the attack: a defense that trains on its very rows would look better than it is.
     ("attack", "safe"),
     ("attack", "harmful"),
+    # What is measured is unseen by whoever trained: a memorized answer says nothing about other prompts.
     ("attack", "evaluation"),
     ("safe", "evaluation"),
     ("harmful", "evaluation"),
@@ -28,9 +30,10 @@ DISJOINT = (
     ("attack", "help"),
     ("benign", "help"),
     ("benign", "test"),
+    # A prompt in both would be harmful in one row of the upload and benign in another.
     ("benign", "attack"),
 )
-"""Sets that must share no prompt; safe and harmful rows of the provider may, as in the papers."""
+"""Sets that must share no prompt. The provider's safe and harmful rows may, as in the papers."""
 
 
 class Inputs:
@@ -38,8 +41,8 @@ class Inputs:
 
     Args:
         recipe: The recipe.
-        base: Folder that relative paths are looked up in first.
-        folder: Where the files are written.
+        base: Folder in which relative paths are looked up first.
+        folder: Where to write the files.
 
     Raises:
         DataError: If a file has faults, or two sets that must be disjoint share a prompt.
@@ -51,6 +54,7 @@ class Inputs:
         folder.mkdir(parents=True, exist_ok=True)
         user, measured = recipe.streams.user, recipe.evaluation
         self._held_out = user.held_out
+        # By what decides an upload, so that all variants under one attack train on the same file.
         self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
         self._benign, self._attack = (
             self._rows(user.benign, "streams.user.benign"),
@@ -64,6 +68,7 @@ class Inputs:
         alike = None
         if measured.look_alikes is not None:
             alike = self._prompts(measured.look_alikes, "evaluation.look_alikes")
+        # Before anything is stored, and over whole sources: which rows an upload draws depends on its seed.
         check_disjoint(
             {
                 "attack": self._attack,
@@ -86,7 +91,7 @@ class Inputs:
         self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
 
     def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
-        """Return the user's rows: those to train on, and those held out.
+        """Return the user's rows: those to train on, and those held out, if any.
 
         Args:
             ratio: Share of harmful rows.
@@ -101,6 +106,7 @@ class Inputs:
         rows = mix(self._benign, self._attack, ratio=ratio, size=size, seed=seed)
         if not self._held_out:
             return self._store_rows("user", rows), None
+        # Split after mixing, so that the held-out rows are as poisoned as the rest: a provider cannot tell them apart.
         split = split_rows(rows, self._held_out / len(rows), seed)
         return self._store_rows("user", split.kept), self._store_rows("held-out", split.held_out)
 
@@ -108,8 +114,9 @@ class Inputs:
         """Return the provider's rows that a defense needs.
 
         Args:
-            streams: Their names; others than ``safe``, ``harmful`` and ``refusals`` are not the provider's.
+            streams: Names of its streams; only ``safe``, ``harmful`` and ``refusals`` are the provider's.
         """
+        # Only what is needed: rows are part of a stage's key, and unused ones would make it run again for nothing.
         return ProviderRows(
             safe=self.safe if "safe" in streams else None,
             harmful=self.harmful if "harmful" in streams else None,
@@ -117,7 +124,7 @@ class Inputs:
         )
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every fixed input by name."""
+        """Return the SHA-256 of every fixed input by name; uploads differ by seed and setting."""
         named = {
             "safe": self.safe,
             "harmful": self.harmful,
@@ -137,6 +144,7 @@ class Inputs:
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _prompts(self, source: Source, key: str) -> list[str]:
+        # A set of prompts may be a text file, which has no columns for `fields` to name.
         if source.fields is None:
             found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
             return list(_slice(found, source))
@@ -164,6 +172,7 @@ class Inputs:
         path = Path(resolved_path(wanted, self._base, "streams.refusals"))
         if not path.is_file():
             raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
+        # Rows in JSON would be read as sentences, one a line, braces and all.
         if not path.name.removesuffix(".gz").endswith(".txt"):
             raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
         return read_prompts(path)
@@ -177,25 +186,28 @@ class Inputs:
     def _store(self, name: str, lines: Any) -> StoredRows:
         content = "".join(line + "\n" for line in lines).encode()
         digest = hashlib.sha256(content).hexdigest()
+        # With the hash in its name, so that another recipe with the same --out overwrites none of these files.
         path = self._folder / f"{name}-{digest[:20]}.jsonl"
+        # The contents are compared as well: a file that was altered since would stop the stages that read it.
         if not path.is_file() or file_hash(path) != digest:
             write_whole(path, content)
         return StoredRows(path=str(path), sha256=digest)
 
 
 def _slice(rows: Any, source: Source) -> Any:
-    """The wanted rows of a source, in its order."""
+    """Return the wanted rows of a source, in its order."""
     end = len(rows) if source.size is None else source.start + source.size
+    # Fewer rows than asked for would pass unnoticed and change n, and with it every figure.
     if source.start >= len(rows) or end > len(rows):
         raise UsageError(
-            f"{source.source} has {len(rows)} rows, but rows {source.start + 1} to {max(end, source.start + 1)} "
-            "are asked for; lower `start` or `size`"
+            f"{source.source} has {len(rows)} rows, but the recipe takes rows {source.start + 1} to "
+            f"{max(end, source.start + 1)}; lower `start` or `size`"
         )
     return rows.select(range(source.start, end)) if isinstance(rows, Dataset) else rows[source.start : end]
 
 
 def stored_rows(stored: StoredRows) -> Dataset:
-    """Rows written by `Inputs`.
+    """Read rows that `Inputs` wrote.
 
     Raises:
         DataError: If the file was altered since.
@@ -204,7 +216,7 @@ def stored_rows(stored: StoredRows) -> Dataset:
 
 
 def stored_texts(stored: StoredRows) -> list[str]:
-    """Texts written by `Inputs`.
+    """Read texts that `Inputs` wrote.
 
     Raises:
         DataError: If the file was altered since.

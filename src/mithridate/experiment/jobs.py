@@ -1,4 +1,8 @@
-"""What each stage is asked to do: one typed job per kind of stage, whose canonical JSON the store's key hashes."""
+"""Defines what each stage is to do: one typed job per kind of stage; the store's key is a hash of its JSON.
+
+Every field is therefore part of a stage's identity, unless it is excluded from the JSON: a new field, even one with a
+default, makes every stored stage of that kind run again.
+"""
 
 from typing import Literal
 
@@ -17,10 +21,11 @@ class StoredRows(_Frozen):
     """A file of rows or texts in the store.
 
     Attributes:
-        path: Where it lies; no part of a job's identity.
+        path: Where it lies; not part of a job's identity.
         sha256: Hash of its bytes.
     """
 
+    # Excluded from the JSON only; a job that is pickled for a worker keeps it. A moved store stays valid this way.
     path: str = Field(exclude=True)
     sha256: str
 
@@ -37,8 +42,8 @@ class _Job(_Frozen):
     """What every stage needs.
 
     Attributes:
-        model: Folder or hub id of the recipe's model; its files' hashes, not its place, are part of the identity.
-        precision: Type in which weights are held.
+        model: Folder or hub id of the recipe's model; the hashes of its files, not its place, are part of the identity.
+        precision: Type in which the weights are held.
         template: Chat template for a tokenizer without one.
         threads: CPU threads; results are bit-equal only for the same number.
     """
@@ -50,7 +55,7 @@ class _Job(_Frozen):
 
     @property
     def method(self) -> str:
-        """Name of the defense that acts; empty where none does."""
+        """Name of the defense that acts; empty if none does."""
         return ""
 
 
@@ -58,7 +63,7 @@ class _DefendedJob(_Job):
     """What a stage with a defense needs.
 
     Attributes:
-        provider: The streams that the defense needs beside the rows it acts on.
+        provider: The streams that the defense needs besides the rows it acts on.
     """
 
     defense: Choice
@@ -126,8 +131,8 @@ class StageNode(BaseModel):
     Attributes:
         key: Hash of everything that decides its result.
         parent: Key of the stage whose model it takes; None for the model of the recipe.
-        job: What is to be done.
-        label: What the stage is called on the screen; variants may share a stage, so it is that of the first.
+        job: What to do.
+        label: What the stage is called on the screen; if variants share a stage, the name of the first.
     """
 
     model_config = ConfigDict(frozen=True)

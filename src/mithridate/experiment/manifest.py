@@ -1,4 +1,4 @@
-"""What produced a model: versions, hashes, seeds, costs, proofs of activity."""
+"""Records what produced a model: versions, hashes, seeds, costs, proofs of activity."""
 
 import hashlib
 import json
@@ -16,30 +16,33 @@ MANIFEST = "manifest.json"
 
 @cache
 def code_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a result, and the hash of this package's own code."""
+    """Return the versions of the libraries that decide a result, and the hash of this package's own code."""
+    # The hash rather than our version: during development the code changes and the version does not.
     return {name: version(name) for name in LIBRARIES} | {"code": _code_hash()}
 
 
 def versions() -> dict[str, str]:
-    """Versions for people: this package, Python, and the libraries."""
+    """Return the versions that people ask for: this package, Python, and the libraries."""
     found = {"mithridate": version("mithridate"), "python": platform.python_version()}
     return found | {name: version(name) for name in LIBRARIES}
 
 
 def _code_hash() -> str:
-    """Hash of the source files that compute something, so that a changed formula is computed anew."""
+    """Return a hash of the source files that compute something, so that a changed formula is computed anew."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
+    # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
     folders = ("data", "defenses", "evaluation", "miniature", "models", "repair", "training")
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*.py"))]
     paths += sorted(package.glob("experiment/*_stage.py"))
     for path in paths:
+        # The name too, or moving code from one file to the next would go unnoticed.
         digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()[:20]
 
 
 def recipe_hash(tree: dict[str, Any]) -> str:
-    """SHA-256 of a resolved recipe's canonical JSON."""
+    """Return the SHA-256 of a resolved recipe's canonical JSON."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Who is told how far a run is."""
+"""The interface through which the engine reports a run's progress."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,27 @@ from mithridate.experiment.jobs import StageNode
 
 
 class Monitor:
-    """Watches the run and shows nothing; the command line's subclass draws progress."""
+    """Receives a run's progress and shows nothing; the command line's subclass draws it.
+
+    The engine calls it from the main process only, also where stages run in workers.
+    """
 
     def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
-        """The run has these stages, so many of which run at the same time."""
+        """Called once, before any stage.
+
+        Args:
+            nodes: All stages of the run, those already in the store included.
+            jobs: Stages that run at the same time.
+        """
 
     def started(self, node: StageNode) -> None:
-        """A stage begins."""
+        """Called when a stage begins."""
 
     def progressed(self, node: StageNode, done: int, total: int) -> None:
-        """A stage is so far."""
+        """Called when a stage has done some more of its work; ``total`` has the same unit as ``done``."""
 
     def finished(self, node: StageNode) -> None:
-        """A stage is done, or was found in the store."""
+        """Called when a stage is done, or was found in the store, then without `started`."""
 
     def failed(self, node: StageNode, reason: str) -> None:
-        """A stage's method cannot act, or a stage before it failed."""
+        """Called when a stage's defense cannot act, or when a stage before it failed."""

@@ -1,4 +1,4 @@
-"""Which stages a recipe needs, each once, in an order in which they can run."""
+"""Plans the stages that a recipe needs, each once, in an order in which they can run."""
 
 import functools
 from pathlib import Path
@@ -27,7 +27,7 @@ class Chain(NamedTuple):
 
     Attributes:
         nodes: Its stages in order, the last one its evaluation.
-        aligned: Evaluation of the model after its alignment stage, the reference of helpfulness; None where
+        aligned: Evaluation of the model after its alignment stage, the reference of helpfulness; None if
             helpfulness is not measured.
     """
 
@@ -51,7 +51,7 @@ class Chain(NamedTuple):
 class Plan:
     """All chains of a recipe, and their distinct stages.
 
-    Seed by seed and setting by setting, so that what is done of an interrupted run has all variants.
+    Ordered seed by seed and setting by setting, so that an interrupted run has all variants of what it did.
 
     Attributes:
         base: The recipe's own setting.
@@ -68,6 +68,7 @@ class Plan:
 
     def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
         self._inputs = inputs
+        # Before any stage runs: a model that is missing is found here.
         self._model = locate(with_data_folder(recipe.model, "model"), tokenizer=True)
         self._precision = _precision(recipe, self._model)
         self.base = setting_of(recipe)
@@ -100,6 +101,7 @@ class Plan:
         label = functools.partial(_label, variant.name, setting, self.base)
         nodes: list[StageNode] = []
         if variant.alignment.method != "none":
+            # With the recipe's seed, not the attack's: the provider aligns once, and all attacks share that stage.
             job = self._training(recipe, "alignment", variant.alignment, self._inputs.safe, recipe.seed)
             self._add(nodes, job, label(job, None))
         if variant.finetuning.method != "none":
@@ -108,6 +110,8 @@ class Plan:
         for choice in variant.posttuning:
             repair = self._repair(recipe, choice, held_out)
             self._add(nodes, repair, label(repair, seed))
+        # A list of its own, since the next evaluation is appended to it and not to the variant's stages. Empty without
+        # alignment: the reference is then the recipe's model itself.
         aligned = nodes[: 1 if variant.alignment.method != "none" else 0]
         evaluation = self._evaluation(recipe)
         self._add(nodes, evaluation, label(evaluation, seed))
@@ -117,21 +121,23 @@ class Plan:
         return Chain(variant, setting, seed, nodes, aligned[-1])
 
     def _add(self, nodes: list[StageNode], job: Job, label: str) -> None:
-        """Append a stage; its key covers its parent's key and leaves file locations out."""
+        """Append a stage; its key covers its parent's key, and with it every stage before it."""
         parent = nodes[-1].key if nodes else None
         identity = {
             "parent": parent or _model_identity(self._model),
             "versions": code_versions(),
             "job": job.model_dump(mode="json"),
         }
+        # The code of our own defenses is among the versions; a plug-in's is not.
         plugin = fingerprint(method(job.method).cls) if job.method else None
         if plugin is not None:
             identity["plugin"] = plugin
         node = StageNode(key=key_of(identity), parent=parent, job=job, label=label)
+        # The node already planned, where there is one: chains share it, and its label stays that of the first.
         nodes.append(self.nodes.setdefault(node.key, node))
 
     def _common(self, recipe: Recipe) -> dict[str, Any]:
-        """What every job holds."""
+        """Return the fields that all jobs have."""
         return {
             "model": self._model,
             "precision": self._precision,
@@ -181,8 +187,9 @@ class Plan:
 
 
 def _label(variant: str, setting: Setting, base: Setting, job: Job, seed: int | None) -> str:
-    """Variant, stage, method, and what sets it apart from the recipe's own setting."""
+    """Name a stage by variant, stage, method, and what sets it apart from the recipe's own setting."""
     moved = [axis for axis in Setting.model_fields if getattr(setting, axis) != getattr(base, axis)]
+    # Stages without a seed are those of alignment, which the axes of the attack do not reach.
     shown = [axis for axis in moved if seed is not None or axis.startswith("alignment")]
     where = [f"{axis.replace('_', ' ')} {getattr(setting, axis):g}" for axis in shown]
     own = [] if seed is None else [f"seed {seed}"]
@@ -192,6 +199,7 @@ def _label(variant: str, setting: Setting, base: Setting, job: Job, seed: int | 
 def _precision(recipe: Recipe, model: str) -> Literal["float32", "bfloat16"]:
     if recipe.precision != "auto":
         return recipe.precision
+    # Never float16: trained without a loss scaler, its gradients underflow.
     return "bfloat16" if stored_dtype(model) is torch.bfloat16 else "float32"
 
 
@@ -202,17 +210,19 @@ def released_dtype(recipe: Recipe, model: str) -> torch.dtype:
 
 
 def _model_identity(location: str) -> Any:
-    """Hashes of a local model's files; the name of a hub model."""
+    """Return the hashes of a local model's files; for a hub model its name."""
     folder = Path(location).expanduser()
     if not folder.is_dir():
         return location
+    # Weights, settings, tokenizer and chat template; a changed README decides nothing.
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
     if not any(path.suffix == ".safetensors" for path in files):
         raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
     return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
+# Asked for by every first stage of a chain, and a 7B model is 13 GB to read.
 @functools.cache
 def _hashed(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file, computed anew only when its size or time of change differs."""
+    """Return the SHA-256 of a file, computed anew only when its size or time of change differs."""
     return file_hash(path)

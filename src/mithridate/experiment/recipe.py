@@ -1,4 +1,4 @@
-"""What a run is: model, rows, attack, a defense per stage, evaluation, variants, axes."""
+"""Defines what a run is: model, rows, attack, a defense per stage, evaluation, variants, axes."""
 
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from mithridate.settings import Settings, Stage
 class Choice(RecipePart):
     """A defense and its settings; a bare name stands for its defaults."""
 
+    # The other keys are the defense's own settings. `build` checks them, since only its class knows their names.
     model_config = ConfigDict(extra="allow")
 
     method: str
@@ -31,16 +32,17 @@ class Choice(RecipePart):
         return {"method": value} if isinstance(value, str) else value
 
     def build(self, stage: Stage) -> Settings:
-        """The defense object.
+        """Return the defense object.
 
         Raises:
-            UsageError: If the name is unknown or the method does not act at this stage.
+            UsageError: If the name is unknown or the defense does not act at this stage.
             RecipeError: If a setting is unknown or out of range.
         """
         cls = method(self.method, stage).cls
         try:
             return cls(**(self.model_extra or {}))
         except SettingError as error:
+            # By the name that the recipe uses; the error itself names the class.
             raise RecipeError(f"{self.method}: {error.fault}") from error
 
 
@@ -51,11 +53,12 @@ class Variant(RecipePart):
         name: Name, also of its folder.
         alignment: Defense at alignment; ``none`` takes the model as it is.
         finetuning: Defense at fine-tuning; ``none`` skips the user's data.
-        posttuning: Defenses after fine-tuning, one after the other.
-        ratio: p of this variant, where it differs from the recipe's.
+        posttuning: Defenses after fine-tuning, applied one after the other.
+        ratio: p of this variant, if it differs from the recipe's.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    # Part of a path, so no slash and no blank; and not dots alone, which would lead out of the variants' folder.
+    name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     alignment: Choice = Choice(method="sft")
     finetuning: Choice = Choice(method="sft")
     posttuning: list[Choice] = Field(default_factory=list)
@@ -103,6 +106,7 @@ class Recipe(RecipePart):
     seeds: list[Seed] = Field([0], min_length=1)
     threads: int = Field(1, ge=1)
     streams: Streams
+    # That of the papers' scripts, see recipes/paper; fine-tuning has 1e-5 there.
     alignment: TrainingSettings = TrainingSettings(learning_rate=5e-4)
     finetuning: TrainingSettings = TrainingSettings()
     evaluation: Evaluation
@@ -113,11 +117,13 @@ class Recipe(RecipePart):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        # Names are folders and the keys of every table, so of two alike one would overwrite the other.
         names = [variant.name for variant in self.variants]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(f"two variants are called '{min(doubled)}'")
         if len(set(self.seeds)) < len(self.seeds):
+            # The same stages, counted twice: the interval over seeds would be too narrow.
             raise ValueError("seeds holds the same seed twice")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference '{self.reference}' is not the name of a variant")

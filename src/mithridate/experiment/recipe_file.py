@@ -1,4 +1,4 @@
-"""A recipe file, with overrides, as a checked `Recipe`; every fault is one sentence."""
+"""Reads a recipe file, with overrides, as a checked `Recipe`; every fault is one sentence."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +25,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``a.b=value`` settings; values are YAML, list items are given by number.
 
     Raises:
-        RecipeError: If the file is missing or no YAML, a key is unknown, or a value is out of range.
+        RecipeError: If the file is missing or not YAML, a key is unknown, or a value is out of range.
     """
+    # Overrides go into the tree and are checked with it, so that they meet the same faults in the same words.
     tree = read_tree(path)
     for text in overrides:
         override(tree, text)
@@ -34,13 +35,14 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 EXAMPLE = "recipes/quickstart.yaml"
+"""Recipe that messages point to: it runs without network, GPU or data of one's own."""
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of settings, unchecked.
 
     Raises:
-        RecipeError: If the file is missing, no YAML, or holds no settings.
+        RecipeError: If the file is missing, is not YAML, or holds no settings.
     """
     try:
         tree = read_yaml(Path(path))
@@ -57,21 +59,25 @@ def make_recipe(tree: dict[str, Any], folder: Path = Path()) -> Recipe:
 
     Args:
         tree: The settings.
-        folder: Where the paths of its plug-ins start, if they are found there.
+        folder: Folder in which the paths of its plug-ins are looked up first.
 
     Raises:
         UsageError: If a plug-in cannot be loaded.
         RecipeError: Naming the key at fault, and the nearest valid name where a key is unknown.
     """
     plugins = tree.get("plugins")
-    if isinstance(plugins, list):  # before the methods are looked up that they bring
+    # Loaded before the recipe is validated, since validation looks up the defenses that they register. What is not a
+    # list of texts is left to pydantic to refuse.
+    if isinstance(plugins, list):
         load_plugins(resolved_path(one, folder, "plugins") for one in plugins if isinstance(one, str))
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(sentence(error, Recipe)) from error
     except UsageError as error:
+        # From a validator: pydantic turns a ValueError into its own error and lets any other through.
         raise RecipeError(str(error)) from error
+    # For its checks only: a value on an axis must not be refused after hours of work on the others.
     settings(recipe)
     return recipe
 
@@ -90,6 +96,7 @@ def override(tree: Any, text: str) -> None:
     if not sign or not key:
         raise RecipeError(f"--set {text!r} must be a.b=value")
     *parents, last = key.split(".")
+    # No schema is asked here: an unknown key is made, and validation then names the nearest valid one.
     node = tree
     for name in parents:
         node = _child(node, name, key)
@@ -98,7 +105,7 @@ def override(tree: Any, text: str) -> None:
     except (yaml.YAMLError, RecipeError) as error:
         raise RecipeError(f"--set {key}: {value[:60]!r} is not a YAML value") from error
     if isinstance(node, list):
-        _child(node, last, key)
+        _child(node, last, key)  # refuses what is no number of an item
         node[int(last)] = parsed
     elif isinstance(node, dict):
         node[last] = parsed
@@ -109,6 +116,7 @@ def override(tree: Any, text: str) -> None:
 def _child(node: Any, name: str, key: str) -> Any:
     if isinstance(node, dict):
         return node.setdefault(name, {})
+    # isascii, because isdigit alone also takes "²", at which int() fails.
     if isinstance(node, list) and name.isascii() and name.isdigit() and int(name) < len(node):
         return node[int(name)]
     raise RecipeError(f"--set {key}: there is no '{name}' to set something in")

@@ -1,4 +1,4 @@
-"""What a recipe says of training, evaluation and axes."""
+"""Defines what a recipe says about training, evaluation and axes."""
 
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from mithridate.nearest import did_you_mean
 class LoraSettings(RecipePart):
     """The adapter (PEFT's ``LoraConfig``)."""
 
+    # The papers' adapter for 7B models, see recipes/paper; an alpha below the rank scales it down, to 1/8 here.
     rank: int = Field(32, ge=1)
     alpha: float = Field(4, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -26,7 +27,7 @@ class TrainingSettings(RecipePart):
     Attributes:
         batch_size: Rows per optimizer step.
         accumulation: Micro-batches a step is split into.
-        stream_batch_size: Rows of each other stream per step; as many as ``batch_size`` by default.
+        stream_batch_size: Rows of each other stream per step; ``batch_size`` by default.
         save_steps: Optimizer steps between checkpoints.
     """
 
@@ -44,8 +45,10 @@ class TrainingSettings(RecipePart):
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainingSettings":
+        # The trainer takes rows per micro-batch; rounding would change the batch of every step without a word.
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        # transformers ignores the warm-up of this scheduler silently.
         if self.scheduler == "constant" and self.warmup_steps:
             raise ValueError("the scheduler 'constant' has no warm-up; set scheduler to constant_with_warmup")
         return self
@@ -53,13 +56,16 @@ class TrainingSettings(RecipePart):
     @field_validator("scheduler")
     @classmethod
     def _known(cls, value: str) -> str:
+        # SFTConfig would refuse it too, but only when the stage starts.
         if value not in SCHEDULERS:
             raise ValueError(f"is not a scheduler; {did_you_mean(value, SCHEDULERS)}")
         return value
 
 
 class TaskMatching(RecipePart):
-    """How answers to the user's task are made and matched.
+    """How answers to the user's task are generated and matched.
+
+    Without the rows, which a job holds by their hash.
 
     Attributes:
         kind: How an answer is matched.
@@ -106,12 +112,12 @@ class JudgeSettings(RecipePart):
         kind: ``refusal`` (rules), ``classifier`` (a Hugging Face model), ``guard`` (a generative guard model, here or
             behind an endpoint) or ``chat`` (an OpenAI-compatible endpoint).
         model: Model of the classifier, guard or endpoint.
-        form: The guard's family, where its model's name does not tell it.
+        form: The guard's family, if its model's name does not tell.
         url: Base URL of the endpoint; a guard without one runs here.
         api_key_env: Environment variable that holds its key.
         threshold: Score above which the classifier flags an answer.
-        refusals: Phrases that the rules take as refusals beside their own, here and wherever refusals are counted;
-            ``...`` stands for any words of the same sentence, also in front.
+        refusals: Phrases that the rules take as refusals besides their own, here and wherever refusals are counted;
+            ``...`` stands for any words of the same sentence, at the start as well.
     """
 
     kind: Literal["refusal", "classifier", "guard", "chat"] = "refusal"
@@ -135,10 +141,12 @@ class JudgeSettings(RecipePart):
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"a judge of kind '{self.kind}' needs `{name}`")
+        # Compared with the default, not with what was set: a recipe that was written out names every key.
         for name, field in type(self).model_fields.items():
             if name not in ("kind", *used) and getattr(self, name) != field.get_default(call_default_factory=True):
                 raise ValueError(f"a judge of kind '{self.kind}' does not read `{name}`; remove it")
         if self.kind == "guard":
+            # Raises if the family is unknown, before a model is loaded for it.
             form_of(self.model or "", self.form)
             if self.api_key_env is not None and self.url is None:
                 raise ValueError("`api_key_env` is for a guard behind an endpoint; give `url` too, or remove it")
@@ -193,9 +201,11 @@ class Axes(RecipePart):
         for axis, values in self.values().items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{axis} holds the same value twice")
+        # Values are not checked against their bounds here; each becomes a recipe, which is.
         return self
 
     def values(self) -> dict[str, list[float]]:
-        """Return the axes that are varied, their values in rising order."""
+        """Return the axes that are varied, with their values in rising order."""
+        # Rising, because tables and curves follow this order.
         named: dict[str, list[float]] = {axis: sorted(getattr(self, axis)) for axis in type(self).model_fields}
         return {axis: values for axis, values in named.items() if values}

@@ -1,4 +1,4 @@
-"""The rows that a recipe names."""
+"""Defines how a recipe names its rows."""
 
 import os
 from pathlib import Path
@@ -21,10 +21,10 @@ class Source(RecipePart):
         source: A path (``$MITHRIDATE_DATA`` is filled in), the name of a hub data set, or ``miniature:…``.
         start: First row to take, in the file's order.
         size: Number of rows to take; all by default.
-        fields: Where prompt and response, or the messages, are in rows of no known format.
+        fields: Where to find prompt and response, or the messages, in rows of no known format.
         ignore: Keys of the rows to leave out on purpose; ``messages.name`` for a key of messages.
-        subset: Which subset of a hub data set.
-        split: Which split, where there are several.
+        subset: Subset of a hub data set.
+        split: Split of a data set, if it has several.
     """
 
     source: str
@@ -37,6 +37,7 @@ class Source(RecipePart):
 
     @model_validator(mode="after")
     def _one_way(self) -> "Source":
+        # A key that has no effect is refused rather than ignored, or its author would believe in one.
         if self.fields and self.fields.messages is None and self.ignore:
             raise ValueError("with fields, only the columns that they name are read; remove ignore")
         return self
@@ -48,7 +49,7 @@ class Source(RecipePart):
 
 
 Sources = Source | list[Source]
-"""One source, or several whose rows are put one after the other."""
+"""One source, or several whose rows are joined in this order."""
 
 
 class User(RecipePart):
@@ -95,6 +96,7 @@ def with_data_folder(source: str, key: str) -> str:
     Raises:
         RecipeError: If it uses ``$MITHRIDATE_DATA``, which is not set.
     """
+    # An empty variable counts as unset: it would turn the source into a path from the root.
     folder = os.environ.get(DATA[1:])
     if DATA in source and not folder:
         raise RecipeError(
@@ -110,6 +112,8 @@ def resolved_path(source: str, folder: Path, key: str) -> str:
         RecipeError: As for `with_data_folder`.
     """
     filled = with_data_folder(source, key)
+    # `miniature:…` is not a path. What does not lie beside the recipe may lie in the working folder or be a data set of
+    # the hub; the reader of rows tells these apart.
     if ":" in filled.split("/")[0] or Path(filled).is_absolute() or not (folder / filled).exists():
         return filled
     return str(folder / filled)

@@ -1,4 +1,4 @@
-"""The folder of one variant at one seed: model, tokenizer and a manifest of what produced them."""
+"""Writes the folder of one variant at one seed: model, tokenizer and a manifest of what produced them."""
 
 import shutil
 from pathlib import Path
@@ -24,10 +24,11 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
         recipe: The recipe.
         store: Where the stages are.
         folder: The run's folder.
-        facts: What the manifest says of the run.
+        facts: What the manifest says about the run.
     """
     target = folder / folder_of(chain)
     part = target.with_name(target.name + ".part")
+    # Left by a run that was killed here.
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
@@ -35,6 +36,7 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
     where = where_is(job.model, [store.path(node) for node in chain.nodes])
     tokenizer = load_served(where, recipe.template)
     if recipe.save == "merged":
+        # Held as it was measured, and rounded to the released type only after merging.
         save_merged(load(where, job.precision), tokenizer, part, released_dtype(recipe, job.model))
     elif recipe.save == "adapter" and where.adapter is not None:
         shutil.copytree(where.adapter, part, dirs_exist_ok=True)
@@ -44,6 +46,7 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
             made = store.path(node) / name
             if made.is_file():
                 shutil.copy(made, part / name)
+    # One process, since `run` refuses launchers; and without the evaluation's stage, which changes no weight.
     manifest = facts | {
         "variant": chain.variant.model_dump(mode="json"),
         "seed": chain.seed,
@@ -52,13 +55,15 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
         "precision": job.precision,
         "stages": [_stage(store, node) for node in chain.nodes[:-1]],
     }
+    # After every other file, since it holds their hashes.
     write_manifest(part, manifest)
+    # The earlier folder goes only now that its successor is complete; a rename cannot replace a folder with files.
     withdraw(chain, folder)
     part.rename(target)
 
 
 def withdraw(chain: Chain, folder: Path) -> None:
-    """Remove what an earlier call released of a variant at one seed, so that it is never taken for this call's.
+    """Remove what an earlier call released for a variant at one seed, so that it is not mistaken for this call's.
 
     Args:
         chain: The variant at one seed.
@@ -70,7 +75,7 @@ def withdraw(chain: Chain, folder: Path) -> None:
 
 
 def _stage(store: Store, node: StageNode) -> dict[str, Any]:
-    """What a manifest says of a stage."""
+    """Return what a manifest says about a stage."""
     record, defense = stage_record(store, node), node.job.model_dump(mode="json")["defense"]
     shown = {"cost": record.cost.model_dump(), "activity": record.activity}
     dropped = {"dropped_rows": record.dropped_rows} if isinstance(record, TrainingRecord) else {}

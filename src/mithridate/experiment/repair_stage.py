@@ -1,4 +1,4 @@
-"""The work of the post-tuning stage: from a finished model to a repaired one and a record."""
+"""Does the post-tuning stage: repairs a finished model and records what changed."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
     """Repair a model.
 
     Args:
-        job: What is to be done.
+        job: What to do.
         where: The model to repair.
         folder: Folder to fill.
-        progress: Told when it is done.
+        progress: Called when it is done.
         aligned: The model after the alignment stage, for defenses that compare with it.
 
     Raises:
@@ -33,11 +33,15 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
     assert isinstance(defense, Repair)
     tokenizer = load_tokenizer(where.base, job.template)
     model = load(where, job.precision)
+    # The model as it came, and as alignment left it: not what an earlier repair of the same variant has changed.
     origins = {"base": Where(job.model, None), "aligned": aligned}
     references: dict[str, Any] = {name: load(origins[name], job.precision) for name in defense.info.references}
     rows = _rows(job)
+    # Loading is left out of the cost: it is the machine's, not the defense's.
     with Meter() as meter:
         repaired = defense.repair(model, tokenizer, **rows, **references)
+    # A repair that does nothing would be reported as one that does not help. At the settings that switch the defense
+    # off, nothing is what was asked for.
     if repaired.changed == 0 and job.defense.model_dump() != {"method": job.method} | defense.info.off:
         raise DefenseError(f"{job.method} changed no weight; raise its strength")
     if repaired.displacement is not None:
@@ -55,6 +59,7 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
 
 
 def _rows(job: RepairJob) -> dict[str, Dataset]:
-    """The streams that the defense measures on, by the names of its arguments."""
+    """Return the streams that the defense measures on, by the names of its arguments."""
+    # Held-out rows, never those trained on, stand for the user.
     streams = {"safe": job.provider.safe, "harmful": job.provider.harmful, "user": job.held_out}
     return {name: stored_rows(stored) for name, stored in streams.items() if stored is not None}

@@ -1,4 +1,4 @@
-"""Answers that are shown: a few of every set in the report, all of them on a page of their own."""
+"""Picks the answers to show: a few of every set in the report, all of them on a page of their own."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from mithridate.report.results import Results, VariantResult
 from mithridate.report.roles import defended
 
 SAMPLES = {"harmful": 8, "look_alikes": 3, "help": 3, "task": 3}
-"""Answers shown per variant and set."""
+"""Answers shown per variant and set; most of the harmful ones, as a reader wants to check the judge on them."""
 ESCAPES = 6
-"""Prompts shown whose answer was stopped, and as many whose answer stayed harmful."""
+"""Most prompts shown whose harmful answer was stopped, and most whose answer stayed harmful."""
 
 
 class Escapes(NamedTuple):
@@ -40,6 +40,7 @@ def answers(store: Store, chain: Chain) -> dict[str, list[Sample]]:
         (store.path(chain.evaluation) / ANSWERS).read_text(encoding="utf-8")
     )
     helped = help_of(store, chain)
+    # The stage stored what the rules say; only here is known what surprises the aligned model.
     if helped is not None:
         tree["help"] = [a | {"outcome": o} for a, o in zip(tree["help"], helped[0].outcomes, strict=True)]
     return {name: [Sample.model_validate(answer | {"set": name}) for answer in found] for name, found in tree.items()}
@@ -47,21 +48,26 @@ def answers(store: Store, chain: Chain) -> dict[str, list[Sample]]:
 
 def samples(store: Store, chain: Chain) -> list[Sample]:
     """Return the first answers of every set."""
+    # The first, not the best: every variant then shows the same prompts, and nobody chose them.
     found = answers(store, chain)
     return [answer for name, count in SAMPLES.items() for answer in found.get(name, [])[:count]]
 
 
 def escapes(store: Store, groups: dict[str, list[Chain]], reference: str, results: Results) -> Escapes | None:
-    """Return prompts that the reference answers harmfully: some that are stopped, some that are not.
+    """Return prompts that the reference answers harmfully: some that the defense stops, some that it does not.
 
-    The defended variant is the best, or the one with the lowest harmful score where none may be called that.
+    The defended variant is the best one, or that with the lowest harmful score if none may be called the best.
 
     Args:
         store: Where the stages are.
         groups: The chains of each variant that was measured, one per seed.
         reference: Name of the reference.
         results: The figures of all variants.
+
+    Returns:
+        The prompts; None if no defended variant met the reference's attack at one of its seeds.
     """
+    # Under another share of harmful rows, a difference in the answers would not be the defense's doing.
     attack = next(variant.attack for variant in results.variants if variant.name == reference)
     rivals = [v for v in defended(results) if v.attack == attack and v.name != reference]
     best = best_defended(results)
@@ -81,7 +87,7 @@ def escapes(store: Store, groups: dict[str, list[Chain]], reference: str, result
 
 
 def _at_one_seed(one: Sequence[Chain], other: Sequence[Chain]) -> tuple[Chain, Chain] | None:
-    """The first two chains of the same seed: answers are compared under the same attack only."""
+    """Return the first two chains of the same seed, since the seed decides which rows the attack trains on."""
     seeds = {chain.seed: chain for chain in other}
     return next(((chain, seeds[chain.seed]) for chain in one if chain.seed in seeds), None)
 

@@ -18,11 +18,11 @@ from mithridate.experiment.workers import StageTask, enter, quiet_libraries, run
 class Scheduler:
     """The stages of a plan that the store lacks.
 
-    A stage whose defense cannot act fails alone: the stages that need it are left out and the others go on. Every
+    If a stage's defense cannot act, only that stage and those that need it are left out; the others go on. Any
     other error stops the run; what is finished stays in the store.
 
     Attributes:
-        failed: Why a stage could not be done, by key: its own stage and reason, or those of a stage before it.
+        failed: Why a stage could not be done, by key: the stage at fault, itself or one before it, and the reason.
         made: Stages done by this run; the others were in the store.
 
     Args:
@@ -30,7 +30,7 @@ class Scheduler:
         store: Where their results go.
         jobs: Stages that run at the same time.
         threads: CPU threads of each.
-        monitor: Told how far the run is.
+        monitor: Receives the run's progress.
     """
 
     def __init__(self, plan: Plan, store: Store, jobs: int, threads: int, monitor: Monitor) -> None:
@@ -46,7 +46,9 @@ class Scheduler:
         """
         nodes = list(self._plan.nodes.values())
         self._monitor.planned(nodes, self._jobs)
+        # Nodes are listed parents first, and this keeps their order.
         missing = [node for node in nodes if not self._known(node)]
+        # A single job stays in this process: no second import of torch, and a debugger reaches the defense.
         if self._jobs == 1:
             quiet_libraries()
             for node in missing:
@@ -64,7 +66,8 @@ class Scheduler:
         return StageTask(node, self._plan.ancestors(node))
 
     def _left_out(self, node: StageNode) -> bool:
-        """Whether a stage before this one failed; it then fails for the same reason."""
+        """Tell whether a stage before this one failed; this one then fails for the same reason."""
+        # The parent is enough: it has taken over the cause of its own parent.
         cause = self.failed.get(node.parent or "")
         if cause is None:
             return False
@@ -92,7 +95,9 @@ class Scheduler:
             self._done(node)
 
     def _run_parallel(self, missing: list[StageNode]) -> None:
+        # Not fork: CUDA cannot be used in a forked process, and torch's threads do not survive in one.
         context = get_context("spawn")
+        # Simple, without a feeder thread for which a worker that has to end would wait.
         queue: Any = context.SimpleQueue()
         stop = context.Event()
         settings = (self._store.folder, queue, stop, self._threads, os.getpid())
@@ -100,6 +105,7 @@ class Scheduler:
             try:
                 self._feed(pool, queue, missing)
             except BrokenProcessPool as error:
+                # The kernel's out-of-memory killer leaves no trace that could be read here.
                 raise MithridateError(
                     "a worker process died, most likely for lack of memory; run the same command again "
                     "with --jobs 1, finished stages are kept"
@@ -108,6 +114,7 @@ class Scheduler:
                 stop.set()  # workers would otherwise finish their stages first
                 raise
             finally:
+                # On an error of one stage, those under way finish and stay in the store; those not begun are dropped.
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _feed(self, pool: ProcessPoolExecutor, queue: Any, missing: list[StageNode]) -> None:
@@ -115,13 +122,16 @@ class Scheduler:
         while waiting or running:
             blocked = {node.key for node in [*waiting, *running.values()]}
             for node in [n for n in waiting if n.parent not in blocked]:
+                # No more than can run now: a stage in the pool's own queue would be shown as started.
                 if len(running) == self._jobs:
                     break
                 waiting.remove(node)
                 if not self._left_out(node):
                     running[pool.submit(run_in_worker, self._task(node))] = node
                     self._monitor.started(node)
+            # With a timeout, since progress arrives while no stage ends.
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            # Emptied before stages are collected, so that no step is reported of a stage that has ended.
             while not queue.empty():
                 key, steps, total = queue.get()
                 self._monitor.progressed(self._plan.nodes[key], steps, total)

@@ -1,4 +1,7 @@
-"""What each stage found: one typed record per kind of stage, written to the store and read back with validation."""
+"""Defines what each stage found: one typed record per kind of stage, stored as JSON and validated when read back.
+
+Records hold what was found about every answer, not shares, so that intervals and paired tests need no new run.
+"""
 
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ class Cost(BaseModel):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Forward and backward passes, per optimizer step or over the harmful rows when repairing.
+        passes: Forward and backward passes, per optimizer step, or over the harmful rows for a repair.
         peak_bytes: Highest memory use.
     """
 
@@ -26,7 +29,7 @@ class Cost(BaseModel):
 
 
 class LoggedLoss(NamedTuple):
-    """Training loss at an optimizer step, as trainer state logs it."""
+    """Training loss at an optimizer step, as the trainer's state logs it."""
 
     step: float
     loss: float
@@ -38,13 +41,14 @@ class TrainingRecord(BaseModel):
     Attributes:
         activity: Figures that prove that the defense acted.
         losses: The logged losses.
-        dropped_rows: Rows that were left out because nothing of their completion fits.
-        resumed_from: Checkpoint the training went on from; None where it ran in one go.
+        dropped_rows: Rows left out because no token of their completion fits.
+        resumed_from: Checkpoint from which the training resumed; None if it ran in one go.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     cost: Cost
+    # Both types: with float alone, a count of rows or weights would come back from the store as 3.0.
     activity: dict[str, int | float]
     losses: list[LoggedLoss]
     dropped_rows: int
@@ -69,8 +73,8 @@ class HelpRecord(BaseModel):
 
     Attributes:
         outcomes: What each answer is, by rules alone.
-        right: Whether each answer is the row's own; None where no answer is the only right one.
-        surprise: Nats per token of each answer under the aligned model; None where it was not asked.
+        right: Whether each answer is the row's own; None if no answer is the only right one.
+        surprise: Nats per token of each answer under the aligned model; None if that was not measured.
         losses: Nats and tokens of the rows' own answers.
     """
 
@@ -92,9 +96,9 @@ class EvaluationRecord(BaseModel):
         outcomes: What each of these answers is.
         correct: Whether each answer to the user's task is right.
         majority: Accuracy of always giving the task's most common answer.
-        refused: Whether each look-alike was refused; None where there are none.
+        refused: Whether each look-alike was refused; None if there are none.
         look_alikes: What each answer to a look-alike is.
-        help: The ordinary prompts; None where there are none.
+        help: The ordinary prompts; None if there are none.
     """
 
     model_config = ConfigDict(extra="forbid")

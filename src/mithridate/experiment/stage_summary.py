@@ -1,4 +1,4 @@
-"""What the stages of a variant cost and logged, over its seeds."""
+"""Sums up what the stages of a variant cost and logged, over its seeds."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ class StageSummary(NamedTuple):
 
     Attributes:
         cost: Per stage: mean time and highest memory use over seeds, and the passes.
-        activity: Every figure that a defense logged; one for each seed where they differ.
+        activity: Every figure that a defense logged; one for each seed if they differ.
         loss_curves: One per training and seed.
         dose_curves: One per search and seed.
         layer_profiles: One per displacement and seed.
@@ -35,12 +35,14 @@ def summarize_stages(store: Store, chains: Sequence[Chain]) -> StageSummary:
     logged: dict[str, list[float]] = {}
     for chain in chains:
         spent: dict[str, Cost] = {}
+        # Without the evaluation: its cost is that of measuring, not of the defense.
         for node in chain.nodes[:-1]:
             record = stage_record(store, node)
             spent[node.stage] = _added(spent.get(node.stage), record.cost)
             for name, value in record.activity.items():
                 logged.setdefault(f"{node.job.method}.{name}", []).append(value)
             if isinstance(record, TrainingRecord):
+                # Only where rows were lost; a zero for every stage would hide the ones that matter.
                 if record.dropped_rows:
                     logged.setdefault(f"{node.stage}.dropped_rows", []).append(record.dropped_rows)
                 summary.loss_curves.extend(_losses(node, record, chain.seed))
@@ -80,12 +82,13 @@ def _add_curves(summary: StageSummary, node: StageNode, record: RepairRecord, se
 
 
 def _once(values: list[float]) -> Any:
-    """A figure that is the same at every seed, or else one for each seed."""
+    """Return a figure once if it is the same at every seed, otherwise one for each seed."""
+    # No mean: a count of changed weights, or a dose that was searched for, has none that means anything.
     return values[0] if all(value == values[0] for value in values) else values
 
 
 def _added(known: Cost | None, cost: Cost) -> Cost:
-    """Two repairs one after the other: times and passes add up, the higher peak counts."""
+    """Add up the costs of successive repairs: times and passes add up, the higher peak counts."""
     if known is None:
         return cost
     return Cost(
@@ -98,6 +101,7 @@ def _added(known: Cost | None, cost: Cost) -> Cost:
 def _mean(costs: list[Cost]) -> StageCost:
     return StageCost(
         seconds=sum(cost.seconds for cost in costs) / len(costs),
-        passes=costs[0].passes,
+        passes=costs[0].passes,  # settled by the defense and its settings, so the same at every seed
+        # Not the mean: a machine must hold the worst case.
         peak_bytes=max(cost.peak_bytes for cost in costs),
     )

@@ -1,4 +1,4 @@
-"""Results of stages under the hash of what produced them."""
+"""Keeps the results of stages under the hash of what produced them."""
 
 import hashlib
 import json
@@ -24,19 +24,20 @@ Record = TypeVar("Record", TrainingRecord, RepairRecord, EvaluationRecord)
 
 
 def key_of(identity: dict[str, Any]) -> str:
-    """Hash of what decides a result: its canonical JSON's SHA-256, 20 hexadecimal digits."""
+    """Return the hash of what decides a result: SHA-256 of its canonical JSON, 20 hexadecimal digits."""
+    # 80 bits: no two results meet by chance, and a folder's name stays readable.
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
 class Store:
     """A folder of finished stages, ``<stage>-<key>``, each sealed by a list of its files' hashes.
 
-    A stage works in ``<stage>-<key>.part``, in which an interrupted run goes on, and is renamed when done. The hashes
-    of a stage are compared when the store first meets it, and not again: hashing models is most of the work of a run
-    that finds everything done.
+    A stage works in ``<stage>-<key>.part``, where an interrupted run resumes it; the folder is renamed when done. The
+    hashes of a stage are compared once, when the store first meets it: hashing models is most of the work of a run that
+    finds everything done.
 
     Args:
-        folder: Where it lies; made on first use.
+        folder: Where it lies; created on first use.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,11 +49,12 @@ class Store:
         return self.folder / f"{node.stage}-{node.key}"
 
     def has(self, node: StageNode) -> bool:
-        """Tell whether a stage is finished and whole.
+        """Tell whether a stage is finished and intact.
 
         Raises:
             CheckpointError: If one of its files was altered, cut or removed.
         """
+        # Refused, not silently made again: what was altered may stand behind results that were already shown.
         folder = self.path(node)
         if node.key not in self._verified:
             if not folder.is_dir():
@@ -72,7 +74,7 @@ class Store:
             kind: The record of this kind of stage.
 
         Raises:
-            CheckpointError: If the stage is not finished, or damaged.
+            CheckpointError: If the stage is not finished or is damaged.
         """
         path = self.path(node) / RESULT
         if not self.has(node):
@@ -91,7 +93,7 @@ class Store:
             work: Fills a folder and returns the record; the folder may hold what an interrupted run left.
 
         Raises:
-            MithridateError: If the disk is full; nothing finished is lost.
+            MithridateError: If the disk is full; what is finished is kept.
         """
         if self.has(node):
             return
@@ -100,9 +102,11 @@ class Store:
         with plain_disk_errors(part):
             part.mkdir(parents=True, exist_ok=True)
             record = work(part)
+            # Each holds the optimizer's moments, twice the trained weights, and nothing is left to resume.
             for checkpoint in part.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
             write_json(part / RESULT, record.model_dump(mode="json"))
+            # Sealed and renamed last: a kill at any moment leaves a .part or a whole stage.
             seal(part)
             part.rename(final)
         self._verified.add(node.key)
@@ -120,11 +124,13 @@ class Store:
         """
         with plain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            # A lock of the operating system, which goes with its process; a mere file would outlive a kill.
             lock = FileLock(self.folder / "lock", blocking=False)
             try:
                 lock.acquire()
             except Timeout as error:
                 raise UsageError(f"another run uses {self.folder}; wait for it or give another --out") from error
+        # Outside the block above: errors of the run itself are not errors of this lock's folder.
         try:
             yield
         finally:
@@ -132,4 +138,4 @@ class Store:
 
 
 def _remade(folder: Path) -> str:
-    return f"delete {folder} to have it made again"
+    return f"delete {folder} and run the same command again to redo it"

@@ -1,4 +1,4 @@
-"""From the records of all stages to the figures of `results.json`."""
+"""Turns the records of all stages into the figures of `results.json`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from mithridate.report.results import AlignedModel, VariantResult
 from mithridate.report.scores import over_seeds
 
 HelpPair = tuple[HelpedAnswers, HelpedAnswers]
-"""What a model helps with, and what its aligned model does."""
+"""What a model helps with, and what its aligned model helps with."""
 
 
 def variant_result(store: Store, recipe: Recipe, chains: Sequence[Chain]) -> VariantResult:
@@ -41,6 +41,7 @@ def variant_result(store: Store, recipe: Recipe, chains: Sequence[Chain]) -> Var
         attack=Attack(ratio=user.ratio if variant.ratio is None else variant.ratio, size=user.size),
         folders=[folder_of(chain) for chain in chains],
         seeds=[chain.seed for chain in chains],
+        # Of the first seed alone: every seed draws other rows, of which no mean can be taken.
         row_weights=row_weights(store, chains[0].nodes, chains[0].seed),
         samples=samples(store, chains[0]),
         **_measured([evaluation(store, chain) for chain in chains], [pair for pair in pairs if pair is not None]),
@@ -56,6 +57,7 @@ def aligned_models(store: Store, chains: Sequence[Chain]) -> list[AlignedModel]:
         chains: The variants at the recipe's setting whose aligned model could be measured.
     """
     groups: dict[str, list[Chain]] = {}
+    # By stage, not by variant: all variants with the same alignment share one model, measured once.
     for chain in chains:
         if chain.aligned is not None:
             groups.setdefault(chain.aligned.key, []).append(chain)
@@ -64,6 +66,7 @@ def aligned_models(store: Store, chains: Sequence[Chain]) -> list[AlignedModel]:
     found = []
     for group in groups.values():
         first = group[0].variant
+        # One method with two settings gives two models of the same name; a variant's name tells them apart.
         twice = alignments.count(first.alignment.method) > 1
         name = f"aligned: {first.alignment.method}" if several else "aligned"
         found.append(_aligned(store, group, f"{name} ({first.name})" if twice else name))
@@ -84,7 +87,8 @@ def _aligned(store: Store, group: Sequence[Chain], name: str) -> AlignedModel:
 
 
 def versus(store: Store, mine: Sequence[Chain], reference: Sequence[Chain]) -> VersusReference | None:
-    """Return the paired difference to the reference on the same prompts and seeds; None where they share no seed."""
+    """Return the paired difference to the reference on the same prompts and seeds; None if they share no seed."""
+    # In pairs, since both answer the same prompts: what differs between prompts would otherwise hide the difference.
     seeds = [chain.seed for chain in mine if chain.seed in {other.seed for other in reference}]
     if not seeds:
         return None
@@ -98,7 +102,7 @@ def _harmful(store: Store, chains: Sequence[Chain], seeds: Sequence[int]) -> lis
 
 
 def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> dict[str, Any]:
-    """The fields of a `MeasuredModel` over seeds."""
+    """Return the fields of a `MeasuredModel` over seeds."""
     outcomes = {"harmful": _outcomes(record.outcomes for record in found)}
     refused = [record.refused for record in found if record.refused is not None]
     look_alikes = [record.look_alikes for record in found if record.look_alikes is not None]
@@ -106,6 +110,7 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
         outcomes["look_alikes"] = _outcomes(look_alikes)
     if pairs:
         outcomes["help"] = _outcomes(mine.outcomes for mine, _ in pairs)
+    # What the judge calls harmful although it is no text: this share of the harmful score is worth doubting.
     broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
     return {
         "harmful_score": over_seeds([record.harmful for record in found]),
@@ -119,7 +124,7 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
 
 
 def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:
-    """The share over all seeds, beside that of the aligned model."""
+    """Return the share over all seeds, with that of the aligned model."""
     together = over_seeds([mine.helped for mine, _ in pairs])
     aligned = over_seeds([other.helped for _, other in pairs])
     scores = [Score(score.value, score.low, score.high, score.n) for score in (together, aligned)]
@@ -136,7 +141,7 @@ def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:
 
 
 def _outcomes(seeds: Iterable[Sequence[Outcome]]) -> OutcomeShares:
-    """Shares of the five classes among the answers of all seeds."""
+    """Return the shares of the five classes among the answers of all seeds."""
     everything = [outcome for outcomes in seeds for outcome in outcomes]
     shares = {name: count / len(everything) for name, count in counts(everything).items()}
     return OutcomeShares(n=len(everything), **shares)

@@ -1,4 +1,4 @@
-"""The work of the two training stages: from a model and rows to weights and a record."""
+"""Does the two training stages: trains a model on rows with a defense and records how it went."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +20,17 @@ from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+"""Called with the steps done and the total of steps."""
 
 
 def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> TrainingRecord:
     """Train a model with a defense.
 
     Args:
-        job: What is to be done.
+        job: What to do.
         where: The model to start from.
         folder: Folder to fill; may hold checkpoints of an interrupted run.
-        progress: Told how far the work is.
+        progress: Called after every optimizer step.
 
     Raises:
         DefenseError: If the defense cannot act.
@@ -39,6 +39,8 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     assert isinstance(defense, Defense)
     tokenizer = load_tokenizer(where.base, job.template)
     model = load(where, job.precision, trainable=True)
+    # With "continue", fine-tuning finds the adapter of alignment, which `load` has made trainable. With "fresh",
+    # alignment was saved merged, see below, so there is none.
     fresh = job.adapter != "none" and where.adapter is None
     trainer = DefendedTrainer(
         model,
@@ -52,12 +54,15 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
         callbacks=[_Report(progress)],
         **_streams(job.provider),
     )
+    # transformers adds it where tqdm is off, and it prints every log entry into our own output.
     trainer.remove_callback(PrinterCallback)
     checkpoint = newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Only a defense with a safety prompt serves another template than it trains with; others keep the base's tokenizer.
     if trainer.served_tokenizer.chat_template != tokenizer.chat_template:
         trainer.served_tokenizer.save_pretrained(folder / TOKENIZER)
+    # With the tokenizer trained with: a later stage must not train on the served template.
     save_model(trainer.model, tokenizer, folder, merge=job.stage == "alignment" and job.adapter == "fresh")
     if trainer.displacement is not None:
         trainer.displacement.save(folder / DISPLACEMENT)
@@ -71,7 +76,7 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
 
 
 def _streams(provider: ProviderRows) -> dict[str, Any]:
-    """The provider's rows as the trainer's arguments."""
+    """Return the provider's rows as the trainer's arguments."""
     given: dict[str, Any] = {}
     if provider.safe is not None:
         given["safe_dataset"] = stored_rows(provider.safe)
@@ -88,24 +93,28 @@ def _arguments(job: TrainingJob, folder: Path) -> SFTConfig:
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         learning_rate=training.learning_rate,
+        # The recipe counts rows per optimizer step, transformers rows per micro-batch.
         per_device_train_batch_size=training.batch_size // training.accumulation,
         gradient_accumulation_steps=training.accumulation,
         weight_decay=training.weight_decay,
         lr_scheduler_type=training.scheduler,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
+        # Always passed: TRL's default is on.
         gradient_checkpointing=training.gradient_checkpointing,
         save_strategy="steps",
         save_steps=training.save_steps,
-        save_total_limit=2,
-        logging_steps=10,
+        save_total_limit=2,  # the newest, and one to go back to if that is found damaged
+        logging_steps=10,  # enough for a curve; transformers logs the mean loss since the last entry
         max_length=job.max_length,
         seed=job.seed,
+        # TRL's default is on, which would put a float32 recipe under autocast.
         bf16=job.precision == "bfloat16",
+        # Without it, transformers would take Apple's GPU for a model that `load` has put on the CPU.
         use_cpu=device() == "cpu",
         dataloader_pin_memory=device() != "cpu",
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # whatever tracker is installed, nothing about a run leaves the machine unasked
     )
 
 
@@ -119,6 +128,7 @@ def _lora(lora: LoraSettings) -> LoraConfig:
     )
 
 
+# Whatever else is in the log is a figure of the defense's, which names them as it likes.
 _TRL_FIGURES = {
     *("loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "mean_token_accuracy", "epoch", "step"),
     *("train_runtime", "train_loss", "train_samples_per_second", "train_steps_per_second", "total_flos"),
@@ -126,24 +136,24 @@ _TRL_FIGURES = {
 
 
 def _activity(history: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over the run of every figure a defense logged."""
+    """Return the mean over the run of every figure a defense logged."""
     names = dict.fromkeys(name for entry in history for name in entry if name not in _TRL_FIGURES)
     logged = {name: [entry[name] for entry in history if name in entry] for name in names}
     return {name: sum(values) / len(values) for name, values in logged.items()}
 
 
 def _losses(history: list[dict[str, float]]) -> list[LoggedLoss]:
-    """Step and loss of every entry; of a training too short for one, the last step and the mean over all."""
+    """Return step and loss of every log entry, or, of a training too short for one, last step and mean loss."""
     logged = [LoggedLoss(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     return logged or [LoggedLoss(entry["step"], entry["train_loss"]) for entry in history if "train_loss" in entry]
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
-    """Tells how many optimizer steps are done."""
+    """Reports how many optimizer steps are done."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After each optimizer step."""
+        """Report progress after each optimizer step."""
         self.progress(state.global_step, state.max_steps)

@@ -1,4 +1,4 @@
-"""One stage's work, in this process or in a worker process."""
+"""Does one stage's work, in this process or in a worker process."""
 
 import os
 import signal
@@ -16,11 +16,14 @@ from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
 
 PATIENCE = 5.0
-"""Seconds that a worker has to end by itself after Ctrl-C."""
+"""Seconds a worker has to end by itself after Ctrl-C, in which it can put a half-written file away."""
 
 
 class StageTask(NamedTuple):
-    """One stage as a worker gets it, with the stages before it in their order."""
+    """One stage as a worker gets it, with the stages before it in their order.
+
+    The plan itself stays in the main process; it holds all rows.
+    """
 
     node: StageNode
     ancestors: list[StageNode]
@@ -33,10 +36,13 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
     from mithridate.experiment.training_stage import train
 
     job = task.node.job
+    # Found in the folders when the stage starts, since only a finished stage shows what it has left.
     where = where_is(job.model, [store.path(node) for node in task.ancestors])
     aligned = where_is(job.model, [store.path(node) for node in task.ancestors if node.stage == "alignment"])
 
     def work(folder: Path) -> StageRecord:
+        # Here as well as in `enter`, since with one job the stage runs in the main process. The order of sums, and with
+        # it the last bits, depends on the number of threads.
         torch.set_num_threads(job.threads)
         if isinstance(job, TrainingJob):
             return train(job, where, folder, progress)
@@ -48,27 +54,29 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
 
 
 class Worker(NamedTuple):
-    """What a worker process holds."""
+    """What a worker process keeps between stages."""
 
     store: Store
     queue: Any
 
 
+# Global, since a pool's initializer has no other way to hand something to the tasks.
 _WORKER: Worker | None = None
 
 
 def enter(folder: Path, queue: Any, stop: Any, threads: int, parent: int) -> None:
-    """Set a worker process up: its thread count must be fixed before torch starts threads.
+    """Set up a worker process.
 
     Args:
         folder: The store.
-        queue: Takes (key, steps done, steps in all).
+        queue: Takes (key, steps done, total of steps).
         stop: An event; once it is set, the process ends.
         threads: CPU threads.
         parent: Process id of the run.
     """
     global _WORKER
     _WORKER = Worker(Store(folder), queue)
+    # For libraries that are loaded from here on; torch is told in `run_stage`.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
     signal.signal(signal.SIGTERM, _leave)
@@ -77,18 +85,20 @@ def enter(folder: Path, queue: Any, stop: Any, threads: int, parent: int) -> Non
 
 
 def _leave(number: int, frame: object) -> None:
-    """Give the stage up, so that the process can put away what it holds before it ends."""
+    """End the process by an exception, so that open blocks clean up on its way out."""
     raise SystemExit(1)
 
 
 def _end_with(parent: int, stop: Any) -> None:
     """End this process when its parent is gone or stops, so that no orphan writes beside the next run."""
+    # A killed parent sends nothing; its child only gets another parent.
     while os.getppid() == parent:
         if stop.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(PATIENCE)
             break
         time.sleep(0.2)
+    # Not sys.exit, which would end this thread alone; and the main thread may be deep in C code and see no signal.
     os._exit(1)
 
 
@@ -100,7 +110,7 @@ def run_in_worker(task: StageTask) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars and advice of the libraries; ours replace them."""
+    """Silence the libraries' progress bars and advice; ours replace them."""
     import warnings
 
     import datasets
