@@ -62,7 +62,7 @@ def test_tabs_and_labels(write) -> None:
         ("a.csv", "prompt,response\na,b\0\n", "a.csv:2: found a NUL byte at byte 4"),
         (
             "a.csv",
-            "prompt,response\na," + "x" * 200_000 + "\n",
+            'prompt,response\na,"' + ("x" * 1000 + "\n") * 1200 + '"\n',
             "a.csv:2: found a row that cannot be read (field",
         ),
         ("a.csv", "prompt,response\na," + "x" * 2_000_000, "a.csv:2: found a line over the limit"),

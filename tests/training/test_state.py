@@ -77,5 +77,5 @@ def test_a_folder_of_another_program_is_refused(tmp_path):
 
 
 def test_a_name_that_would_come_back_as_another_is_refused(tmp_path):
-    with pytest.raises(DefenseError, match="the name 'defense.a/b'; a name there must not hold '/'"):
+    with pytest.raises(DefenseError, match=r"the name 'defense\.a/b'; a name there must not hold '/'"):
         state.save_state(tmp_path, {"defense.a/b": torch.ones(2)})

@@ -209,13 +209,17 @@ def released_dtype(recipe: Recipe, model: str) -> torch.dtype:
     return dtype
 
 
+MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
+"""Endings of the files that decide what a model answers."""
+
+
 def _model_identity(location: str) -> Any:
     """Return the hashes of a local model's files; for a hub model its name."""
     folder = Path(location).expanduser()
     if not folder.is_dir():
         return location
-    # Weights, settings, tokenizer and chat template; a changed README decides nothing.
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
+    # Weights, settings, tokenizer (tokenizer.model, merges.txt…) and chat template; a changed README decides nothing.
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
     if not any(path.suffix == ".safetensors" for path in files):
         raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
     return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}

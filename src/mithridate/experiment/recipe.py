@@ -84,7 +84,8 @@ class Recipe(RecipePart):
         dtype: Type of the weights that are released; ``auto`` is the type in which the model came.
         adapter: ``continue`` trains one LoRA through both stages, ``fresh`` merges the first and starts a second,
             ``none`` trains all weights.
-        save: What a variant's folder holds: the merged model, only the adapter, or only the manifest.
+        save: What a variant's folder holds: the merged model, only the adapter (the whole
+            model where there is none), or only the manifest.
         seed: Seed of the alignment stage.
         seeds: Seeds of the attack: mixing and fine-tuning.
         threads: CPU threads of each process; results are bit-equal only for the same number.

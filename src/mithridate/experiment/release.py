@@ -35,10 +35,12 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
     job = chain.evaluation.job
     where = where_is(job.model, [store.path(node) for node in chain.nodes])
     tokenizer = load_served(where, recipe.template)
-    if recipe.save == "merged":
+    # Without an adapter, or behind a repair that merged it, all weights are what there is to save.
+    if recipe.save == "merged" or (recipe.save == "adapter" and where.adapter is None):
         # Held as it was measured, and rounded to the released type only after merging.
         save_merged(load(where, job.precision), tokenizer, part, released_dtype(recipe, job.model))
-    elif recipe.save == "adapter" and where.adapter is not None:
+    elif recipe.save == "adapter":
+        assert where.adapter is not None
         shutil.copytree(where.adapter, part, dirs_exist_ok=True)
         tokenizer.save_pretrained(part)
     for node in chain.nodes:
