@@ -53,7 +53,8 @@ def test_frozen_weights_make_a_backward_pass_as_cheap_as_a_forward_pass():
     assert step_cost.passes("antibody_tuning", shape) == {"forward": 2, "backward": 1, "expected_ratio": 1.5}
 
 
-@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "2"])
 def test_repair_cost_knows_every_repair(rank, capsys):
     figures = printed(repair_cost, capsys, "--rows", "4", "--rank", rank)
     assert {figure["method"] for figure in figures} == {

@@ -129,7 +129,15 @@ def test_after_ctrl_c_the_same_command_goes_on(
     script = tmp_path / "command.py"
     script.write_text(RUN)
     command: Sequence[str] = [sys.executable, str(script), "run", str(recipe), "--out", str(out), "--jobs", jobs]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        # Whoever started the tests in the background of a shell had the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(out.glob("store/finetuning-*.part/checkpoint-*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)

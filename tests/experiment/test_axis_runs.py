@@ -163,6 +163,7 @@ def test_a_second_call_does_nothing_twice_and_drops_stale_axes(axis_run: AxisRun
     assert sorted(path.name for path in (*(out / "tables").iterdir(), *(out / "plots").iterdir())) == ["mine.csv"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_over_axes_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(TINY), str(tmp_path / "killed"), "4", *SMALL]
     killed = subprocess.run(command, check=False, capture_output=True, text=True)

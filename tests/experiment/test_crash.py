@@ -16,6 +16,7 @@ from mithridate.errors import MithridateError, UsageError
 from mithridate.experiment.store import Store
 from mithridate.files import file_hash
 from mithridate.training.state import verify
+from tests.matrix.row import thinned
 
 KILLED = """
 import os, signal, sys
@@ -43,11 +44,12 @@ DEFENDED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("alignment", 3), ("finetuning", 2), ("posttuning", 0), pytest.param("evaluation", 1, marks=pytest.mark.slow)],
-)
-def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, stage: str, step: int) -> None:
+KILLED_AT = [("alignment", 3), ("finetuning", 2), ("posttuning", 0), ("evaluation", 1)]
+
+
+@pytest.mark.parametrize("killed_at", thinned(KILLED_AT, KILLED_AT[:2]), ids=lambda place: f"{place[0]}-{place[1]}")
+def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, killed_at: tuple[str, int]) -> None:
+    stage, step = killed_at
     tree["variants"] = [DEFENDED]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tree))

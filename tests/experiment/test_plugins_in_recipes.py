@@ -56,6 +56,7 @@ def test_plugins_that_cannot_be(
         make_recipe(tree, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_changed_plugin_is_computed_anew_and_nothing_else(tree: dict[str, Any], tmp_path: Path) -> None:
     """In processes of their own, since one that has loaded a file refuses to load another version of it."""
     tree |= {"plugins": ["mine.py"], "variants": [{"name": "undefended"}, {"name": "g", "finetuning": "gentle"}]}
