@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,5 +155,6 @@ def test_bars_are_drawn_on_a_terminal(world: Path, tmp_path: Path) -> None:  # n
     with RunDisplay(console) as display:
         engine.run(make_tree(world), tmp_path, monitor=display)
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "4/4" in drawn or "3/4" in drawn
+    done, planned = re.findall(r"(\d+)/(\d+)", drawn)[-1]  # of the stages; bars of single stages are gone by then
+    assert done == planned != "0"
     assert "[00:00] " not in drawn
