@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mithridate
+from mithridate.experiment.manifest import deciding_files
 
 ROOT = Path(mithridate.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if "templates" not in path.parts)
@@ -76,6 +77,18 @@ def loaded_with(path: Path) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mithridate"):
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+NAMES_AND_WORDS = {"errors", "nearest", "files", "validation", "model_names"}
+"""Rooms below the report that compute nothing a stage stores."""
+
+
+def test_whatever_computes_decides_under_which_key_a_stage_is_stored():
+    """A room that is added, or a file that moves, must not leave old results under the same key."""
+    hashed = set(deciding_files(ROOT))
+    rooms = {one for one, floor in FLOOR.items() if floor < FLOOR["report"]} - NAMES_AND_WORDS
+    assert [path for path in FILES if room(path) in rooms and path not in hashed] == []
+    assert all(path.is_file() for path in hashed)
 
 
 def test_no_two_files_need_each_other_first():

@@ -31,14 +31,21 @@ def _code_hash() -> str:
     """Return a hash of the source files that compute something, so that a changed formula is computed anew."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
-    folders = ("data", "defenses", "evaluation", "miniature", "models", "repair", "training")
-    paths = [path for folder in folders for path in sorted((package / folder).rglob("*.py"))]
-    paths += sorted(package.glob("experiment/*_stage.py"))
-    for path in paths:
+    for path in deciding_files(package):
         # The name too, or moving code from one file to the next would go unnoticed.
         digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()[:20]
+
+
+def deciding_files(package: Path) -> list[Path]:
+    """Return the source files of the package that decide what a stage computes."""
+    # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
+    folders = ("data", "defenses", "evaluation", "miniature", "models", "repair", "training")
+    paths = [path for folder in folders for path in sorted((package / folder).rglob("*.py"))]
+    # settings holds what `strength` means, stage_folder which weights the next stage starts from.
+    paths += [*sorted(package.glob("experiment/*_stage.py")), package / "experiment/stage_folder.py"]
+    paths.append(package / "settings.py")
+    return paths
 
 
 def recipe_hash(tree: dict[str, Any]) -> str:
