@@ -16,21 +16,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mithridate.cli.main import main
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
+from tests.cli.conftest import Called
 from tests.experiment.conftest import TINY, make_tree, world  # noqa: F401  # fixture
 
 RUN = "from mithridate.cli.main import main\nimport sys\nif __name__ == '__main__': main()"
-
-
-def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mithridate", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def written(tree: dict[str, Any], folder: Path) -> Path:
@@ -52,7 +43,7 @@ def test_help_imports_no_torch() -> None:
 
 
 def test_lines_name_variant_stage_and_time_and_json_stands_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    call: Called,
     capsys: pytest.CaptureFixture[str],
     world: Path,  # noqa: F811
     tmp_path: Path,
@@ -60,7 +51,7 @@ def test_lines_name_variant_stage_and_time_and_json_stands_alone(
     tree = make_tree(world)
     tree["variants"] = [{"name": "undefended"}, {"name": "fixed", "posttuning": {"method": "panacea", "radius": 0.5}}]
     recipe, out = written(tree, tmp_path), tmp_path / "out"
-    assert called(monkeypatch, "run", str(recipe), "--out", str(out), "--json") == 0
+    assert call("run", str(recipe), "--out", str(out), "--json") == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert [variant["name"] for variant in summary["variants"]] == ["undefended", "fixed"]
@@ -75,14 +66,14 @@ def test_lines_name_variant_stage_and_time_and_json_stands_alone(
 
 
 def test_a_variant_that_cannot_act_gives_exit_code_1_and_its_reason(
-    monkeypatch: pytest.MonkeyPatch,
+    call: Called,
     capsys: pytest.CaptureFixture[str],
     world: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     tree = make_tree(world) | {"adapter": "continue"}
     tree["variants"] = [{"name": "undefended"}, {"name": "stuck", "finetuning": "salora"}]
-    assert called(monkeypatch, "run", str(written(tree, tmp_path)), "--out", str(tmp_path / "out"), "--json") == 1
+    assert call("run", str(written(tree, tmp_path)), "--out", str(tmp_path / "out"), "--json") == 1
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert [variant["name"] for variant in summary["variants"]] == ["undefended"]
@@ -103,6 +94,7 @@ def test_a_variant_that_cannot_act_gives_exit_code_1_and_its_reason(
     ],
 )
 def test_errors_are_one_sentence(
+    call: Called,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -110,7 +102,7 @@ def test_errors_are_one_sentence(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert called(monkeypatch, "run", *arguments) == 2
+    assert call("run", *arguments) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown

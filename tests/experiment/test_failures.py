@@ -1,5 +1,6 @@
 """A defense that cannot act stops its own variant, with its reason in results, report and exit text."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,23 @@ def test_a_run_without_any_figure_is_an_error(tree: dict[str, Any], tmp_path: Pa
     assert not (tmp_path / "results.json").exists()
 
 
-def test_seeds_that_could_not_be_measured_are_counted(
-    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At two of three seeds the dose exists: the figures come from these, and are compared with the same seeds."""
-    repair, calls = Panacea.repair, []
+def fail_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of Panacea's finds that it cannot act, the first being number 1."""
+    repair, calls = Panacea.repair, itertools.count(1)
 
     def sometimes(self: Panacea, *args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
+        if next(calls) == number:
             raise DefenseError("no dose fits")
         return repair(self, *args, **kwargs)
 
     monkeypatch.setattr(Panacea, "repair", sometimes)
+
+
+def test_seeds_that_could_not_be_measured_are_counted(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At two of three seeds the dose exists: the figures come from these, and are compared with the same seeds."""
+    fail_at(2, monkeypatch)
     tree |= {"seeds": [3, 4, 5], "save": "none"}
     tree["variants"] = [{"name": "undefended"}, {"name": "panacea", "posttuning": {"method": "panacea", "radius": 0.5}}]
     results = mi.run(tree, tmp_path)
@@ -117,15 +122,7 @@ def test_seeds_that_could_not_be_measured_are_counted(
 def test_answers_are_set_side_by_side_at_a_seed_that_both_have(
     tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repair, calls = Panacea.repair, []
-
-    def not_at_first(self: Panacea, *args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 1:
-            raise DefenseError("no dose fits")
-        return repair(self, *args, **kwargs)
-
-    monkeypatch.setattr(Panacea, "repair", not_at_first)
+    fail_at(1, monkeypatch)
     tree |= {"seeds": [3, 4], "save": "none"}
     tree["variants"] = [{"name": "undefended"}, {"name": "panacea", "posttuning": {"method": "panacea", "radius": 0.5}}]
     results = mi.run(tree, tmp_path)
@@ -150,15 +147,7 @@ def _cautions(results: Any) -> list[str]:
 def test_along_an_axis_the_other_cells_go_on(
     tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repair, calls = Panacea.repair, []
-
-    def sometimes(self: Panacea, *args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise DefenseError("no dose fits")
-        return repair(self, *args, **kwargs)
-
-    monkeypatch.setattr(Panacea, "repair", sometimes)
+    fail_at(2, monkeypatch)
     tree |= {"axes": {"epochs": [1, 2]}, "save": "none"}
     tree["variants"] = [{"name": "undefended"}, {"name": "panacea", "posttuning": {"method": "panacea", "radius": 0.5}}]
     results = mi.run(tree, tmp_path)
