@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, DataError, UsageError
-from mithridate.experiment.plan import _model_identity
+from mithridate.experiment.identity import model_identity
 from mithridate.files import file_hash
 
 CHAIN = {
@@ -92,13 +92,13 @@ def test_every_adapter_mode_moves_only_what_it_should(tree: dict[str, Any], tmp_
 
 def test_a_model_is_known_by_all_files_that_decide_what_it_answers(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"w")
-    known = [_model_identity(str(tmp_path))]
+    known = [model_identity(str(tmp_path))]
     for name in ("tokenizer.model", "merges.txt", "chat_template.jinja"):
         (tmp_path / name).write_text("x")
-        known.append(_model_identity(str(tmp_path)))
+        known.append(model_identity(str(tmp_path)))
     assert len({json.dumps(identity) for identity in known}) == 4
     (tmp_path / "README.md").write_text("x")
-    assert _model_identity(str(tmp_path)) == known[-1]
+    assert model_identity(str(tmp_path)) == known[-1]
 
 
 def test_merged_folder_answers_like_base_and_adapter(tree: dict[str, Any], tmp_path: Path) -> None:

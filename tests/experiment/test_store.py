@@ -13,6 +13,8 @@ import pytest
 import mithridate as mi
 from mithridate.errors import CheckpointError, MithridateError, RecipeError
 from mithridate.experiment import store as store_module
+from mithridate.experiment.inputs import Inputs
+from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe
 from mithridate.experiment.stage_records import TrainingRecord
 from mithridate.files import write_json
@@ -44,6 +46,30 @@ def test_a_stored_stage_is_verified_once(tree: dict[str, Any], tmp_path: Path, m
     assert set(verified) == stored
     assert set(verified.values()) == {1}
     assert sum(name.startswith("alignment") for name in verified) == 1
+
+
+def keys(tree: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Keys of the planned stages, by stage."""
+    recipe = make_recipe(tree)
+    return {node.stage: key for key, node in Plan(recipe, Inputs(recipe, folder, folder / "inputs")).nodes.items()}
+
+
+def test_what_is_named_by_path_alone_counts_by_its_content(tree: dict[str, Any], tmp_path: Path) -> None:
+    """A template or a judge that is edited in place must not leave old figures under the same key."""
+    template, judge = tmp_path / "chat.jinja", tmp_path / "judge"
+    judge.mkdir()
+    (judge / "model.safetensors").write_bytes(b"weights")
+    template.write_text("one")
+    tree |= {"template": str(template)}
+    tree["evaluation"]["judge"] = {"kind": "classifier", "model": str(judge)}
+    first = keys(tree, tmp_path)
+    assert keys(tree, tmp_path) == first
+    (judge / "model.safetensors").write_bytes(b"other weights")
+    judged = keys(tree, tmp_path)
+    assert {stage for stage in first if judged[stage] != first[stage]} == {"evaluation"}
+    template.write_text("two")
+    laid_out = keys(tree, tmp_path)
+    assert not {stage for stage in first if laid_out[stage] == judged[stage]}
 
 
 def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) -> None:

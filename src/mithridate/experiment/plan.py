@@ -1,23 +1,19 @@
 """Plans the stages that a recipe needs, each once, in an order in which they can run."""
 
 import functools
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from mithridate.defenses.plugins import fingerprint
 from mithridate.defenses.registry import method
-from mithridate.errors import RecipeError
 from mithridate.experiment.axes import setting_of, settings
+from mithridate.experiment.identity import identity_of, model_identity
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob, StageNode, StoredRows, TrainingJob
-from mithridate.experiment.manifest import code_versions
 from mithridate.experiment.recipe import Choice, Recipe, Variant
 from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
-from mithridate.files import file_hash
 from mithridate.models.loading import locate, stored_dtype
 from mithridate.report.axis_results import Setting
 
@@ -123,15 +119,7 @@ class Plan:
     def _add(self, nodes: list[StageNode], job: Job, label: str) -> None:
         """Append a stage; its key covers its parent's key, and with it every stage before it."""
         parent = nodes[-1].key if nodes else None
-        identity = {
-            "parent": parent or _model_identity(self._model),
-            "versions": code_versions(),
-            "job": job.model_dump(mode="json"),
-        }
-        # The code of our own defenses is among the versions; a plug-in's is not.
-        plugin = fingerprint(method(job.method).cls) if job.method else None
-        if plugin is not None:
-            identity["plugin"] = plugin
+        identity = identity_of(job, parent or model_identity(self._model))
         node = StageNode(key=key_of(identity), parent=parent, job=job, label=label)
         # The node already planned, where there is one: chains share it, and its label stays that of the first.
         nodes.append(self.nodes.setdefault(node.key, node))
@@ -207,26 +195,3 @@ def released_dtype(recipe: Recipe, model: str) -> torch.dtype:
     """Return the type of the weights that a run releases."""
     dtype: torch.dtype = stored_dtype(model) if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     return dtype
-
-
-MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
-"""Endings of the files that decide what a model answers."""
-
-
-def _model_identity(location: str) -> Any:
-    """Return the hashes of a local model's files; for a hub model its name."""
-    folder = Path(location).expanduser()
-    if not folder.is_dir():
-        return location
-    # Weights, settings, tokenizer (tokenizer.model, merges.txt…) and chat template; a changed README decides nothing.
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
-    return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
-# Asked for by every first stage of a chain, and a 7B model is 13 GB to read.
-@functools.cache
-def _hashed(path: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file, computed anew only when its size or time of change differs."""
-    return file_hash(path)

@@ -1,0 +1,74 @@
+"""What decides a stage's result: all that its key in the store covers."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from mithridate.defenses.plugins import fingerprint
+from mithridate.defenses.registry import method
+from mithridate.errors import RecipeError
+from mithridate.experiment.jobs import EvaluationJob, Job
+from mithridate.experiment.manifest import code_versions
+from mithridate.files import file_hash
+
+MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
+"""Endings of the files that decide what a model answers."""
+
+
+def identity_of(job: Job, origin: Any) -> dict[str, Any]:
+    """Return everything that decides what a stage's result is.
+
+    Args:
+        job: What the stage does.
+        origin: Key of the stage before it, or the identity of the model it starts from.
+    """
+    return {
+        "parent": origin,
+        "versions": code_versions(),
+        "job": job.model_dump(mode="json"),
+        **_named_files(job),
+    }
+
+
+def _named_files(job: Job) -> dict[str, Any]:
+    """Return the contents of what a job names by path alone: a plug-in, a chat template, a judge on this machine."""
+    found: dict[str, Any] = {}
+    # The code of our own defenses is among the versions; a plug-in's is not.
+    plugin = fingerprint(method(job.method).cls) if job.method else None
+    if plugin is not None:
+        found["plugin"] = plugin
+    if job.template is not None and Path(job.template).is_file():
+        found["template"] = file_hash(Path(job.template))
+    if isinstance(job, EvaluationJob) and job.judge.model is not None and job.judge.url is None:
+        folder = Path(job.judge.model).expanduser()
+        if folder.is_dir():
+            found["judge"] = _contents(folder)
+    return found
+
+
+def model_identity(location: str) -> Any:
+    """Return the hashes of a local model's files; for a hub model its name.
+
+    Raises:
+        RecipeError: If a folder holds no weights.
+    """
+    folder = Path(location).expanduser()
+    if not folder.is_dir():
+        return location
+    found = _contents(folder)
+    if not any(name.endswith(".safetensors") for name in found):
+        raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
+    return found
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return the hashes of the files that decide what a model answers; a changed README decides nothing."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
+    return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+# Asked for by every first stage of a chain, and a 7B model is 13 GB to read.
+@functools.cache
+def _hashed(path: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file, computed anew only when its size or time of change differs."""
+    return file_hash(path)
