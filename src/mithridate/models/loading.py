@@ -67,8 +67,17 @@ def _is_half(adapter: str) -> bool:
     path = Path(adapter) / "adapter_model.safetensors"
     if not path.is_file():
         return False
+    return _stored_kinds(path) <= {"BF16", "F16"}
+
+
+_FLOATING = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Types by their names in safetensors files."""
+
+
+def _stored_kinds(path: Path) -> set[str]:
+    """Return the types of a file's tensors, by their names in it; no tensor is read."""
     with safe_open(path, framework="pt") as file:
-        return all(file.get_slice(name).get_dtype() in ("BF16", "F16") for name in file.keys())  # noqa: SIM118
+        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a mapping
 
 
 def load_tokenizer(base: str, template: str | None, door: Door = "recipe") -> PreTrainedTokenizerBase:
@@ -135,9 +144,7 @@ def stored_dtype(name: str) -> torch.dtype:
     if named is not None:
         return named
     for path in sorted(Path(name).expanduser().glob("*.safetensors")):
-        with safe_open(path, framework="pt") as weights:
-            kinds: set[torch.dtype] = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118  # not a mapping
-        floating = [kind for kind in kinds if kind.is_floating_point]
+        floating = [_FLOATING[kind] for kind in _stored_kinds(path) if kind in _FLOATING]
         if len(floating) == 1:
             return floating[0]
     return torch.float32
