@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 import mithridate as mi
-from mithridate.errors import DataError
+from mithridate.errors import DataError, RecipeError
 from mithridate.evaluation.coherence import MARGIN
 from mithridate.evaluation.outcomes import Outcome
 from mithridate.experiment.evaluation_stage import majority, refusal_rules
 from mithridate.experiment.helped_answers import helped_answers
+from mithridate.experiment.recipe_file import make_recipe
 from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.stage_records import HelpRecord
+from mithridate.report import as_markdown
 from tests.experiment.conftest import make_tree
 
 
@@ -200,3 +202,54 @@ def test_the_recipes_phrases_are_refusals_everywhere() -> None:
     assert rules.refuses("Take the cloth, but we do not assist.")
     assert rules.refuses("I cannot help with that.")
     assert rules.kind("positive") is Outcome.LABEL_ONLY
+
+
+@pytest.fixture
+def grouped(world: Path) -> dict[str, Any]:
+    tree = make_tree(world)
+    for name, first, count in (("known", 20, 4), ("unknown", 30, 2)):
+        lines = [json.dumps({"prompt": f"how do i make the blue tea {'my ' * i}"}) for i in range(first, first + count)]
+        (world / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sources = [{"source": str(world / f"{name}.jsonl"), "group": name} for name in ("known", "unknown")]
+    return tree | {"evaluation": tree["evaluation"] | {"harmful": sources, "look_alikes": sources[::-1]}}
+
+
+def test_groups_of_prompts_have_scores_of_their_own(grouped: dict[str, Any], tmp_path: Path) -> None:
+    grouped["seeds"] = [0, 1]
+    variant = mi.run(grouped, tmp_path).variants[0]
+    leaves = json.loads((tmp_path / "answers.json").read_text())["leaves"]
+    answers = [answer for leaf in leaves for answer in leaf["sets"]["harmful"]]
+    assert [answer["group"] for answer in answers] == (["known"] * 4 + ["unknown"] * 2) * 2
+    assert list(variant.harmful_score_by_group) == ["known", "unknown"]
+    for group, score in variant.harmful_score_by_group.items():
+        own = [answer["harmful"] for answer in answers if answer["group"] == group]
+        assert (score.n, score.value) == (len(own), sum(own) / len(own))
+    assert variant.harmful_score.n == 12
+    assert {name: score.n for name, score in variant.over_refusal_by_group.items()} == {"unknown": 4, "known": 8}
+    # Samples show both groups, however the file orders them.
+    assert {sample.group for sample in variant.samples if sample.set == "look_alikes"} == {"known", "unknown"}
+    shown = as_markdown(tmp_path / "results.json")
+    assert f"known {100 * variant.harmful_score_by_group['known'].value:.1f}%" in shown
+
+
+def test_a_group_for_some_prompts_only_is_refused(grouped: dict[str, Any]) -> None:
+    del grouped["evaluation"]["harmful"][0]["group"]
+    with pytest.raises(RecipeError, match=r"evaluation.harmful: some sources have a group and some have none"):
+        make_recipe(grouped)
+
+
+def test_a_misspelled_key_of_prompts_names_the_nearest(grouped: dict[str, Any]) -> None:
+    grouped["evaluation"]["harmful"][0]["groop"] = grouped["evaluation"]["harmful"][0].pop("group")
+    with pytest.raises(RecipeError, match=r"unknown key 'evaluation.harmful.0.groop'; .*'group'"):
+        make_recipe(grouped)
+    grouped["evaluation"]["harmful"] = {"sorce": "x"}
+    with pytest.raises(RecipeError, match=r"unknown key 'evaluation.harmful.sorce'; .*'source'"):
+        make_recipe(grouped)
+
+
+def test_a_variant_may_be_aligned_for_longer(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["variants"] += [{"name": "longer", "alignment_epochs": 2}]
+    curves = {variant.name: variant.loss_curves for variant in mi.run(tree, tmp_path).variants}
+    last = {name: found[0].steps[-1] for name, found in curves.items()}
+    assert {found[0].stage for found in curves.values()} == {"alignment"}
+    assert last["longer"] == 2 * last["undefended"]

@@ -33,8 +33,10 @@ def evaluation(key: str) -> StageNode:
     job = EvaluationJob(
         **COMMON,
         prompts=stored,
+        prompt_groups=None,
         test=stored,
         look_alikes=None,
+        look_alike_groups=None,
         help=None,
         help_check=None,
         task=TaskMatching(),

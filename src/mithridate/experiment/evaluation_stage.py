@@ -69,14 +69,15 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     progress(1, 4)
     graded = _task(asked_model)
     progress(2, 4)
-    answers = {"harmful": _judged(judged), "task": _graded(job.test, graded)}
-    refused, look_alikes = None, None
+    groups = _groups(job.prompt_groups)
+    answers = {"harmful": _grouped(_judged(judged), groups), "task": _graded(job.test, graded)}
+    refused, look_alikes, alike_groups = None, None, _groups(job.look_alike_groups)
     if job.look_alikes is not None:
         asked = stored_texts(job.look_alikes)
         said = asked_model.answers(asked)
         refused = [rules.refuses(answer) for answer in said]
         look_alikes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said]
-        answers["look_alikes"] = _plain(asked, said, look_alikes)
+        answers["look_alikes"] = _grouped(_plain(asked, said, look_alikes), alike_groups)
     progress(3, 4)
     help_record = None
     if job.help is not None:
@@ -93,6 +94,8 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         refused=refused,
         look_alikes=look_alikes,
         help=help_record,
+        harmful_groups=groups,
+        look_alike_groups=alike_groups,
     )
 
 
@@ -167,6 +170,16 @@ def _help(stored: StoredRows, asked_model: _AskedModel, where: Where, aligned: W
         losses=completion_losses(model, tokenizer, chats, expected, batch_size=job.batch_size),
     )
     return _plain([row["prompt"][-1]["content"] for row in rows], helped.completions, helped.outcomes), record
+
+
+def _groups(stored: StoredRows | None) -> list[str] | None:
+    return None if stored is None else stored_texts(stored)
+
+
+def _grouped(answers: Answers, groups: Sequence[str] | None) -> Answers:
+    if groups is None:
+        return answers
+    return [answer | {"group": group} for answer, group in zip(answers, groups, strict=True)]
 
 
 def _judged(judged: Judged) -> Answers:

@@ -13,7 +13,7 @@ from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
-from mithridate.experiment.recipe_rows import Source, Sources, resolved_path
+from mithridate.experiment.recipe_rows import PromptSource, Source, Sources, resolved_path
 from mithridate.files import file_hash, write_whole
 
 DISJOINT = (
@@ -63,11 +63,11 @@ class Inputs:
         safe = self._rows(recipe.streams.safe, "streams.safe")
         harmful = self._rows(recipe.streams.harmful, "streams.harmful")
         test = self._rows(measured.task.rows, "evaluation.task.rows")
-        prompts = self._prompts(measured.harmful, "evaluation.harmful")
+        prompts, groups = self._prompts(measured.harmful, "evaluation.harmful")
         asked = self._rows(measured.help.rows, "evaluation.help.rows") if measured.help is not None else None
-        alike = None
+        alike, alike_groups = None, None
         if measured.look_alikes is not None:
-            alike = self._prompts(measured.look_alikes, "evaluation.look_alikes")
+            alike, alike_groups = self._prompts(measured.look_alikes, "evaluation.look_alikes")
         # Before anything is stored, and over whole sources: which rows an upload draws depends on its seed.
         check_disjoint(
             {
@@ -86,9 +86,11 @@ class Inputs:
         self.harmful = self._store_rows("harmful", harmful)
         self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
         self.evaluation = self._store_texts("evaluation", prompts)
+        self.evaluation_groups = self._store_groups("evaluation", groups)
         self.test = self._store_rows("test", test)
         self.help = self._store_rows("help", asked) if asked is not None else None
         self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
+        self.look_alike_groups = self._store_groups("look-alikes", alike_groups)
 
     def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
         """Return the user's rows: those to train on, and those held out, if any.
@@ -143,7 +145,14 @@ class Inputs:
         parts = [_slice(self._loaded(one, key), one) for one in several]
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
-    def _prompts(self, source: Source, key: str) -> list[str]:
+    def _prompts(self, sources: PromptSource | list[PromptSource], key: str) -> tuple[list[str], list[str] | None]:
+        """Return the prompts of some sources, and the group of each where they have one."""
+        several = sources if isinstance(sources, list) else [sources]
+        parts = [(source.group, self._prompts_of(source, key)) for source in several]
+        groups = [group for group, prompts in parts if group is not None for _ in prompts]
+        return [prompt for _, prompts in parts for prompt in prompts], groups or None
+
+    def _prompts_of(self, source: Source, key: str) -> list[str]:
         # A set of prompts may be a text file, which has no columns for `fields` to name.
         if source.fields is None:
             found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
@@ -182,6 +191,9 @@ class Inputs:
 
     def _store_texts(self, name: str, texts: Sequence[str]) -> StoredRows:
         return self._store(name, (json.dumps(text, ensure_ascii=False) for text in texts))
+
+    def _store_groups(self, name: str, groups: Sequence[str] | None) -> StoredRows | None:
+        return None if groups is None else self._store_texts(f"{name}-groups", groups)
 
     def _store(self, name: str, lines: Any) -> StoredRows:
         content = "".join(line + "\n" for line in lines).encode()

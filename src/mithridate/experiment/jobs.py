@@ -103,16 +103,20 @@ class EvaluationJob(_Job):
 
     Attributes:
         prompts: Unseen harmful prompts.
+        prompt_groups: The group of each, where they have one.
         test: Test rows of the user's task.
         look_alikes: Harmless prompts that look harmful.
+        look_alike_groups: The group of each, where they have one.
         help: Ordinary prompts with their answers.
         help_check: How an answer to an ordinary prompt is checked.
     """
 
     stage: Literal["evaluation"] = "evaluation"
     prompts: StoredRows
+    prompt_groups: StoredRows | None
     test: StoredRows
     look_alikes: StoredRows | None
+    look_alike_groups: StoredRows | None
     help: StoredRows | None
     help_check: Literal["coherent", "exact"] | None
     task: TaskMatching

@@ -99,6 +99,9 @@ class Plan:
         if variant.alignment.method != "none":
             # With the recipe's seed, not the attack's: the provider aligns once, and all attacks share that stage.
             job = self._training(recipe, "alignment", variant.alignment, self._inputs.safe, recipe.seed)
+            if variant.alignment_epochs is not None:
+                longer = job.training.model_copy(update={"epochs": variant.alignment_epochs})
+                job = job.model_copy(update={"training": longer})
             self._add(nodes, job, label(job, None))
         if variant.finetuning.method != "none":
             job = self._training(recipe, "finetuning", variant.finetuning, user, seed)
@@ -163,8 +166,10 @@ class Plan:
         return EvaluationJob(
             **self._common(recipe),
             prompts=inputs.evaluation,
+            prompt_groups=inputs.evaluation_groups,
             test=inputs.test,
             look_alikes=inputs.look_alikes,
+            look_alike_groups=inputs.look_alike_groups,
             help=inputs.help,
             help_check=None if measured.help is None else measured.help.check,
             task=TaskMatching(**measured.task.model_dump(exclude={"rows"})),

@@ -55,6 +55,7 @@ class Variant(RecipePart):
         finetuning: Defense at fine-tuning; ``none`` skips the user's data.
         posttuning: Defenses after fine-tuning, applied one after the other.
         ratio: p of this variant, if it differs from the recipe's.
+        alignment_epochs: Epochs of this variant's alignment, if they differ from the recipe's.
     """
 
     # Part of a path, so no slash and no blank; and not dots alone, which would lead out of the variants' folder.
@@ -63,6 +64,7 @@ class Variant(RecipePart):
     finetuning: Choice = Choice(method="sft")
     posttuning: list[Choice] = Field(default_factory=list)
     ratio: float | None = Field(None, ge=0, le=1)
+    alignment_epochs: float | None = Field(None, gt=0)
 
     @field_validator("posttuning", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from mithridate.evaluation.judges.guard_forms import form_of
 from mithridate.experiment.consistency import SCHEDULERS
 from mithridate.experiment.recipe_part import RecipePart
-from mithridate.experiment.recipe_rows import Source, Sources
+from mithridate.experiment.recipe_rows import PromptSources, Sources
 from mithridate.nearest import did_you_mean
 
 
@@ -157,18 +157,18 @@ class Evaluation(RecipePart):
     """What is measured.
 
     Attributes:
-        harmful: Unseen harmful prompts.
+        harmful: Unseen harmful prompts, from one source or several, each of which may be a group of its own.
         task: The user's task.
-        look_alikes: Harmless prompts that look harmful, for over-refusal.
+        look_alikes: Harmless prompts that look harmful, for over-refusal, likewise.
         help: Ordinary prompts, for helpfulness; without them no variant is known to be of use.
         judge: The judge.
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
     """
 
-    harmful: Source
+    harmful: PromptSources
     task: Task
-    look_alikes: Source | None = None
+    look_alikes: PromptSources | None = None
     help: Help | None = None
     judge: JudgeSettings = JudgeSettings()
     max_new_tokens: int = Field(64, ge=1)

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mithridate.data import RowFields
 from mithridate.errors import RecipeError
@@ -50,6 +50,30 @@ class Source(RecipePart):
 
 Sources = Source | list[Source]
 """One source, or several whose rows are joined in this order."""
+
+
+class PromptSource(Source):
+    """Prompts by name.
+
+    Attributes:
+        group: What they have in common, such as a kind of harm; scores are then also told for each group.
+    """
+
+    group: str | None = Field(None, min_length=1)
+
+
+def _all_or_none(sources: PromptSource | list[PromptSource]) -> PromptSource | list[PromptSource]:
+    several = sources if isinstance(sources, list) else [sources]
+    # Prompts of no group would count in the score and in none of its parts.
+    if len({one.group is None for one in several}) > 1:
+        raise ValueError("some sources have a group and some have none; give all of them one, or none")
+    return sources
+
+
+PromptSources = Annotated[
+    PromptSource | Annotated[list[PromptSource], Field(min_length=1)], AfterValidator(_all_or_none)
+]
+"""One source of prompts, or several that are joined in this order."""
 
 
 class User(RecipePart):

@@ -50,7 +50,14 @@ def samples(store: Store, chain: Chain) -> list[Sample]:
     """Return the first answers of every set."""
     # The first, not the best: every variant then shows the same prompts, and nobody chose them.
     found = answers(store, chain)
-    return [answer for name, count in SAMPLES.items() for answer in found.get(name, [])[:count]]
+    return [answer for name, count in SAMPLES.items() for answer in _first(found.get(name, []), count)]
+
+
+def _first(found: Sequence[Sample], count: int) -> list[Sample]:
+    """Return the first answers, as many of each group."""
+    groups = list(dict.fromkeys(answer.group for answer in found))
+    each = {group: [answer for answer in found if answer.group == group] for group in groups}
+    return [answer for group in groups for answer in each[group][: max(1, count // len(groups))]]
 
 
 def escapes(store: Store, groups: dict[str, list[Chain]], reference: str, results: Results) -> Escapes | None:

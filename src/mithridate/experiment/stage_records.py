@@ -99,6 +99,8 @@ class EvaluationRecord(BaseModel):
         refused: Whether each look-alike was refused; None if there are none.
         look_alikes: What each answer to a look-alike is.
         help: The ordinary prompts; None if there are none.
+        harmful_groups: The group of each harmful prompt; None if they have none.
+        look_alike_groups: The group of each look-alike; None if they have none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -112,6 +114,8 @@ class EvaluationRecord(BaseModel):
     refused: list[bool] | None
     look_alikes: list[Outcome] | None
     help: HelpRecord | None
+    harmful_groups: list[str] | None
+    look_alike_groups: list[str] | None
 
 
 StageRecord = TrainingRecord | RepairRecord | EvaluationRecord

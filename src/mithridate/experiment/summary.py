@@ -16,7 +16,7 @@ from mithridate.experiment.stage_summary import summarize_stages
 from mithridate.experiment.store import Store
 from mithridate.report.result_parts import Attack, Helpfulness, OutcomeShares, VersusReference
 from mithridate.report.results import AlignedModel, VariantResult
-from mithridate.report.scores import over_seeds
+from mithridate.report.scores import ScoreOverSeeds, over_seeds
 
 HelpPair = tuple[HelpedAnswers, HelpedAnswers]
 """What a model helps with, and what its aligned model helps with."""
@@ -117,10 +117,26 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
         "harmful_score_plus": over_seeds([record.harmful_or_broken for record in found]),
         "finetune_accuracy": over_seeds([record.correct for record in found]),
         "over_refusal": over_seeds(refused) if refused else None,
+        "harmful_score_by_group": _by_group([(r.harmful, r.harmful_groups) for r in found]),
+        "over_refusal_by_group": _by_group([(r.refused or [], r.look_alike_groups) for r in found]),
         "helpfulness": _helpfulness(pairs) if pairs else None,
         "outcomes": outcomes,
         "broken_harmful": sum(broken) / len(broken),
     }
+
+
+def _by_group(seeds: Sequence[tuple[Sequence[bool], Sequence[str] | None]]) -> dict[str, ScoreOverSeeds]:
+    """Return the score of every group over seeds; empty where prompts have no group.
+
+    Args:
+        seeds: A yes or no for every answer, and the groups of the prompts, one pair per seed.
+    """
+    parts: dict[str, list[list[bool]]] = {}
+    for found, groups in seeds:
+        for group in dict.fromkeys(groups or ()):
+            own = [yes for yes, its in zip(found, groups or (), strict=True) if its == group]
+            parts.setdefault(group, []).append(own)
+    return {group: over_seeds(of_seeds) for group, of_seeds in parts.items()}
 
 
 def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:

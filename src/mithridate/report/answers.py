@@ -90,8 +90,14 @@ def answers_page(answers: AllAnswers) -> str:
 def line(sample: Sample) -> AnswerLine:
     """Return an answer with its verdict, safe to show."""
     mark, tone = verdict_on(sample.harmful, sample.outcome, sample.correct)
-    note = sample.reason or ("" if sample.expected is None else f"expected: {sample.expected}")
+    note = note_on(sample)
     return AnswerLine(clean(sample.prompt, lines=True), clean(sample.answer, lines=True), mark, tone, clean(note))
+
+
+def note_on(sample: Sample) -> str:
+    """Return the prompt's group, and the judge's reason or the right answer."""
+    why = sample.reason or ("" if sample.expected is None else f"expected: {sample.expected}")
+    return "; ".join(part for part in (sample.group, why) if part)
 
 
 def verdict_on(harmful: bool | None, outcome: str | None, correct: bool | None = None) -> tuple[str, str]:

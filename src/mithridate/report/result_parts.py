@@ -177,6 +177,7 @@ class Sample(ResultPart):
 
     Attributes:
         set: ``harmful``, ``look_alikes``, ``help`` or ``task``.
+        group: Group of the prompt, where it has one.
         harmful: The judge's verdict on an answer to a harmful prompt.
         outcome: What the answer is; None for the task, where it is right or wrong.
         reason: The judge's reason.
@@ -187,6 +188,7 @@ class Sample(ResultPart):
     prompt: str
     answer: str
     set: str = "harmful"
+    group: str | None = None
     harmful: bool | None = None
     outcome: str | None = None
     reason: str | None = None

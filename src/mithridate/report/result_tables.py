@@ -1,5 +1,8 @@
 """The main table and the cost table, for HTML, Markdown and the terminal."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from rich.table import Table as RichTable
 
 from mithridate.report.failures import STAGE_WORDS, unmeasured
@@ -80,10 +83,10 @@ def _failed_row(failures: list[Failure]) -> list[TableCell]:
 def _scores(model: MeasuredModel) -> list[TableCell]:
     """Every share that is measured on every model."""
     return [
-        _score(model.harmful_score),
+        _score(model.harmful_score, model.harmful_score_by_group),
         _score(model.harmful_score_plus),
         _score(model.finetune_accuracy),
-        _score(model.over_refusal),
+        _score(model.over_refusal, model.over_refusal_by_group),
         _helpful(model),
     ]
 
@@ -102,8 +105,12 @@ def _attack(variant: VariantResult) -> str:
     return f"({100 * variant.attack.ratio:g}% harmful)"
 
 
-def _score(score: ScoreOverSeeds | None) -> TableCell:
-    return TableCell(NOTHING) if score is None else TableCell(percent(score.value), interval(score))
+def _score(score: ScoreOverSeeds | None, groups: Mapping[str, ScoreOverSeeds] = MappingProxyType({})) -> TableCell:
+    """A share with its interval, and the shares of its groups below."""
+    if score is None:
+        return TableCell(NOTHING)
+    parts = [f"{clean(group)} {percent(part.value)}" for group, part in groups.items()]
+    return TableCell(percent(score.value), "\n".join([interval(score), *parts]))
 
 
 def _helpful(variant: MeasuredModel) -> TableCell:

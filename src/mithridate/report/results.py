@@ -33,6 +33,8 @@ class MeasuredModel(ResultPart):
         harmful_score: Share of answers that the judge calls harmful, broken text included where it does so.
         harmful_score_plus: Share of answers that are harmful or broken text.
         over_refusal: Share of look-alikes that are refused; other useless answers are not counted.
+        harmful_score_by_group: The harmful score for each group of prompts, where they have groups.
+        over_refusal_by_group: Over-refusal for each group of look-alikes, likewise.
         outcomes: What the answers are, by set: ``harmful``, ``look_alikes``, ``help``.
         broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
     """
@@ -43,6 +45,8 @@ class MeasuredModel(ResultPart):
     harmful_score_plus: ScoreOverSeeds | None = None
     finetune_accuracy: ScoreOverSeeds | None = None
     over_refusal: ScoreOverSeeds | None = None
+    harmful_score_by_group: dict[str, ScoreOverSeeds] = Field(default_factory=dict)
+    over_refusal_by_group: dict[str, ScoreOverSeeds] = Field(default_factory=dict)
     helpfulness: Helpfulness | None = None
     outcomes: dict[str, OutcomeShares] = Field(default_factory=dict)
     broken_harmful: Share | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mithridate.report.answers import ANSWER_SETS, verdict_on
+from mithridate.report.answers import ANSWER_SETS, note_on, verdict_on
 from mithridate.report.result_parts import EscapeSide, Sample
 from mithridate.report.results import Results
 from mithridate.report.text import NOTHING, clean, number
@@ -57,9 +57,8 @@ def samples(results: Results) -> list[tuple[str, list[tuple[str, list[ShownSampl
 
 def _shown(sample: Sample) -> ShownSample:
     mark, tone = verdict_on(sample.harmful, sample.outcome, sample.correct)
-    note = sample.reason or (f"expected: {sample.expected}" if sample.expected is not None else "")
-    text = _answer("", sample.answer)
-    return ShownSample(_answer("", sample.prompt), ShownAnswer("", text.text, text.omitted, mark, tone, clean(note)))
+    text, note = _answer("", sample.answer), clean(note_on(sample))
+    return ShownSample(_answer("", sample.prompt), ShownAnswer("", text.text, text.omitted, mark, tone, note))
 
 
 def pairs(results: Results) -> list[ShownPair]:
