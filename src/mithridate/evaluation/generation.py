@@ -26,6 +26,7 @@ def generate(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     system: str | None = None,
+    prefill: str | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Return greedy completions of single-turn prompts, in their order.
@@ -37,6 +38,7 @@ def generate(
         max_new_tokens: Longest completion, in tokens.
         batch_size: Prompts per forward pass; the completions do not depend on it.
         system: System message put before every prompt.
+        prefill: Text with which every answer is made to begin, as an attacker may; the completion is what follows it.
         progress: Whether to show a progress bar on standard error.
 
     Returns:
@@ -51,7 +53,13 @@ def generate(
     before = [{"role": "system", "content": system}] if system is not None else []
     chats = [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
     return generate_chats(
-        model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+        model,
+        tokenizer,
+        chats,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        prefill=prefill,
+        progress=progress,
     )
 
 
@@ -62,6 +70,7 @@ def generate_chats(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 32,
+    prefill: str | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Return greedy completions of conversations that end with the user's turn; otherwise like `generate`."""
@@ -69,7 +78,8 @@ def generate_chats(
         raise UsageError(f"max_new_tokens and batch_size must be >= 1, not {max_new_tokens} and {batch_size}")
     if not chats:
         return []
-    encoded = _encode(tokenizer, chats)
+    opening = [] if prefill is None else tokenizer(prefill, add_special_tokens=False)["input_ids"]
+    encoded = [[*ids, *opening] for ids in _encode(tokenizer, chats)]
     ids = generate_ids(
         model, tokenizer, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )

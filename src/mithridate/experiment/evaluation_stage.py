@@ -39,11 +39,17 @@ class _AskedModel:
     rules: RefusalJudge
     job: EvaluationJob
 
-    def answers(self, prompts: Sequence[str]) -> list[str]:
+    def answers(self, prompts: Sequence[str], system: str | None = None, prefill: str | None = None) -> list[str]:
         """Return the model's answers to some prompts."""
         job = self.job
         return generate(
-            self.model, self.tokenizer, prompts, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=job.max_new_tokens,
+            batch_size=job.batch_size,
+            system=system,
+            prefill=prefill,
         )
 
 
@@ -65,7 +71,9 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     rules = refusal_rules(job.judge, job.task.labels)
     asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    judged = judge_completions(prompts, asked_model.answers(prompts), judge(job.judge, rules), rules)
+    said = asked_model.answers(prompts, job.system, job.prefill)
+    judged = judge_completions(prompts, said, judge(job.judge, rules), rules)
+    further = [judge_completions(prompts, said, judge(one, rules), rules) for one in job.further_judges]
     progress(1, 4)
     graded = _task(asked_model)
     progress(2, 4)
@@ -96,6 +104,7 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         help=help_record,
         harmful_groups=groups,
         look_alike_groups=alike_groups,
+        further={one.judge: one.harmful for one in further},
     )
 
 

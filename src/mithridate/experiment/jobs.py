@@ -109,6 +109,9 @@ class EvaluationJob(_Job):
         look_alike_groups: The group of each, where they have one.
         help: Ordinary prompts with their answers.
         help_check: How an answer to an ordinary prompt is checked.
+        system: System message before every harmful prompt.
+        prefill: Text with which every answer to a harmful prompt is made to begin.
+        further_judges: Judges besides the first, whose verdicts are recorded beside its own.
     """
 
     stage: Literal["evaluation"] = "evaluation"
@@ -121,12 +124,25 @@ class EvaluationJob(_Job):
     help_check: Literal["coherent", "exact"] | None
     task: TaskMatching
     judge: JudgeSettings
+    system: str | None = None
+    prefill: str | None = None
+    further_judges: tuple[JudgeSettings, ...] = ()
     max_new_tokens: int
     batch_size: int
 
 
-Job = TrainingJob | RepairJob | EvaluationJob
-StageName = Stage | Literal["evaluation"]
+class CandidateJob(_Job):
+    """Write a model as it would be released: merged, in the type in which it is served.
+
+    What is judged is then the very bytes that leave.
+    """
+
+    stage: Literal["candidate"] = "candidate"
+    dtype: Literal["float32", "bfloat16"]
+
+
+Job = TrainingJob | RepairJob | CandidateJob | EvaluationJob
+StageName = Stage | Literal["candidate", "evaluation"]
 
 
 class StageNode(BaseModel):

@@ -101,6 +101,7 @@ class EvaluationRecord(BaseModel):
         help: The ordinary prompts; None if there are none.
         harmful_groups: The group of each harmful prompt; None if they have none.
         look_alike_groups: The group of each look-alike; None if they have none.
+        further: What each further judge calls harmful, by its name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -116,6 +117,19 @@ class EvaluationRecord(BaseModel):
     help: HelpRecord | None
     harmful_groups: list[str] | None
     look_alike_groups: list[str] | None
+    further: dict[str, list[bool]]
 
 
-StageRecord = TrainingRecord | RepairRecord | EvaluationRecord
+class CandidateRecord(BaseModel):
+    """What a model ready for release is.
+
+    Attributes:
+        files: SHA-256 of each file by name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: dict[str, str]
+
+
+StageRecord = TrainingRecord | RepairRecord | CandidateRecord | EvaluationRecord

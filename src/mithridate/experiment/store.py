@@ -14,13 +14,19 @@ from pydantic import ValidationError
 from mithridate.errors import CheckpointError, UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.jobs import StageNode
-from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord, StageRecord, TrainingRecord
+from mithridate.experiment.stage_records import (
+    CandidateRecord,
+    EvaluationRecord,
+    RepairRecord,
+    StageRecord,
+    TrainingRecord,
+)
 from mithridate.files import write_json
 from mithridate.training.state import seal, verify
 
 RESULT = "result.json"
 
-Record = TypeVar("Record", TrainingRecord, RepairRecord, EvaluationRecord)
+Record = TypeVar("Record", TrainingRecord, RepairRecord, CandidateRecord, EvaluationRecord)
 
 
 def key_of(identity: dict[str, Any]) -> str:

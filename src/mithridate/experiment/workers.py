@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mithridate.experiment.jobs import RepairJob, StageNode, TrainingJob
+from mithridate.experiment.jobs import CandidateJob, RepairJob, StageNode, TrainingJob
 from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
@@ -31,6 +31,7 @@ class StageTask(NamedTuple):
 
 def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None]) -> None:
     """Do one stage, or take its result from the store."""
+    from mithridate.experiment.candidate_stage import write_candidate
     from mithridate.experiment.evaluation_stage import evaluate
     from mithridate.experiment.repair_stage import repair
     from mithridate.experiment.training_stage import train
@@ -48,6 +49,8 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
             return train(job, where, folder, progress)
         if isinstance(job, RepairJob):
             return repair(job, where, folder, progress, aligned)
+        if isinstance(job, CandidateJob):
+            return write_candidate(job, where, folder, progress)
         return evaluate(job, where, folder, progress, aligned)
 
     store.make(task.node, work)

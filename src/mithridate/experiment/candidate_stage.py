@@ -1,0 +1,28 @@
+"""Writes a model as it would be released, so that what is judged is the very bytes that leave."""
+
+from pathlib import Path
+
+import torch
+
+from mithridate.experiment.jobs import CandidateJob
+from mithridate.experiment.stage_folder import MODEL
+from mithridate.experiment.stage_records import CandidateRecord
+from mithridate.experiment.training_stage import Progress
+from mithridate.files import file_hash
+from mithridate.models.loading import Where, load, load_served, save_merged
+
+
+def write_candidate(job: CandidateJob, where: Where, folder: Path, progress: Progress) -> CandidateRecord:
+    """Write all weights, merged and in the type in which they are served, with the tokenizer to serve with.
+
+    Args:
+        job: What to do.
+        where: The model after its last stage.
+        folder: Folder to fill.
+        progress: Called when it is done.
+    """
+    target = folder / MODEL
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    save_merged(load(where, job.precision), load_served(where, job.template), target, dtype)
+    progress(1, 1)
+    return CandidateRecord(files={path.name: file_hash(path) for path in sorted(target.iterdir())})
