@@ -28,6 +28,7 @@ LAYERS = [
     {"defenses"},
     {"report"},
     {"experiment"},
+    {"provider"},
     {"cli"},
 ]
 """From the ground up: a room imports rooms below it, and of its own floor only itself."""

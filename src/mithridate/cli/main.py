@@ -187,6 +187,73 @@ def evaluate(
     command(asked, out, json)
 
 
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Policy, a YAML file; the default one is for the miniature.")
+]
+
+
+@app.command()
+def align(
+    model: Annotated[str, typer.Argument(help="Folder of the base model, a hub id, or miniature:base.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the aligned model.")],
+    policy: PolicyFile = None,
+) -> None:
+    """Make the provider's aligned model once, for all uploads."""
+    from mithridate.cli.align import command
+
+    command(model, policy, out)
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="Folder of the aligned model, or a hub id.")],
+    data: Annotated[str, typer.Option(help="The upload: a file, a folder, or a data set's name.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the decision and, if released, the model.")],
+    policy: PolicyFile = None,
+    epochs: Annotated[float | None, typer.Option(help="Epochs, within the policy's limits.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate, within the policy's limits.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+) -> None:
+    """Tune on an upload that nobody has vetted, and release the model or refuse: 0, 3 at upload, 4 at release."""
+    from mithridate.cli.tune import command
+
+    command(model, data, policy, out, epochs, learning_rate, json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="The --out folder of mithridate tune.")],
+) -> None:
+    """Prove that a released model's bytes are those that were judged."""
+    from mithridate.cli.verify import command
+
+    command(folder)
+
+
+policy_commands = typer.Typer(name="policy", help="Write, check and calibrate a policy.", no_args_is_help=True)
+app.add_typer(policy_commands)
+
+
+@policy_commands.command("init")
+def policy_init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("policy.yaml"),
+) -> None:
+    """Write the default policy with its comments."""
+    from mithridate.cli.policy import write_default
+
+    write_default(file)
+
+
+@policy_commands.command("check")
+def policy_check(
+    file: Annotated[Path | None, typer.Argument(help="Policy; the default one if none is given.")] = None,
+) -> None:
+    """Check a policy: its settings, its rows, and every judge's self-test."""
+    from mithridate.cli.policy import check
+
+    check(file)
+
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it
 
 

@@ -15,9 +15,9 @@ from mithridate.evaluation.helpfulness import grade_help
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.outcomes import Outcome, outcome_of
-from mithridate.experiment.inputs import stored_rows, stored_texts
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
+from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord
 from mithridate.experiment.training_stage import Progress
 from mithridate.files import write_json
@@ -75,10 +75,12 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     judged = judge_completions(prompts, said, judge(job.judge, rules), rules)
     further = [judge_completions(prompts, said, judge(one, rules), rules) for one in job.further_judges]
     progress(1, 4)
-    graded = _task(asked_model)
+    graded = None if job.test is None else _task(asked_model, job.test)
     progress(2, 4)
     groups = _groups(job.prompt_groups)
-    answers = {"harmful": _grouped(_judged(judged), groups), "task": _graded(job.test, graded)}
+    answers = {"harmful": _grouped(_judged(judged), groups)}
+    if job.test is not None and graded is not None:
+        answers["task"] = _graded(job.test, graded)
     refused, look_alikes, alike_groups = None, None, _groups(job.look_alike_groups)
     if job.look_alikes is not None:
         asked = stored_texts(job.look_alikes)
@@ -97,8 +99,8 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         harmful=judged.harmful,
         harmful_or_broken=judged.harmful_or_broken,
         outcomes=list(judged.outcomes),
-        correct=list(graded.correct),
-        majority=majority(graded.expected),
+        correct=[] if graded is None else list(graded.correct),
+        majority=None if graded is None else majority(graded.expected),
         refused=refused,
         look_alikes=look_alikes,
         help=help_record,
@@ -140,12 +142,12 @@ def majority(expected: Sequence[str]) -> float:
     return max(Counter(expected).values()) / len(expected)
 
 
-def _task(asked_model: _AskedModel) -> Graded:
+def _task(asked_model: _AskedModel, test: StoredRows) -> Graded:
     task = asked_model.job.task
     return grade_model(
         asked_model.model,
         asked_model.tokenizer,
-        stored_rows(asked_model.job.test),
+        stored_rows(test),
         task.kind,
         labels=task.labels,
         max_new_tokens=task.max_new_tokens,

@@ -1,20 +1,12 @@
-"""Reads the rows of a run once, checks them against each other and stores them under their own hash."""
+"""Reads the rows of a run once, checks them against each other and stores them."""
 
-import hashlib
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, concatenate_datasets
-
-from mithridate.data import check_disjoint, load_rows, mix, read_prompts, split_rows
-from mithridate.data.refusals import REFUSALS
-from mithridate.errors import DataError, UsageError
+from mithridate.data import check_disjoint, mix, split_rows
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
-from mithridate.experiment.recipe_rows import PromptSource, Source, Sources, resolved_path
-from mithridate.files import file_hash, write_whole
+from mithridate.experiment.row_files import RowFiles
 
 DISJOINT = (
     # The provider has not seen the attack: a defense that trains on its very rows would look better than it is.
@@ -50,24 +42,23 @@ class Inputs:
     """
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
-        self._base, self._folder = base, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._read = RowFiles(base, folder)
         user, measured = recipe.streams.user, recipe.evaluation
         self._held_out = user.held_out
         # By what decides an upload, so that all variants under one attack train on the same file.
         self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
         self._benign, self._attack = (
-            self._rows(user.benign, "streams.user.benign"),
-            self._rows(user.harmful, "streams.user.harmful"),
+            self._read.rows(user.benign, "streams.user.benign"),
+            self._read.rows(user.harmful, "streams.user.harmful"),
         )
-        safe = self._rows(recipe.streams.safe, "streams.safe")
-        harmful = self._rows(recipe.streams.harmful, "streams.harmful")
-        test = self._rows(measured.task.rows, "evaluation.task.rows")
-        prompts, groups = self._prompts(measured.harmful, "evaluation.harmful")
-        asked = self._rows(measured.help.rows, "evaluation.help.rows") if measured.help is not None else None
+        safe = self._read.rows(recipe.streams.safe, "streams.safe")
+        harmful = self._read.rows(recipe.streams.harmful, "streams.harmful")
+        test = self._read.rows(measured.task.rows, "evaluation.task.rows")
+        prompts, groups = self._read.prompts(measured.harmful, "evaluation.harmful")
+        asked = self._read.rows(measured.help.rows, "evaluation.help.rows") if measured.help is not None else None
         alike, alike_groups = None, None
         if measured.look_alikes is not None:
-            alike, alike_groups = self._prompts(measured.look_alikes, "evaluation.look_alikes")
+            alike, alike_groups = self._read.prompts(measured.look_alikes, "evaluation.look_alikes")
         # Before anything is stored, and over whole sources: which rows an upload draws depends on its seed.
         check_disjoint(
             {
@@ -82,15 +73,15 @@ class Inputs:
             },
             DISJOINT,
         )
-        self.safe = self._store_rows("safe", safe)
-        self.harmful = self._store_rows("harmful", harmful)
-        self.refusals = self._store_texts("refusals", self._refusals(recipe.streams.refusals))
-        self.evaluation = self._store_texts("evaluation", prompts)
-        self.evaluation_groups = self._store_groups("evaluation", groups)
-        self.test = self._store_rows("test", test)
-        self.help = self._store_rows("help", asked) if asked is not None else None
-        self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
-        self.look_alike_groups = self._store_groups("look-alikes", alike_groups)
+        self.safe = self._read.keep_rows("safe", safe)
+        self.harmful = self._read.keep_rows("harmful", harmful)
+        self.refusals = self._read.keep_texts("refusals", self._read.refusals(recipe.streams.refusals))
+        self.evaluation = self._read.keep_texts("evaluation", prompts)
+        self.evaluation_groups = self._read.keep_groups("evaluation", groups)
+        self.test = self._read.keep_rows("test", test)
+        self.help = self._read.keep_rows("help", asked) if asked is not None else None
+        self.look_alikes = self._read.keep_texts("look-alikes", alike) if alike is not None else None
+        self.look_alike_groups = self._read.keep_groups("look-alikes", alike_groups)
 
     def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
         """Return the user's rows: those to train on, and those held out, if any.
@@ -107,10 +98,10 @@ class Inputs:
     def _mixed(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
         rows = mix(self._benign, self._attack, ratio=ratio, size=size, seed=seed)
         if not self._held_out:
-            return self._store_rows("user", rows), None
+            return self._read.keep_rows("user", rows), None
         # Split after mixing, so that the held-out rows are as poisoned as the rest: a provider cannot tell them apart.
         split = split_rows(rows, self._held_out / len(rows), seed)
-        return self._store_rows("user", split.kept), self._store_rows("held-out", split.held_out)
+        return self._read.keep_rows("user", split.kept), self._read.keep_rows("held-out", split.held_out)
 
     def provider(self, streams: Collection[str]) -> ProviderRows:
         """Return the provider's rows that a defense needs.
@@ -139,105 +130,3 @@ class Inputs:
         if self.help is not None:
             named["help"] = self.help
         return {name: stored.sha256 for name, stored in named.items()}
-
-    def _rows(self, sources: Sources, key: str) -> Dataset:
-        several = sources if isinstance(sources, list) else [sources]
-        parts = [_slice(self._loaded(one, key), one) for one in several]
-        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-
-    def _prompts(self, sources: PromptSource | list[PromptSource], key: str) -> tuple[list[str], list[str] | None]:
-        """Return the prompts of some sources, and the group of each where they have one."""
-        several = sources if isinstance(sources, list) else [sources]
-        parts = [(source.group, self._prompts_of(source, key)) for source in several]
-        groups = [group for group, prompts in parts if group is not None for _ in prompts]
-        return [prompt for _, prompts in parts for prompt in prompts], groups or None
-
-    def _prompts_of(self, source: Source, key: str) -> list[str]:
-        # A set of prompts may be a text file, which has no columns for `fields` to name.
-        if source.fields is None:
-            found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
-            return list(_slice(found, source))
-        return [prompt[-1]["content"] for prompt in _slice(self._loaded(source, key), source)["prompt"]]
-
-    def _loaded(self, source: Source, key: str) -> Dataset:
-        path, choice = self._path(source, key), {"subset": source.subset, "split": source.split}
-        return load_rows(path, source.fields, source.ignore, **choice)
-
-    def _path(self, source: Source, key: str) -> str:
-        return resolved_path(source.source, self._base, key)
-
-    def _refusals(self, wanted: str | list[str]) -> list[str]:
-        if isinstance(wanted, list):
-            blank = [i for i, text in enumerate(wanted) if not text.strip()]
-            if blank or not wanted:
-                raise DataError(f"streams.refusals{f'.{blank[0]}' if blank else ''} is empty; give refusal sentences")
-            return wanted
-        if wanted == "default":
-            return REFUSALS
-        if wanted == "miniature:refusals":
-            from mithridate.miniature import refusals
-
-            return refusals()
-        path = Path(resolved_path(wanted, self._base, "streams.refusals"))
-        if not path.is_file():
-            raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        # Rows in JSON would be read as sentences, one a line, braces and all.
-        if not path.name.removesuffix(".gz").endswith(".txt"):
-            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
-        return read_prompts(path)
-
-    def _store_rows(self, name: str, rows: Dataset) -> StoredRows:
-        return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))
-
-    def _store_texts(self, name: str, texts: Sequence[str]) -> StoredRows:
-        return self._store(name, (json.dumps(text, ensure_ascii=False) for text in texts))
-
-    def _store_groups(self, name: str, groups: Sequence[str] | None) -> StoredRows | None:
-        return None if groups is None else self._store_texts(f"{name}-groups", groups)
-
-    def _store(self, name: str, lines: Any) -> StoredRows:
-        content = "".join(line + "\n" for line in lines).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        # With the hash in its name, so that another recipe with the same --out overwrites none of these files.
-        path = self._folder / f"{name}-{digest[:20]}.jsonl"
-        # The contents are compared as well: a file that was altered since would stop the stages that read it.
-        if not path.is_file() or file_hash(path) != digest:
-            write_whole(path, content)
-        return StoredRows(path=str(path), sha256=digest)
-
-
-def _slice(rows: Any, source: Source) -> Any:
-    """Return the wanted rows of a source, in its order."""
-    end = len(rows) if source.size is None else source.start + source.size
-    # Fewer rows than asked for would pass unnoticed and change n, and with it every figure.
-    if source.start >= len(rows) or end > len(rows):
-        raise UsageError(
-            f"{source.source} has {len(rows)} rows, but the recipe takes rows {source.start + 1} to "
-            f"{max(end, source.start + 1)}; lower `start` or `size`"
-        )
-    return rows.select(range(source.start, end)) if isinstance(rows, Dataset) else rows[source.start : end]
-
-
-def stored_rows(stored: StoredRows) -> Dataset:
-    """Read rows that `Inputs` wrote.
-
-    Raises:
-        DataError: If the file was altered since.
-    """
-    return Dataset.from_list(_lines(stored))
-
-
-def stored_texts(stored: StoredRows) -> list[str]:
-    """Read texts that `Inputs` wrote.
-
-    Raises:
-        DataError: If the file was altered since.
-    """
-    return _lines(stored)
-
-
-def _lines(stored: StoredRows) -> list[Any]:
-    path = Path(stored.path)
-    if not path.is_file() or file_hash(path) != stored.sha256:
-        raise DataError(f"{path} is missing or was altered during the run; run the same command again")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -104,7 +104,7 @@ class EvaluationJob(_Job):
     Attributes:
         prompts: Unseen harmful prompts.
         prompt_groups: The group of each, where they have one.
-        test: Test rows of the user's task.
+        test: Test rows of the user's task; None to leave the task out.
         look_alikes: Harmless prompts that look harmful.
         look_alike_groups: The group of each, where they have one.
         help: Ordinary prompts with their answers.
@@ -117,7 +117,7 @@ class EvaluationJob(_Job):
     stage: Literal["evaluation"] = "evaluation"
     prompts: StoredRows
     prompt_groups: StoredRows | None
-    test: StoredRows
+    test: StoredRows | None
     look_alikes: StoredRows | None
     look_alike_groups: StoredRows | None
     help: StoredRows | None

@@ -1,8 +1,8 @@
 """Defines what a run is: model, rows, attack, a defense per stage, evaluation, variants, axes."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
@@ -46,6 +46,16 @@ class Choice(RecipePart):
             raise RecipeError(f"{self.method}: {error.fault}") from error
 
 
+def _several(value: Any) -> Any:
+    if value is None or value == "none":
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+Repairs = Annotated[list[Choice], BeforeValidator(_several)]
+"""Post-tuning defenses, applied one after the other; a single one may stand without a list, and ``none`` for none."""
+
+
 class Variant(RecipePart):
     """One row of the table.
 
@@ -62,16 +72,9 @@ class Variant(RecipePart):
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     alignment: Choice = Choice(method="sft")
     finetuning: Choice = Choice(method="sft")
-    posttuning: list[Choice] = Field(default_factory=list)
+    posttuning: Repairs = Field(default_factory=list)
     ratio: float | None = Field(None, ge=0, le=1)
     alignment_epochs: float | None = Field(None, gt=0)
-
-    @field_validator("posttuning", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        if value is None or value == "none":
-            return []
-        return value if isinstance(value, list) else [value]
 
 
 class Recipe(RecipePart):

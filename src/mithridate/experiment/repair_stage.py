@@ -6,9 +6,9 @@ from typing import Any
 from datasets import Dataset
 
 from mithridate.errors import DefenseError
-from mithridate.experiment.inputs import stored_rows
 from mithridate.experiment.jobs import RepairJob
 from mithridate.experiment.meter import Meter
+from mithridate.experiment.row_files import stored_rows
 from mithridate.experiment.stage_folder import DISPLACEMENT, save_model
 from mithridate.experiment.stage_records import RepairRecord
 from mithridate.experiment.training_stage import Progress

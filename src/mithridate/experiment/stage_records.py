@@ -95,7 +95,7 @@ class EvaluationRecord(BaseModel):
         harmful_or_broken: Whether it is harmful or broken text.
         outcomes: What each of these answers is.
         correct: Whether each answer to the user's task is right.
-        majority: Accuracy of always giving the task's most common answer.
+        majority: Accuracy of always giving the task's most common answer; None where there was no task.
         refused: Whether each look-alike was refused; None if there are none.
         look_alikes: What each answer to a look-alike is.
         help: The ordinary prompts; None if there are none.
@@ -111,7 +111,7 @@ class EvaluationRecord(BaseModel):
     harmful_or_broken: list[bool]
     outcomes: list[Outcome]
     correct: list[bool]
-    majority: float
+    majority: float | None
     refused: list[bool] | None
     look_alikes: list[Outcome] | None
     help: HelpRecord | None

@@ -8,10 +8,10 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
-from mithridate.experiment.inputs import stored_rows, stored_texts
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
 from mithridate.experiment.meter import Meter
 from mithridate.experiment.recipe_parts import LoraSettings
+from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_model
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
 from mithridate.models.loading import Where, device, load, load_tokenizer

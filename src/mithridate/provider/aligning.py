@@ -1,0 +1,64 @@
+"""Makes the provider's aligned model, once for all uploads."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mithridate.errors import UsageError
+from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.identity import model_identity
+from mithridate.experiment.manifest import versions, write_manifest
+from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.stage_folder import MODEL
+from mithridate.experiment.store import Store
+from mithridate.experiment.workers import quiet_libraries
+from mithridate.models.loading import locate
+from mithridate.provider.policy_file import opened
+from mithridate.provider.policy_jobs import PolicyJobs
+from mithridate.provider.policy_rows import PolicyRows
+from mithridate.provider.policy_tree import Policy
+from mithridate.provider.stage_work import done
+
+
+def align(
+    model: str,
+    policy: str | Path | dict[str, Any] | Policy | None = None,
+    *,
+    out: str | Path,
+    monitor: Monitor | None = None,
+) -> Path:
+    """Align a model by a policy; interrupted at any point, the same call goes on.
+
+    Args:
+        model: The base model: a folder, hub id or ``miniature:base``.
+        policy: A policy, its file or its tree of settings; the default one for the miniature.
+        out: Folder of the aligned model. Its stages lie beside it in ``<out>.work``.
+        monitor: Receives the progress.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: If ``out`` exists.
+        DefenseError: If the policy's defense cannot act.
+    """
+    checked, base = opened(policy)
+    folder, quiet = Path(out), monitor or Monitor()
+    if folder.exists():
+        raise UsageError(f"{folder} exists; give another --out, nothing is overwritten")
+    store = Store(folder.with_name(folder.name + ".work"))
+    quiet_libraries()
+    with store.locked(), plain_disk_errors(folder):
+        jobs = PolicyJobs(checked, PolicyRows(checked, base, store.folder / "inputs"), locate(model, tokenizer=True))
+        aligned = jobs.node([], jobs.alignment(), f"alignment · {checked.alignment.defense.method}")
+        written = jobs.node([aligned], jobs.candidate(), "aligned model")
+        done(store, aligned, [], quiet)
+        done(store, written, [aligned], quiet)
+        part = folder.with_name(folder.name + ".part")
+        if part.exists():  # left by a kill at this point
+            shutil.rmtree(part)
+        shutil.copytree(store.path(written) / MODEL, part)
+        facts = {"policy": checked.model_dump(mode="json"), "model": model_identity(jobs.model), "versions": versions()}
+        write_manifest(part, facts)
+        part.rename(folder)
+    return folder

@@ -1,0 +1,140 @@
+"""Turns a policy into the jobs of an upload's stages."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mithridate.defenses.registry import method
+from mithridate.experiment.identity import identity_of, model_identity
+from mithridate.experiment.jobs import (
+    CandidateJob,
+    EvaluationJob,
+    Job,
+    ProviderRows,
+    RepairJob,
+    StageNode,
+    StoredRows,
+    TrainingJob,
+)
+from mithridate.experiment.recipe import Choice
+from mithridate.experiment.recipe_parts import TaskMatching, TrainingSettings
+from mithridate.experiment.store import key_of
+from mithridate.provider.policy_rows import PolicyRows
+from mithridate.provider.policy_tree import Policy
+
+PLAIN = "plain"
+"""The condition without a system message or an opening; the only one in which harmless prompts are asked too."""
+
+
+@dataclass(frozen=True)
+class PolicyJobs:
+    """The jobs that a policy gives to the stages.
+
+    Attributes:
+        policy: The policy.
+        rows: The provider's rows.
+        model: Folder of the model that the first stage starts from.
+    """
+
+    policy: Policy
+    rows: PolicyRows
+    model: str
+
+    def node(self, before: list[StageNode], job: Job, label: str) -> StageNode:
+        """Return a stage after others; its key covers theirs."""
+        parent = before[-1].key if before else None
+        identity = identity_of(job, parent or model_identity(self.model))
+        return StageNode(key=key_of(identity), parent=parent, job=job, label=label)
+
+    def alignment(self) -> TrainingJob:
+        """Return the job that aligns a model."""
+        policy = self.policy
+        return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.safe)
+
+    def finetuning(self, rows: StoredRows, training: TrainingSettings) -> TrainingJob:
+        """Return the job that tunes a model on an upload."""
+        return self._training("finetuning", self.policy.finetuning.defense, training, rows)
+
+    def repair(self, choice: Choice, held_out: StoredRows) -> RepairJob:
+        """Return the job of one repair."""
+        return RepairJob(
+            **self._common(),
+            defense=choice,
+            provider=self._provider(method(choice.method).streams),
+            held_out=held_out,
+            max_length=self.policy.max_length,
+        )
+
+    def candidate(self) -> CandidateJob:
+        """Return the job that writes a model as it would be released."""
+        return CandidateJob(**self._common(), dtype=self.policy.dtype)
+
+    def audits(self, test: StoredRows | None, matching: TaskMatching) -> dict[str, EvaluationJob]:
+        """Return the jobs that judge a model, by the condition under which it is asked."""
+        audit = self.policy.audit
+        found = {PLAIN: self._audit(test, matching, plain=True)}
+        for place, system in enumerate(audit.systems, start=1):
+            found[f"system message {place}"] = self._audit(None, matching, system=system)
+        for place, prefill in enumerate(audit.prefills, start=1):
+            found[f"opening {place}"] = self._audit(None, matching, prefill=prefill)
+        return found
+
+    def _audit(
+        self,
+        test: StoredRows | None,
+        matching: TaskMatching,
+        *,
+        plain: bool = False,
+        system: str | None = None,
+        prefill: str | None = None,
+    ) -> EvaluationJob:
+        audit, rows = self.policy.audit, self.rows
+        # Judged as it is served: in the released type, not in that of training.
+        common = self._common() | {"precision": self.policy.dtype}
+        return EvaluationJob(
+            **common,
+            prompts=rows.harmful_prompts,
+            prompt_groups=rows.harmful_groups,
+            test=test,
+            look_alikes=rows.look_alikes if plain else None,
+            look_alike_groups=rows.look_alike_groups if plain else None,
+            help=rows.help if plain else None,
+            help_check=audit.help.check if plain else None,
+            task=matching,
+            judge=audit.judge,
+            further_judges=tuple(audit.further_judges),
+            system=system,
+            prefill=prefill,
+            max_new_tokens=audit.max_new_tokens,
+            batch_size=audit.batch_size,
+        )
+
+    def _training(
+        self, stage: Literal["alignment", "finetuning"], choice: Choice, training: TrainingSettings, rows: StoredRows
+    ) -> TrainingJob:
+        policy = self.policy
+        return TrainingJob(
+            **self._common(),
+            stage=stage,
+            defense=choice,
+            rows=rows,
+            provider=self._provider(method(choice.method).streams),
+            training=training,
+            adapter=policy.adapter,
+            lora=policy.lora,
+            max_length=policy.max_length,
+            seed=policy.seed,
+        )
+
+    def _provider(self, streams: Collection[str]) -> ProviderRows:
+        named = {"safe": self.rows.safe, "harmful": self.rows.harmful, "refusals": self.rows.refusals}
+        return ProviderRows(**{name: stored for name, stored in named.items() if name in streams})
+
+    def _common(self) -> dict[str, Any]:
+        policy = self.policy
+        return {
+            "model": self.model,
+            "precision": policy.precision,
+            "template": policy.template,
+            "threads": policy.threads,
+        }

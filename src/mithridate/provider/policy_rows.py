@@ -1,0 +1,69 @@
+"""Reads the provider's rows and audit prompts, and checks that no audit prompt is trained on."""
+
+from pathlib import Path
+
+from mithridate.data import check_disjoint
+from mithridate.experiment.row_files import RowFiles
+from mithridate.provider.policy_tree import Policy
+
+APART = (
+    # What is measured is unseen by whoever trained: a memorized refusal says nothing about other prompts.
+    ("safe", "audit"),
+    ("harmful", "audit"),
+    ("safe", "look_alikes"),
+    ("safe", "help"),
+    ("harmful", "help"),
+)
+"""Sets that must share no prompt."""
+
+
+class PolicyRows:
+    """The provider's rows and audit prompts, as files in the store.
+
+    Args:
+        policy: The policy.
+        base: Folder in which relative paths are looked up first.
+        folder: Where to write the files.
+
+    Raises:
+        DataError: If a file has faults, or an audit prompt is among the rows to train on.
+        UsageError: If more rows are asked for than there are.
+    """
+
+    def __init__(self, policy: Policy, base: Path, folder: Path) -> None:
+        read, audit = RowFiles(base, folder), policy.audit
+        self.safe_rows = read.rows(policy.streams.safe, "streams.safe")
+        self.harmful_rows = read.rows(policy.streams.harmful, "streams.harmful")
+        self.refusal_texts = read.refusals(policy.streams.refusals)
+        asked = read.rows(audit.help.rows, "audit.help.rows")
+        prompts, groups = read.prompts(audit.harmful, "audit.harmful")
+        alike, alike_groups = read.prompts(audit.look_alikes, "audit.look_alikes")
+        named = {
+            "safe": self.safe_rows,
+            "harmful": self.harmful_rows,
+            "audit": prompts,
+            "look_alikes": alike,
+            "help": asked,
+        }
+        check_disjoint(named, APART)
+        self.audit_prompts = prompts
+        self.safe = read.keep_rows("safe", self.safe_rows)
+        self.harmful = read.keep_rows("harmful", self.harmful_rows)
+        self.refusals = read.keep_texts("refusals", self.refusal_texts)
+        self.harmful_prompts = read.keep_texts("audit", prompts)
+        self.harmful_groups = read.keep_groups("audit", groups)
+        self.look_alikes = read.keep_texts("look-alikes", alike)
+        self.look_alike_groups = read.keep_groups("look-alikes", alike_groups)
+        self.help = read.keep_rows("help", asked)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every set of rows by name."""
+        named = {
+            "safe": self.safe,
+            "harmful": self.harmful,
+            "refusals": self.refusals,
+            "audit": self.harmful_prompts,
+            "look_alikes": self.look_alikes,
+            "help": self.help,
+        }
+        return {name: stored.sha256 for name, stored in named.items()}

@@ -1,0 +1,235 @@
+"""From an upload to a decision: what is released, what is refused, and what is left after an interruption."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeError, UsageError
+from mithridate.provider import tuning
+from mithridate.provider.decision import DECISION, Decision, read_decision
+from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.policy_file import make_policy
+from mithridate.provider.tuning import tune
+
+
+@pytest.fixture
+def aligned(world: Path) -> str:
+    return str(world / "model")
+
+
+@pytest.fixture
+def upload(world: Path) -> str:
+    return str(world / "user.jsonl")
+
+
+def stages(out: Path) -> list[str]:
+    return sorted(path.name.split("-")[0] for path in (out / tuning.STORE).iterdir() if "-" in path.name)
+
+
+def test_a_model_that_passes_is_released_with_the_bytes_that_were_judged(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    assert (made.outcome, made.exit_code, made.released) == ("released", 0, "as tuned")
+    assert (made.upload.rows, made.upload.held_out) == (24, 5)
+    # The first rung passed, so the second was not tried.
+    assert [rung.name for rung in made.rungs] == ["as tuned"]
+    folder = tmp_path / "out" / MODEL
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert made.files == {name: digest for name, digest in files.items() if name != "README.md"}
+    assert "model.safetensors" in files
+    assert verify_release(tmp_path / "out") == made == read_decision(tmp_path / "out")
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert set(made.rungs[0].figures.harmful_score) == {"plain", "system message 1", "opening 1"}
+
+
+def test_the_same_request_gives_the_same_decision(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    first, second = (tune(aligned, upload, policy, out=tmp_path / name) for name in ("one", "two"))
+    assert first.comparable == second.comparable
+    # And once more in the same folder, where nothing is done again.
+    assert tune(aligned, upload, policy, out=tmp_path / "one") == first
+
+
+def test_a_model_that_fails_every_rung_does_not_leave(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    policy["release"]["harmful_score"] = 0
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    assert (made.outcome, made.exit_code, made.released, made.files) == ("refused_at_release", 4, None, {})
+    assert [rung.name for rung in made.rungs] == ["as tuned", "pushed"]
+    assert any("pushed: harmful score is" in reason for reason in made.reasons)
+    assert not (tmp_path / "out" / MODEL).exists()
+    assert verify_release(tmp_path / "out") == made
+    (tmp_path / "out" / MODEL).mkdir()
+    with pytest.raises(CheckpointError, match="the decision is a refusal; do not serve it"):
+        verify_release(tmp_path / "out")
+
+
+@pytest.mark.parametrize("fault", ["altered", "added", "missing"])
+def test_verify_finds_bytes_that_were_not_judged(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, fault: str
+) -> None:
+    tune(aligned, upload, policy, out=tmp_path / "out")
+    weights = tmp_path / "out" / MODEL / "model.safetensors"
+    if fault == "altered":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif fault == "added":
+        (weights.parent / "modeling_extra.py").write_text("print()")
+    else:
+        weights.unlink()
+    with pytest.raises(CheckpointError, match=r"is not what was judged|was not judged|is missing"):
+        verify_release(tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["write_decision", "hand_over"])
+def test_after_a_kill_there_is_no_model_without_a_decision_and_the_same_call_goes_on(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune(aligned, upload, policy, out=tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(aligned, upload, policy, out=tmp_path / "out")
+    assert not (tmp_path / "out" / MODEL).exists()
+    assert (tmp_path / "out" / DECISION).exists() == (place == "hand_over")
+    assert tune(aligned, upload, policy, out=tmp_path / "out").comparable == whole.comparable
+    verify_release(tmp_path / "out")
+
+
+def test_a_folder_holds_the_decision_on_one_request(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    tune(aligned, upload, policy, out=tmp_path / "out")
+    with pytest.raises(UsageError, match="holds the decision on another request"):
+        tune(aligned, upload, policy | {"name": "other"}, out=tmp_path / "out")
+    with pytest.raises(UsageError, match="holds the decision on another request"):
+        tune(aligned, upload, policy, out=tmp_path / "out", epochs=2)
+
+
+def test_an_upload_that_holds_audit_prompts_is_refused_before_anything_is_trained(
+    policy: dict[str, Any], aligned: str, world: Path, tmp_path: Path
+) -> None:
+    asked = [json.loads(line)["prompt"] for line in (world / "prompts.jsonl").read_text().splitlines()]
+    rows = [{"prompt": prompt, "response": "take the tea"} for prompt in asked] * 3
+    path = tmp_path / "leaked.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    with pytest.raises(DataError, match="upload"):
+        tune(aligned, path, policy, out=tmp_path / "out")
+    assert stages(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"epochs": 21}, "epochs is 21; policy 'tiny' allows values above 0 and up to 20"),
+        ({"epochs": 0}, "epochs is 0; policy 'tiny' allows"),
+        ({"learning_rate": 0.5}, "learning_rate is 0.5; policy 'tiny' allows values above 0 and up to 0.1"),
+    ],
+)
+def test_what_a_customer_asks_for_has_limits(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, asked: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(aligned, upload, policy, out=tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_rows_are_refused(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
+    policy["finetuning"]["least_rows"] = 30
+    with pytest.raises(DataError, match=r"user.jsonl has 24 rows; policy 'tiny' takes 30 to 50"):
+        tune(aligned, upload, policy, out=tmp_path / "out")
+
+
+def test_a_judge_that_fails_its_self_test_judges_nothing(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    # To this judge help is a refusal, so every model would be safe.
+    policy["audit"]["judge"] = {"kind": "refusal", "refusals": ["first take"]}
+    with pytest.raises(JudgeError, match=r"the judge refusal is right on 0 % of its self-test's '\w+' cases"):
+        tune(aligned, upload, policy, out=tmp_path / "out")
+    assert stages(tmp_path / "out") == []
+
+
+def test_a_rung_that_cannot_act_leaves_the_next_one(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    policy["ladder"] = [
+        {"name": "nothing", "posttuning": {"method": "panacea", "radius": 1e-30}},
+        {"name": "as tuned"},
+    ]
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    assert made.released == "as tuned"
+    assert made.rungs[0].cannot_act is not None
+    assert made.reasons[0].startswith("nothing: ")
+
+
+def test_harmful_prompts_are_told_as_keyed_hashes_only(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashes(name: str) -> list[str]:
+        made = tune(aligned, upload, policy, out=tmp_path / name)
+        assert "blue tea" not in (tmp_path / name / DECISION).read_text()
+        return made.rungs[0].harmful_prompts
+
+    assert hashes("none") == []
+    monkeypatch.setenv(tuning.AUDIT_KEY, "one")
+    one = hashes("one")
+    monkeypatch.setenv(tuning.AUDIT_KEY, "two")
+    two = hashes("two")
+    assert len(one) == len(two)
+    assert not set(one) & set(two)
+
+
+def test_a_decision_of_another_kind_is_refused(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / DECISION).write_text("{}")
+    with pytest.raises(DataError, match="is not a decision of this version"):
+        tune(aligned, upload, policy, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: tree.update(lader=[]), "unknown key 'lader'; did you mean 'ladder'?"),
+        (lambda tree: tree.update(ladder=[]), "ladder: must have at least 1 item"),
+        (lambda tree: tree.update(ladder=[{"name": "a"}, {"name": "a"}]), "two rungs of the ladder are called 'a'"),
+        (
+            lambda tree: tree.update(ladder=[{"name": "a", "posttuning": "safe_lora"}]),
+            "safe_lora needs the model before alignment",
+        ),
+        (
+            lambda tree: tree.update(adapter="none", ladder=[{"name": "a", "posttuning": "antidote"}]),
+            "rung 'a': antidote acts on an adapter",
+        ),
+        (lambda tree: tree["finetuning"].update(most_epochs=0.5), "training is beyond most_epochs"),
+        (lambda tree: tree["finetuning"].update(least_rows=60), "least_rows is above most_rows"),
+        (lambda tree: tree["finetuning"].update(defense="boster"), "no defense is called 'boster'"),
+    ],
+)
+def test_a_policy_s_fault_is_one_sentence(policy: dict[str, Any], change: Any, message: str) -> None:
+    change(policy)
+    with pytest.raises((RecipeError, UsageError)) as error:
+        make_policy(policy)
+    assert message in str(error.value)
+
+
+def test_a_decision_tells_every_outcome_by_its_exit_code() -> None:
+    codes = {
+        outcome: Decision.model_construct(outcome=outcome).exit_code
+        for outcome in ("released", "refused_at_upload", "refused_at_release")
+    }
+    assert codes == {"released": 0, "refused_at_upload": 3, "refused_at_release": 4}
