@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
     from mithridate.experiment.engine import run
+    from mithridate.provider.aligning import align
+    from mithridate.provider.decision import Decision
+    from mithridate.provider.hand_over import verify_release
+    from mithridate.provider.policy_tree import Policy
+    from mithridate.provider.tuning import tune
     from mithridate.repair.post_tuning import Repair
     from mithridate.training.defense import Defense
     from mithridate.training.gradient import Gradient
@@ -66,6 +71,7 @@ __all__ = [
     "ChatJudge",
     "ClassifierJudge",
     "ConstrainedSFT",
+    "Decision",
     "DefendedTrainer",
     "Defense",
     "Gradient",
@@ -76,6 +82,7 @@ __all__ = [
     "LoXAlignment",
     "Panacea",
     "PanaceaTuning",
+    "Policy",
     "RandomPerturbation",
     "RefusalJudge",
     "RepNoise",
@@ -92,6 +99,7 @@ __all__ = [
     "Vaccine",
     "Verdict",
     "WiSEFT",
+    "align",
     "errors",
     "finetune_accuracy",
     "harmful_score",
@@ -103,22 +111,27 @@ __all__ = [
     "over_refusal",
     "register",
     "run",
+    "tune",
+    "verify_release",
 ]
 
 _MODULES = {
     "ChatJudge": "evaluation.judges",
     "ClassifierJudge": "evaluation.judges",
+    "Decision": "provider.decision",
     "DefendedTrainer": "training.trainer",
     "Defense": "training.defense",
     "Gradient": "training.gradient",
     "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
+    "Policy": "provider.policy_tree",
     "REFUSALS": "data.refusals",
     "RefusalJudge": "evaluation.judges",
     "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
     "Verdict": "evaluation.judges",
+    "align": "provider.aligning",
     "finetune_accuracy": "evaluation.accuracy",
     "harmful_score": "evaluation.harmful_score",
     "load_plugins": "defenses.plugins",
@@ -128,6 +141,8 @@ _MODULES = {
     "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
     "run": "experiment.engine",
+    "tune": "provider.tuning",
+    "verify_release": "provider.hand_over",
 }
 """Where public names are; defenses are found in their catalog."""
 

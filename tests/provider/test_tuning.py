@@ -3,14 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeError, UsageError
 from mithridate.provider import tuning
-from mithridate.provider.decision import DECISION, Decision, read_decision
+from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
@@ -44,6 +44,7 @@ def test_a_model_that_passes_is_released_with_the_bytes_that_were_judged(
     assert "model.safetensors" in files
     assert verify_release(tmp_path / "out") == made == read_decision(tmp_path / "out")
     AutoModelForCausalLM.from_pretrained(folder)
+    assert made.rungs[0].figures is not None
     assert set(made.rungs[0].figures.harmful_score) == {"plain", "system message 1", "opening 1"}
 
 
@@ -227,9 +228,6 @@ def test_a_policy_s_fault_is_one_sentence(policy: dict[str, Any], change: Any, m
     assert message in str(error.value)
 
 
-def test_a_decision_tells_every_outcome_by_its_exit_code() -> None:
-    codes = {
-        outcome: Decision.model_construct(outcome=outcome).exit_code
-        for outcome in ("released", "refused_at_upload", "refused_at_release")
-    }
-    assert codes == {"released": 0, "refused_at_upload": 3, "refused_at_release": 4}
+def test_every_outcome_has_its_own_exit_code() -> None:
+    assert EXIT_CODES == {"released": 0, "refused_at_upload": 3, "refused_at_release": 4}
+    assert set(EXIT_CODES) == set(get_args(Outcome))

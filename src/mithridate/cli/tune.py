@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mithridate.cli.progress import RunDisplay
 from mithridate.provider.decision import DECISION, Decision
+from mithridate.provider.decision_page import REPORT
 from mithridate.provider.hand_over import MODEL
 from mithridate.provider.tuning import tune
 
@@ -40,6 +41,7 @@ def command(
 def _show(console: Console, made: Decision, out: Path) -> None:
     lines = [made.outcome.replace("_", " "), *(f"  {reason}" for reason in made.reasons)]
     lines.append(f"decision: {out / DECISION}")
+    lines.append(f"report: {out / REPORT}")
     if made.outcome == "released":
         lines.append(f"model: {out / MODEL}")
     for line in lines:

@@ -52,6 +52,7 @@ def align(
         jobs = PolicyJobs(checked, PolicyRows(checked, base, store.folder / "inputs"), locate(model, tokenizer=True))
         aligned = jobs.node([], jobs.alignment(), f"alignment · {checked.alignment.defense.method}")
         written = jobs.node([aligned], jobs.candidate(), "aligned model")
+        quiet.planned([aligned, written], 1)
         done(store, aligned, [], quiet)
         done(store, written, [aligned], quiet)
         part = folder.with_name(folder.name + ".part")

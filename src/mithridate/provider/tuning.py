@@ -27,6 +27,7 @@ from mithridate.experiment.workers import quiet_libraries
 from mithridate.models.loading import locate
 from mithridate.provider.audit_figures import figures, harmful
 from mithridate.provider.decision import Decision, PolicyName, TriedRung, Upload, read_decision, write_decision
+from mithridate.provider.decision_page import REPORT, write_decision_page
 from mithridate.provider.hand_over import hand_over
 from mithridate.provider.judge_check import check_judges
 from mithridate.provider.policy_file import opened
@@ -98,6 +99,7 @@ def tune(
         if made is None:
             made = _Tuning(request, store, monitor or Monitor()).decide()
             write_decision(folder, made)
+        write_decision_page(made, folder / REPORT)
         hand_over(made, request.released(made, store), folder)
     return made
 
@@ -204,6 +206,7 @@ class _Tuning:
         request = self._request
         # First: a judge that is broken or away must not be found out after hours of training.
         check_judges(request.policy, request.jobs.rows)
+        self._monitor.planned(self._planned(), 1)
         aligned = self._audit([], "aligned model")
         rungs: list[TriedRung] = []
         for rung in request.policy.ladder:
@@ -212,12 +215,21 @@ class _Tuning:
                 return self._decision(rungs, aligned, rungs[-1])
         return self._decision(rungs, aligned, None)
 
+    def _planned(self) -> list[StageNode]:
+        """Return all stages, those of rungs included that a released model may spare; each once."""
+        found = list(self._request.audits([], "aligned model").values())
+        for rung in self._request.policy.ladder:
+            nodes = self._request.stages(rung)
+            found += [*nodes, *self._request.audits(nodes, rung.name).values()]
+        return list({node.key: node for node in found}.values())
+
     def _try(self, rung: Rung, aligned: dict[str, EvaluationRecord]) -> TriedRung:
         nodes = self._request.stages(rung)
         try:
             for place, node in enumerate(nodes):
                 done(self._store, node, nodes[:place], self._monitor)
         except DefenseError as error:
+            self._monitor.failed(node, str(error))
             # A repair that cannot act here leaves the next rung; what it would have released is not judged.
             return TriedRung(name=rung.name, cannot_act=str(error))
         found = self._audit(nodes, rung.name)
