@@ -36,7 +36,8 @@ class Tuning(Training):
     """Fine-tuning on an upload.
 
     Attributes:
-        held_out: Share of the upload that is kept out of training, for accuracy and for ``strength: auto``.
+        held_out: Share of the upload that is kept out of training, half of it for accuracy and half for doses that are
+            chosen on it.
         least_rows: Fewest rows that are taken.
         most_rows: Most rows that are taken.
         most_epochs: Most epochs that a customer may ask for.

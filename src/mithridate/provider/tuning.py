@@ -45,11 +45,19 @@ AUDIT_KEY = "MITHRIDATE_AUDIT_KEY"
 
 @dataclass(frozen=True)
 class Given:
-    """An upload, read and split."""
+    """An upload, read and split.
+
+    Attributes:
+        train: Rows to train on.
+        held_out: Rows on which a repair may choose its dose.
+        test: Rows that nothing is trained or chosen on.
+        matching: How answers to the customer's task are matched.
+    """
 
     upload: Upload
     train: StoredRows
     held_out: StoredRows
+    test: StoredRows
     matching: TaskMatching
 
 
@@ -132,7 +140,10 @@ def _read(policy: Policy, data: str | Path | Dataset, rows: PolicyRows, files: R
     stored = files.keep_rows("upload", found)
     split = split_rows(found, limits.held_out, policy.seed)
     upload = Upload(name=Path(name).name, sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
-    kept = files.keep_rows("train", split.kept), files.keep_rows("held-out", split.held_out)
+    # Two halves: a dose that was chosen on the very rows that tell the accuracy would flatter it.
+    halves = split_rows(split.held_out, 0.5, policy.seed)
+    parts = {"train": split.kept, "held-out": halves.kept, "test": halves.held_out}
+    kept = [files.keep_rows(name, part) for name, part in parts.items()]
     return Given(upload, *kept, _matching([row["completion"][0]["content"] for row in found], policy))
 
 
@@ -184,7 +195,7 @@ class _Request:
 
     def audits(self, before: list[StageNode], name: str) -> dict[str, StageNode]:
         """Return the evaluations of a model by condition."""
-        found = self.jobs.audits(self.given.held_out, self.given.matching)
+        found = self.jobs.audits(self.given.test, self.given.matching)
         return {
             condition: self.jobs.node(before, job, f"{name} · audit · {condition}") for condition, job in found.items()
         }
