@@ -142,9 +142,13 @@ def _read(policy: Policy, data: str | Path | Dataset, rows: PolicyRows, files: R
     upload = Upload(name=Path(name).name, sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
     # Two halves: a dose that was chosen on the very rows that tell the accuracy would flatter it.
     halves = split_rows(split.held_out, 0.5, policy.seed)
-    parts = {"train": split.kept, "held-out": halves.kept, "test": halves.held_out}
-    kept = [files.keep_rows(name, part) for name, part in parts.items()]
-    return Given(upload, *kept, _matching([row["completion"][0]["content"] for row in found], policy))
+    return Given(
+        upload=upload,
+        train=files.keep_rows("train", split.kept),
+        held_out=files.keep_rows("held-out", halves.kept),
+        test=files.keep_rows("test", halves.held_out),
+        matching=_matching([row["completion"][0]["content"] for row in found], policy),
+    )
 
 
 FEW_LABELS = 20
