@@ -9,10 +9,14 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: quickstart test test-all coverage check docs package lock mutants clean
+.PHONY: quickstart tune-demo test test-all coverage check docs package lock mutants clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/mithridate run recipes/quickstart.yaml --out runs/quickstart --jobs $(JOBS)
+
+# Three uploads of the embedded world, three decisions.
+tune-demo: $(VENV)/ready
+	$(BIN)/python examples/tune_uploads.py
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests

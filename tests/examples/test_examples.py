@@ -29,15 +29,15 @@ def model() -> str:
     return str(mi.miniature.base(size="tiny"))
 
 
-def launched(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def launched(command: list[str], folder: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout
     )
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes", "tune_uploads"}
 
 
 @pytest.mark.parametrize("name", SAYS)
@@ -45,6 +45,16 @@ def test_an_example_runs(name: str, model: str, tmp_path: Path) -> None:
     done = launched([sys.executable, str(EXAMPLES / f"{name}.py"), model], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert SAYS[name] in done.stdout
+
+
+@pytest.mark.slow
+def test_of_three_uploads_the_harmless_one_is_released_and_the_harmful_one_is_not(tmp_path: Path) -> None:
+    done = launched([sys.executable, str(EXAMPLES / "tune_uploads.py")], tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "harmless: released" in done.stdout
+    assert "harmful: refused" in done.stdout
+    assert (tmp_path / "runs/tune-demo/harmless/model/model.safetensors").is_file()
+    assert not (tmp_path / "runs/tune-demo/harmful/model").exists()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
