@@ -46,69 +46,100 @@ class RowLosses:
             return torch.cat([self._likelihood.score(batch).mean_nll.double() for batch in parts])
 
 
+class Budgets:
+    """How far a repair may raise losses: those of the user's held-out rows, and of the provider's safe rows.
+
+    The rise on the user's rows is the mean over rows of how much their loss rises, without the share ``trim`` of rows
+    whose loss rises most: a held-out slice of unvetted data may hold the very rows to be forgotten. The rise on the
+    safe rows counts rows whose loss falls as unchanged: that refusals become likelier must not pay for ordinary help,
+    or for harmless look-alikes, that becomes less likely.
+
+    Args:
+        user: Losses of the held-out rows.
+        safe: Losses of the provider's safe rows; None where there are none.
+        harmful: Losses of the harmful rows, for the report; None where there are none.
+        budget: Largest rise allowed, in nats per token.
+        trim: Share of the user's rows left out, in [0, 1).
+    """
+
+    def __init__(
+        self, user: RowLosses, safe: RowLosses | None, harmful: RowLosses | None, budget: float, trim: float
+    ) -> None:
+        self.budget = budget
+        self._user, self._safe, self._harmful, self._trim = user, safe, harmful, trim
+        self._user_before, self._safe_before = user(), safe() if safe is not None else None
+
+    def measure(self, dose: float) -> DosePoint:
+        """Measure the present weights, which have a dose."""
+        user = self._user()
+        # Row by row, since the rows that rise most may be the harmful ones, and are left out.
+        rises = (user - self._user_before).sort().values
+        # One row at least, since the mean of none is NaN.
+        kept = rises[: max(1, round(len(rises) * (1 - self._trim)))]
+        safe = self._safe() if self._safe is not None else None
+        return DosePoint(
+            dose=dose,
+            user_loss=float(user.mean()),
+            rise=float(kept.mean()),
+            harmful_loss=None if self._harmful is None else float(self._harmful().mean()),
+            safe_loss=None if safe is None else float(safe.mean()),
+            safe_rise=None if safe is None else float((safe - self._safe_before).clamp(min=0).mean()),
+        )
+
+    def allow(self, point: DosePoint) -> bool:
+        """Return whether a dose is within the budget on all rows."""
+        # A dose that breaks the model gives NaN, which is not within the budget.
+        return max(point.rise, point.safe_rise or 0.0) <= self.budget
+
+    def exceeded(self, parameter: str, point: DosePoint) -> str:
+        """Return what a dose beyond the budget costs, as a sentence."""
+        whose, rise = ("held-out user", point.rise)
+        if point.rise <= self.budget and point.safe_rise is not None:
+            whose, rise = ("provider's safe", point.safe_rise)
+        return (
+            f"even {parameter}={point.dose:g} raises the loss on the {whose} rows by {rise:.3g} nats per token, above "
+            f"the budget of {self.budget}; raise the budget or give the strength yourself"
+        )
+
+
 def largest_dose(
-    *,
-    parameter: str,
-    doses: Iterable[float],
-    dosed: Callable[[float], Any],
-    user: RowLosses,
-    harmful: RowLosses | None,
-    budget: float,
-    trim: float,
+    *, parameter: str, doses: Iterable[float], dosed: Callable[[float], Any], budgets: Budgets
 ) -> DoseCurve:
     """Try rising doses until the budget is exceeded, then bisect; if the first dose exceeds it, halve that one first.
-
-    The rise of a dose is the mean over held-out rows of how much their loss rises, without the share ``trim``
-    of rows whose loss rises most: a held-out slice of unvetted data may hold the very rows to be forgotten.
 
     Args:
         parameter: Name of the setting.
         doses: Doses in rising order.
         dosed: Context manager under which the model has a dose.
-        user: Losses of the held-out rows.
-        harmful: Losses of the harmful rows, for the report; None where there are none.
-        budget: Largest rise allowed, in nats per token.
-        trim: Share of rows left out, in [0, 1).
+        budgets: How far losses may rise.
 
     Raises:
         DefenseError: If even the smallest dose is beyond the budget.
     """
-    undosed = user()
     points: list[DosePoint] = []
 
-    def measure(dose: float) -> bool:
+    def within(dose: float) -> bool:
         with dosed(dose):
-            losses = user()
-            harm = float(harmful().mean()) if harmful is not None else None
-        # Row by row, since the rows that rise most may be the harmful ones, and are left out.
-        rises = (losses - undosed).sort().values
-        # One row at least, since the mean of none is NaN.
-        kept = rises[: max(1, round(len(rises) * (1 - trim)))]
-        rise = float(kept.mean())
-        points.append(DosePoint(dose=dose, user_loss=float(losses.mean()), rise=rise, harmful_loss=harm))
-        # A dose that breaks the model gives NaN, which is not within the budget.
-        return rise <= budget
+            points.append(budgets.measure(dose))
+        return budgets.allow(points[-1])
 
     # low: the largest dose known to be within the budget; high: the smallest known to be beyond it.
     low, high = None, None
     for dose in doses:
-        if not measure(dose):
+        if not within(dose):
             high = dose
             break
         low = dose
     if low is None and high is not None:
-        low, high = _halved(high, measure)
+        low, high = _halved(high, within)
     if low is None:
-        raise DefenseError(
-            f"even {parameter}={high} raises the loss on the held-out user rows by {points[-1].rise:.3g} nats per "
-            f"token, above the budget of {budget}; raise the budget or give the strength yourself"
-        )
+        raise DefenseError(budgets.exceeded(parameter, points[-1]))
     # Without a dose beyond the budget there is no interval to bisect.
     for _ in range(REFINEMENTS if high is not None else 0):
         middle = (low + high) / 2  # type: ignore[operator]
-        low, high = (middle, high) if measure(middle) else (low, middle)
+        low, high = (middle, high) if within(middle) else (low, middle)
     points.sort(key=lambda point: point.dose)
-    return DoseCurve(parameter=parameter, chosen=low, budget=budget, points=points)
+    return DoseCurve(parameter=parameter, chosen=low, budget=budgets.budget, points=points)
 
 
 def _halved(high: float, within: Callable[[float], bool]) -> tuple[float | None, float]:

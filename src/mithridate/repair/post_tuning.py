@@ -1,6 +1,6 @@
 """The base class of defenses that change the weights of a finished model once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.modes import undisturbed
 from mithridate.models.preconditions import check_finite
-from mithridate.models.tokenization import Rows
+from mithridate.models.tokenization import Rows, TokenizedRow
 from mithridate.models.undo import undone_on_failure
-from mithridate.repair.dose import AUTO_NEEDS_USER, RowLosses, largest_dose
+from mithridate.repair.dose import AUTO_NEEDS_USER, Budgets, RowLosses, largest_dose
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import DoseCurve, Repaired
@@ -27,7 +27,8 @@ class Repair(Settings):
     """A defense that changes the weights of a finished model once.
 
     Attributes:
-        budget: For ``"auto"``: largest rise of the loss on held-out user rows, in nats per token.
+        budget: For ``"auto"``: largest rise of the loss on held-out user rows, and on the provider's safe rows where they
+            are given, in nats per token.
         trim: For ``"auto"``: share of the held-out rows, those whose loss rises most, that is left out of the
             rise, because unvetted rows may be harmful themselves.
         batch_size: Rows per forward pass; changes the speed only.
@@ -59,6 +60,7 @@ class Repair(Settings):
         safe: Rows | None = None,
         aligned: nn.Module | None = None,
         base: nn.Module | None = None,
+        refusals: Sequence[str] = (),
     ) -> Repaired:
         """Change the model in place.
 
@@ -70,6 +72,7 @@ class Repair(Settings):
             safe: The provider's safe rows.
             aligned: The model before fine-tuning, PEFT or plain.
             base: The model before alignment, PEFT or plain.
+            refusals: Refusal sentences, for a defense that trains with them.
 
         Raises:
             ModelError: If weights hold NaN or Inf or cannot be written, or models that are compared do not fit.
@@ -86,7 +89,7 @@ class Repair(Settings):
         check_finite(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
         references = {"aligned": aligned, "base": base}
-        inputs = RepairInputs(type(self).__name__, model, tokenizer, self.max_length, streams, references)
+        inputs = RepairInputs(type(self).__name__, model, tokenizer, self.max_length, streams, references, refusals)
         with undisturbed(m for m in (model, aligned, base) if m is not None), undone_on_failure():
             return self.change(inputs)
 
@@ -116,23 +119,36 @@ class Repair(Settings):
         Raises:
             DefenseError: If there are no held-out rows, or even the smallest dose is beyond the budget.
         """
+        return largest_dose(parameter=parameter, doses=doses, dosed=dosed, budgets=self.budgets(inputs))
+
+    def budgets(self, inputs: RepairInputs, safe: Sequence[TokenizedRow] | None = None) -> Budgets:
+        """Return how far the losses of the user's and the provider's rows may rise from the present weights.
+
+        Args:
+            inputs: The model with held-out user rows, and harmful and safe rows where they are given.
+            safe: Safe rows to measure on, where some of those given are trained on.
+
+        Raises:
+            DefenseError: If there are no held-out rows.
+        """
         if not inputs.has("user"):
             raise DefenseError(AUTO_NEEDS_USER)
-        losses = [
-            RowLosses(inputs.model, repairable(inputs.model), inputs.rows(stream)[:rows], self.batch_size)
-            for stream, rows in (("user", None), ("harmful", CURVE_ROWS))
-            if inputs.has(stream)
-        ]
-        return largest_dose(
-            parameter=parameter,
-            doses=doses,
-            dosed=dosed,
-            user=losses[0],
-            harmful=losses[1] if len(losses) > 1 else None,
-            budget=self.budget,
-            trim=self.trim,
+
+        def losses(rows: Sequence[TokenizedRow]) -> RowLosses:
+            return RowLosses(inputs.model, repairable(inputs.model), rows, self.batch_size)
+
+        if safe is None and inputs.has("safe"):
+            safe = inputs.rows("safe")[:BUDGET_ROWS]
+        return Budgets(
+            losses(inputs.rows("user")),
+            losses(safe) if safe is not None else None,
+            losses(inputs.rows("harmful")[:CURVE_ROWS]) if inputs.has("harmful") else None,
+            self.budget,
+            self.trim,
         )
 
 
 CURVE_ROWS = 128
 """Harmful rows, the first ones, over which a dose curve shows the harmful loss; it decides nothing."""
+BUDGET_ROWS = 256
+"""Safe rows, the first ones, on which ``"auto"`` measures its budget."""

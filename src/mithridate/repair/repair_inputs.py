@@ -1,6 +1,6 @@
 """What a repair is given: the finished model, rows, and the models it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,7 @@ class RepairInputs:
         max_length: Longest row in tokens.
         rows: Streams by name; None where one is not given.
         references: Other models by name; None where one is not given.
+        refusals: Refusal sentences.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class RepairInputs:
         max_length: int | None,
         rows: Mapping[str, Rows | None],
         references: Mapping[str, nn.Module | None],
+        refusals: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._defense, self._max_length = defense, max_length
+        self.max_length = max_length
+        self.refusals = refusals
+        self._defense = defense
         self._rows, self._references = rows, references
         self._examples: dict[str, list[TokenizedRow]] = {}
 
@@ -61,8 +65,16 @@ class RepairInputs:
         """
         # Tokenized once, though a search for a dose asks for them again and again.
         if stream not in self._examples:
-            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
+            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length)
         return self._examples[stream]
+
+    def untokenized(self, stream: str) -> list[Mapping[str, Any]]:
+        """Return the rows of a stream as they were given, for what tokenizes them itself.
+
+        Raises:
+            DefenseError: If they are not given.
+        """
+        return list(self._given(self._rows, stream))
 
     def reference(self, name: str) -> nn.Module:
         """Return ``aligned``, the model before fine-tuning, or ``base``, the one before alignment.

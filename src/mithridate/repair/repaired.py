@@ -13,12 +13,16 @@ class DosePoint(BaseModel):
         user_loss: Mean token loss on the held-out rows, in nats.
         rise: Rise of the loss of held-out rows that the budget limits, in nats per token.
         harmful_loss: Mean token loss on the harmful rows, in nats; None where none were given.
+        safe_loss: Mean token loss on the provider's safe rows, in nats; None where none were given.
+        safe_rise: Rise of their loss that the budget limits, in nats per token.
     """
 
     dose: float
     user_loss: float
     rise: float
     harmful_loss: float | None
+    safe_loss: float | None = None
+    safe_rise: float | None = None
 
 
 class DoseCurve(BaseModel):
