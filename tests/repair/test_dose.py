@@ -7,7 +7,8 @@ import torch
 
 from mithridate.errors import DefenseError
 from mithridate.models.tokenization import IGNORED, tokenize
-from mithridate.repair.dose import RowLosses, largest_dose
+from mithridate.repair.budgets import RowLosses
+from mithridate.repair.dose import largest_dose
 from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import run

@@ -11,7 +11,7 @@ import torch
 from mithridate.defenses.registry import methods
 from mithridate.errors import MithridateError
 from mithridate.models import undo
-from mithridate.repair.dose import RowLosses
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.tally import Tally
 from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, effective, lived_in, origin, stored

@@ -14,7 +14,7 @@ from mithridate.models.batches import batches
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.tokenization import tokenize
 from mithridate.models.undo import overwrite, undone, undone_on_failure
-from mithridate.repair.dose import RowLosses
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.repairable import differentiable, repairable
 from mithridate.training.scoring import Likelihood
 from tests.helpers import tiny

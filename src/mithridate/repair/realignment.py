@@ -1,25 +1,23 @@
-"""Training inside a repair: the weights are trained on, and nothing else of the model or of the process is changed."""
+"""Training inside a repair: weights are trained, and nothing else of the model or of the process is changed."""
 
 import copy
 import math
-import random
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, UsageError
 from mithridate.models.modes import is_half
-from mithridate.models.tokenization import Rows
 from mithridate.models.undo import about_to_overwrite
+from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
+from mithridate.repair.unchanged import unchanged
 from mithridate.training.defense import Defense
+from mithridate.training.logged_figures import logged_means
 from mithridate.training.trainable_weights import Weights
 from mithridate.training.trainer import DefendedTrainer
 
@@ -27,135 +25,129 @@ FEWEST_STEPS = 10
 """Optimizer steps taken however few rows there are; a single row is trained on as often as this."""
 
 
-@dataclass(frozen=True)
-class Course:
-    """How long and how fast to train.
+class Course(NamedTuple):
+    """How long to train.
 
     Attributes:
-        learning_rate: Of AdamW, constant.
         epochs: Passes over the rows.
         step_rows: Rows of an optimizer step.
-        max_length: Longest row in tokens.
         seed: Seed of the order of rows and of dropout.
     """
 
-    learning_rate: float
     epochs: float
     step_rows: int
-    max_length: int | None
     seed: int
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps over so many rows."""
-        return max(FEWEST_STEPS, math.ceil(self.epochs * rows / self.step_rows))
+        """Return the optimizer steps over so many rows."""
+        return max(FEWEST_STEPS, math.ceil(self.epochs * math.ceil(rows / self.step_rows)))
+
+    def trained(self, rows: int) -> int:
+        """Return the rows that these steps see, repetitions included."""
+        epochs, rest = divmod(self.steps(rows), math.ceil(rows / self.step_rows))
+        return epochs * rows + min(rest * self.step_rows, rows)
 
 
-def train_on(
-    model: nn.Module,
-    weights: Weights,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Any],
-    defense: Defense,
-    course: Course,
-    harmful: Rows | None,
-    refusals: Sequence[str],
-) -> dict[str, float]:
-    """Train some weights of a finished model in place, by an alignment-stage defense.
+class Realignment:
+    """Trains weights of a finished model in place, by an alignment-stage defense, as often as asked.
 
     Args:
-        model: The model.
+        inputs: The model, and the rows that the defense needs besides the safe ones.
         weights: What to train; everything else is frozen.
-        tokenizer: Its tokenizer; a copy is used.
-        rows: Safe prompt/completion rows.
         defense: The defense.
-        course: How long and how fast.
-        harmful: The provider's harmful rows, where the defense needs them.
-        refusals: Refusal sentences, likewise.
+        course: How long to train.
 
-    Returns:
-        Steps taken, rows trained on, and the figures of the defense's last act.
+    Attributes:
+        weights: What is trained.
+        rows: Safe rows trained on so far, repetitions included.
 
     Raises:
-        DefenseError: If the weights are half precision, whose optimizer steps would round away, or the defense
-            cannot act.
+        DefenseError: If the weights are half precision, or rows that the defense needs are not given.
+        UsageError: If several processes run.
     """
+
+    def __init__(self, inputs: RepairInputs, weights: Weights, defense: Defense, course: Course) -> None:
+        _refuse_half(weights)
+        # Each would train on its own, on the batch of all of them.
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError(
+                "a repair that trains runs in one process, but WORLD_SIZE is above 1; start it without a launcher"
+            )
+        self.weights, self.rows = weights, 0
+        self._inputs, self._defense, self._course = inputs, defense, course
+        self._harmful = inputs.untokenized("harmful") if "harmful" in defense.streams else None
+
+    def run(self, rate: float, rows: Sequence[UntokenizedRow]) -> dict[str, float]:
+        """Train from the present weights, with AdamW at a constant rate.
+
+        Args:
+            rate: Learning rate.
+            rows: Safe rows.
+
+        Returns:
+            What was trained on, and the figures of the defense.
+
+        Raises:
+            DefenseError: If the defense cannot act, or leaves weights that are not finite.
+        """
+        model, inputs = self._inputs.model, self._inputs
+        about_to_overwrite(self.weights.parameters)
+        with tempfile.TemporaryDirectory(prefix="realign-") as folder, unchanged(model):
+            model.requires_grad_(False)
+            for parameter in self.weights.parameters:
+                parameter.requires_grad_(True)
+            trainer = DefendedTrainer(
+                model,
+                args=self._arguments(rate, len(rows), folder),
+                train_dataset=list(rows),
+                processing_class=copy.deepcopy(inputs.tokenizer),
+                defense=self._defense,
+                stage="alignment",
+                harmful_dataset=self._harmful,
+                refusals=inputs.refusals if "refusals" in self._defense.streams else (),
+            )
+            # It prints every entry of the log.
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        _require_finite(self.weights)
+        trained = self._course.trained(len(rows))
+        self.rows += trained
+        counts = {"learning_rate": rate, "safe_rows": len(rows), "steps": trainer.state.global_step}
+        return {**counts, "rows_trained": trained, **logged_means(trainer.state.log_history), **trainer.finished}
+
+    def _arguments(self, rate: float, rows: int, folder: str) -> SFTConfig:
+        parameters = list(self._inputs.model.parameters())
+        on_cpu = parameters[0].device.type == "cpu"
+        return SFTConfig(
+            output_dir=folder,
+            max_steps=self._course.steps(rows),
+            learning_rate=rate,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=self._course.step_rows,
+            max_length=self._inputs.max_length,
+            seed=self._course.seed,
+            bf16=any(parameter.dtype == torch.bfloat16 for parameter in parameters),
+            gradient_checkpointing=False,
+            use_cpu=on_cpu,
+            dataloader_pin_memory=not on_cpu,
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            report_to="none",
+        )
+
+
+def _refuse_half(weights: Weights) -> None:
     # AdamW's steps are far below the spacing of bfloat16 numbers.
     half = [name for name, weight in zip(weights.names, weights.parameters, strict=True) if is_half(weight)]
     if half:
         raise DefenseError(
-            f"'{half[0]}' is half precision, in which steps of training round away; load the model in float32, or "
-            "give it an adapter"
+            f"'{half[0]}' is half precision, in which steps of training round away; load the model and its adapter in "
+            "float32 (--dtype float32 on the command line)"
         )
-    steps = course.steps(len(rows))
-    about_to_overwrite(weights.parameters)
-    with tempfile.TemporaryDirectory(prefix="realign-") as folder, _kept(model), _only_trained(model, weights):
-        trainer = DefendedTrainer(
-            model,
-            args=_arguments(course, steps, folder, model),
-            train_dataset=list(rows),
-            processing_class=copy.deepcopy(tokenizer),
-            defense=defense,
-            stage="alignment",
-            harmful_dataset=harmful,
-            refusals=refusals,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return {"steps": steps, "rows_trained": steps * course.step_rows, **trainer.finished}
 
 
-def _arguments(course: Course, steps: int, folder: str, model: nn.Module) -> SFTConfig:
-    device = next(model.parameters()).device
-    return SFTConfig(
-        output_dir=folder,
-        max_steps=steps,
-        learning_rate=course.learning_rate,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=course.step_rows,
-        max_length=course.max_length,
-        seed=course.seed,
-        bf16=any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()),
-        gradient_checkpointing=False,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type != "cpu",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        report_to="none",
-    )
-
-
-@contextmanager
-def _only_trained(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """Inside the block these weights alone are trained; the repair around it restores all flags."""
-    model.requires_grad_(False)
-    for parameter in weights.parameters:
-        parameter.requires_grad_(True)
-    yield
-
-
-@contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """A trainer sets seeds, configurations and tags; after the block they are as before."""
-    configurations = {id(m): (m, copy.deepcopy(m.__dict__)) for m in _configurations(model)}
-    tags = [(m, copy.copy(m.model_tags)) for m in model.modules() if getattr(m, "model_tags", None) is not None]
-    states = random.getstate(), numpy.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        for configuration, before in configurations.values():
-            configuration.__dict__.clear()
-            configuration.__dict__.update(before)
-        for module, before in tags:
-            module.model_tags = before
-
-
-def _configurations(model: nn.Module) -> list[Any]:
-    """The configurations of all modules, each once."""
-    named = ("config", "generation_config")
-    found = [getattr(module, name, None) for module in model.modules() for name in named]
-    return list({id(item): item for item in found if hasattr(item, "__dict__")}.values())
+def _require_finite(weights: Weights) -> None:
+    for name, weight in zip(weights.names, weights.parameters, strict=True):
+        if not bool(weight.isfinite().all()):
+            raise DefenseError(f"the training left NaN or Inf in '{name}'; lower the learning rate")

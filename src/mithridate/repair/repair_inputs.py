@@ -11,6 +11,9 @@ from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
 
+UntokenizedRow = Mapping[str, Any]
+"""A row with ``prompt`` and ``completion``."""
+
 MEANING = {
     "harmful": "the provider's harmful rows",
     "safe": "the provider's safe rows",
@@ -68,13 +71,15 @@ class RepairInputs:
             self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length)
         return self._examples[stream]
 
-    def untokenized(self, stream: str) -> list[Mapping[str, Any]]:
-        """Return the rows of a stream as they were given, for what tokenizes them itself.
+    def untokenized(self, stream: str) -> list[UntokenizedRow]:
+        """Return the rows of a stream as they were given, without those of which no answer is left.
 
         Raises:
             DefenseError: If they are not given.
+            DataError: If no row is left.
         """
-        return list(self._given(self._rows, stream))
+        given = list(self._given(self._rows, stream))
+        return [given[row.row] for row in self.rows(stream)]
 
     def reference(self, name: str) -> nn.Module:
         """Return ``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
