@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mithridate.defenses.plugins import load_plugins
     from mithridate.defenses.ptst import PTST
     from mithridate.defenses.random_perturbation import RandomPerturbation
+    from mithridate.defenses.realign import Realign
     from mithridate.defenses.registry import methods, register
     from mithridate.defenses.repnoise import RepNoise
     from mithridate.defenses.resta import RESTA
@@ -77,6 +78,7 @@ __all__ = [
     "Panacea",
     "PanaceaTuning",
     "RandomPerturbation",
+    "Realign",
     "RefusalJudge",
     "RepNoise",
     "Repair",

@@ -1,7 +1,7 @@
 """How much a repair may cost: by how much the losses of the user's and of the provider's rows may rise."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from mithridate.models.tokenization import TokenizedRow
 from mithridate.repair.repaired import DoseCurve, DosePoint
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable_weights import Weights
+
+Losses = Callable[[], Tensor]
+"""Returns the loss of each row of a set, (rows,) at the present weights, in nats per token."""
 
 
 class RowLosses:
@@ -61,9 +64,9 @@ class Budgets:
     def __init__(
         self,
         *,
-        user: RowLosses,
-        safe: Mapping[str, RowLosses],
-        harmful: RowLosses | None,
+        user: Losses,
+        safe: Mapping[str, Losses],
+        harmful: Losses | None,
         budget: float,
         safe_budget: float,
         trim: float,
