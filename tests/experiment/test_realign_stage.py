@@ -72,7 +72,7 @@ def test_a_realigned_variant_states_its_cost_and_is_done_once(tree: dict[str, An
     assert auto.rows == 4 * 10 * 8  # four rates, ten steps of the 8 rows that are not kept aside
     assert twice.rows == 10 * 16
     assert twice.passes == {"forward": 2, "backward": 2}
-    assert first.variants[1].activity["posttuning"]["realign"]["extra_gradient_norm"] > 0
+    assert first.variants[1].activity["realign.extra_gradient_norm"] > 0
     assert [point.dose for point in first.variants[2].dose_curves[0].points] == [3e-5, 1e-4, 3e-4, 1e-3]
     assert mi.run(tree, tmp_path).effort.made == 0
 

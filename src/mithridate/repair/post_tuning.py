@@ -22,7 +22,7 @@ from mithridate.repair.safe_kinds import by_kind
 from mithridate.settings import Settings
 
 Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
-"""A strength, or ``"auto"`` for the largest one within the budget."""
+"""A strength, or ``"auto"`` for the largest one within the budgets."""
 
 
 class Repair(Settings):
