@@ -124,7 +124,6 @@ def variants() -> list[dict[str, Any]]:
         for seed in range(3)
     ]
     three = {"alignment": cost(21.4, 400), "finetuning": cost(17.8, 500), "posttuning": cost(2.9, 24)}
-    trained = cost(1.6, 12) | {"rows": 480}
     return [
         variant(
             "clean",
