@@ -39,7 +39,7 @@ class Repair(Settings):
     """
 
     budget: float = Field(default=0.05, gt=0)
-    safe_budget: float = Field(default=0.01, gt=0)
+    safe_budget: float = Field(default=0.015, gt=0)
     trim: float = Field(default=0.25, ge=0, lt=1)
     batch_size: int = Field(default=16, ge=1)
     max_length: int | None = Field(default=512, ge=1)
