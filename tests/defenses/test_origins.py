@@ -178,5 +178,6 @@ def test_a_search_that_fails_leaves_every_bit(repair, trained):
 
 def test_a_dose_curve_without_harmful_rows_has_no_harmful_loss(trained):
     given = everything(8) | {"user": tiny.rows("user", 8), "harmful": None}
-    curve = mi.WiSEFT(strength="auto", budget=2.0, safe_budget=2.0).repair(trained, tiny.tokenizer(), **given).dose_curve
+    repair = mi.WiSEFT(strength="auto", budget=2.0, safe_budget=2.0)
+    curve = repair.repair(trained, tiny.tokenizer(), **given).dose_curve
     assert {point.harmful_loss for point in curve.points} == {None}
