@@ -26,9 +26,9 @@ GIVEN = everything(4) | {"user": list(tiny.rows("user", 4)), "safe": list(tiny.r
 REPAIRS = {
     "antidote": mi.Antidote(mask_ratio=0.3),
     "antidote delta": mi.Antidote(mask_ratio=0.3, scope="delta"),
-    "antidote auto": mi.Antidote(strength="auto", budget=5.0),
+    "antidote auto": mi.Antidote(strength="auto", budget=5.0, safe_budget=5.0),
     "panacea": mi.Panacea(radius=1.0),
-    "panacea auto": mi.Panacea(strength="auto", budget=5.0),
+    "panacea auto": mi.Panacea(strength="auto", budget=5.0, safe_budget=5.0),
     "random": mi.RandomPerturbation(radius=1.0),
     "wise_ft": mi.WiSEFT(),
     "resta": mi.RESTA(drop=0.3),
