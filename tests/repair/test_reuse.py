@@ -39,7 +39,8 @@ REPAIRS = {
     "realign auto": mi.Realign(rows="auto", learning_rate=1e-3, budget=5.0, safe_budget=5.0, inner="booster"),
 }
 every_repair = pytest.mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS.keys())
-measuring = pytest.mark.parametrize("repair", [r for r in REPAIRS.values() if r.info.name != "realign"], ids=str)
+MEASURING = {name: repair for name, repair in REPAIRS.items() if repair.info.name != "realign"}
+measuring = pytest.mark.parametrize("repair", MEASURING.values(), ids=MEASURING.keys())
 """All but those that train, and do so with the model's dropout."""
 
 
