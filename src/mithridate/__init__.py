@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mithridate.defenses.plugins import load_plugins
     from mithridate.defenses.ptst import PTST
     from mithridate.defenses.random_perturbation import RandomPerturbation
+    from mithridate.defenses.realign import Realign
     from mithridate.defenses.registry import methods, register
     from mithridate.defenses.repnoise import RepNoise
     from mithridate.defenses.resta import RESTA
@@ -84,6 +85,7 @@ __all__ = [
     "PanaceaTuning",
     "Policy",
     "RandomPerturbation",
+    "Realign",
     "RefusalJudge",
     "RepNoise",
     "Repair",

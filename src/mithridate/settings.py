@@ -86,6 +86,11 @@ class Settings(BaseModel):
         """Passes at these settings; the registered ones, unless the defense says otherwise."""
         return Passes(self.info.forward, self.info.backward)
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Streams needed at these settings; the registered ones, unless the defense says otherwise."""
+        return self.info.streams
+
     @model_validator(mode="before")
     @classmethod
     def _strength(cls, values: Any) -> Any:

@@ -56,7 +56,7 @@ def test_frozen_weights_make_a_backward_pass_as_cheap_as_a_forward_pass():
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "2"])
 def test_repair_cost_knows_every_repair(rank, capsys):
-    figures = printed(repair_cost, capsys, "--rows", "4", "--rank", rank)
+    figures = printed(repair_cost, capsys, "--rows", "12", "--rank", rank)
     assert {figure["method"] for figure in figures} == {
         name for name, info in methods().items() if issubclass(info.cls, Repair)
     }

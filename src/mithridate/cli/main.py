@@ -116,7 +116,11 @@ def repair(
     method: Annotated[str, typer.Option(help="A post-tuning defense.")] = "panacea",
     harmful: Annotated[str | None, typer.Option(help="Harmful rows: a file, or miniature:…")] = None,
     user: Annotated[str | None, typer.Option(help="Held-out user rows, for strength=auto.")] = None,
-    safe: Annotated[str | None, typer.Option(help="Safe rows.")] = None,
+    safe: Annotated[str | None, typer.Option(help="Safe rows; strength=auto heeds them too.")] = None,
+    refusals: Annotated[
+        str | None,
+        typer.Option(help="Refusals, one a line, where the method needs them: a .txt file; own ones by default."),
+    ] = None,
     aligned: Annotated[str | None, typer.Option(help="The model before fine-tuning: a folder, as MODEL.")] = None,
     base: Annotated[str | None, typer.Option(help="The model before alignment: a folder, as MODEL.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method: name=value.")] = None,
@@ -132,7 +136,7 @@ def repair(
     _load(plugin)
     streams = {"harmful": harmful, "user": user, "safe": safe}
     others = {"aligned": aligned, "base": base}
-    command(model, out, method, streams, others, set_ or [], template, ignore or [], dtype, json)
+    command(model, out, method, streams, refusals, others, set_ or [], template, ignore or [], dtype, json)
 
 
 @app.command()

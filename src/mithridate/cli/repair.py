@@ -11,6 +11,8 @@ from mithridate.cli.models import open_model, open_to_rescale, where_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows
 from mithridate.data.data_sources import MINIATURE
+from mithridate.data.refusal_sets import read_refusals
+from mithridate.data.refusals import REFUSALS
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.manifest import versions, write_manifest
@@ -27,6 +29,7 @@ def command(
     out: Path,
     method: str,
     streams: dict[str, str | None],
+    refusals: str | None,
     references: dict[str, str | None],
     settings: list[str],
     template: str | None,
@@ -43,15 +46,16 @@ def command(
         for stream, source in streams.items()
         if source is not None
     }
+    sentences = _refusals(defense, refusals)
     # All in the same type: a difference of weights in two precisions would be mostly rounding.
     model, tokenizer = open_model(name, template, dtype)
     others = {other: load(where_named(at), dtype) for other, at in references.items() if at is not None}
-    repaired = defense.repair(model, tokenizer, **rows, **others)
+    repaired = defense.repair(model, tokenizer, **rows, **others, refusals=sentences)
     record = {
         "model": name,
         "method": method,
         "settings": defense.model_dump(mode="json"),
-        "streams": streams,
+        "streams": streams | {"refusals": refusals},
         "references": references,
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
@@ -81,6 +85,15 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
         found.save(out / DISPLACEMENT)
         write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
     print(f"{out}: scale of ε changed from {before:g} to {scale:g}")
+
+
+def _refusals(defense: Repair, source: str | None) -> list[str]:
+    """Return the refusals of a source, or our own where the method needs some and none are named."""
+    if "refusals" not in defense.streams:
+        if source is not None:
+            raise UsageError(f"--refusals: {defense.info.name} does not read refusals at these settings; remove it")
+        return []
+    return REFUSALS if source is None else read_refusals(source, "--refusals")
 
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:

@@ -52,7 +52,7 @@ class Antidote(Repair):
     """Antidote: zero the top α of |w|·‖x‖ on harmful rows  (1 forward pass over them).
 
     Attributes:
-        mask_ratio: α, share of weights set to zero, or ``"auto"`` for the largest one within the budget.
+        mask_ratio: α, share of weights set to zero, or ``"auto"`` for the largest one within the budgets.
         scope: What is pruned: LoRA factors, merged update, or whole weights.
         ranking: Whether α holds for every output row or over all entries.
         score: ``wanda`` is |w|·‖x‖; ``magnitude`` |w| alone, the paper's score without harmful rows.

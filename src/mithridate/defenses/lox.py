@@ -7,7 +7,7 @@ COLM 2025, arXiv 2506.15606.
 
 for every linear layer of the decoder blocks. Cost: no pass; two more models in memory, and for every matrix the
 eigenvectors of its smaller Gram matrix, the cube of its smaller side. ``strength="auto"`` takes the largest c within
-the budget on held-out user rows. k must be tuned: it decides what counts as alignment, and no default fits all models.
+the budgets. k must be tuned: it decides what counts as alignment, and no default fits all models.
 
 `lox_alignment` is the paper's own place: plain SFT on safe rows, then W_aligned + c·Δ_k, before the user's data. On an
 adapter Δ = scale·B·A, so Δ_k = scale·(P_k·B)·A with P_k onto the top k left singular vectors.
@@ -54,7 +54,7 @@ class LoX(Repair):
     """LoX: W + c·top-k SVD of (W_aligned − W_base)  (no pass).
 
     Attributes:
-        strength: c, or ``"auto"`` for the largest one within the budget.
+        strength: c, or ``"auto"`` for the largest one within the budgets.
         rank: k, number of singular directions.
     """
 

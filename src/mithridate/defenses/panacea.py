@@ -118,7 +118,7 @@ class Panacea(Repair):
     """Panacea, post-hoc: w ← w + ρ·∇h(w)/‖∇h(w)‖ over the whole harmful set  (1 pass over it).
 
     Attributes:
-        radius: ρ, or ``"auto"`` for the largest one within the budget.
+        radius: ρ, or ``"auto"`` for the largest one within the budgets.
     """
 
     dose = "radius"
@@ -138,7 +138,7 @@ class Panacea(Repair):
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
 
         Raises:
-            DefenseError: If rows are missing, or no radius is within the budget.
+            DefenseError: If rows are missing, or no radius is within the budgets.
         """
         rows, weights = inputs.rows("harmful"), repairable(inputs.model)
         likelihood = Likelihood(inputs.model, weights)

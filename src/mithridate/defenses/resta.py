@@ -10,7 +10,7 @@ With DARE (Yu et al., "Language Models are Super Mario", ICML 2024, arXiv 2311.0
     θ_tuned ← θ_aligned + m/(1 − d)·(θ_tuned − θ_aligned),   m_i = 0 with probability d, else 1
 
 which keeps the mean of the task's update. Cost: no pass; two more models in memory. ``strength="auto"`` takes the
-largest γ within the budget on held-out user rows, DARE included.
+largest γ within the budgets, DARE included.
 
 Differences. From the paper: v is the difference of the models before and after the provider's alignment; the paper
 makes its own by tuning the model on harmful rows and negating that. Weights are those with LoRA merged. We have
@@ -43,7 +43,7 @@ class RESTA(Repair):
     """RESTA: θ + γ·(θ_aligned − θ_base), the task's update thinned by DARE before  (no pass).
 
     Attributes:
-        strength: γ, or ``"auto"`` for the largest one within the budget.
+        strength: γ, or ``"auto"`` for the largest one within the budgets.
         drop: d, share of the task's update that DARE drops.
         seed: Seed of DARE's mask.
     """

@@ -5,7 +5,7 @@ zero-shot models", CVPR 2022, arXiv 2109.01903.
 
     θ = (1 − α)·θ_aligned + α·θ_tuned    over all weights
 
-Cost: no pass; one more model in memory. ``alpha="auto"`` takes the smallest α within the budget on held-out user rows.
+Cost: no pass; one more model in memory. ``alpha="auto"`` takes the smallest α within the budgets.
 ``strength`` is how much is pulled back, 1 − α.
 
 Differences. From the paper: there θ_aligned is a zero-shot image model and the aim is accuracy under shift; here it is

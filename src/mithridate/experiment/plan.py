@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from mithridate.defenses.registry import method
 from mithridate.experiment.axes import setting_of, settings
 from mithridate.experiment.identity import identity_of, model_identity
 from mithridate.experiment.inputs import Inputs
@@ -15,6 +14,7 @@ from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
 from mithridate.models.loading import locate, stored_dtype
+from mithridate.repair.post_tuning import Repair
 from mithridate.report.axis_results import Setting
 
 
@@ -144,7 +144,7 @@ class Plan:
             stage=stage,
             defense=choice,
             rows=rows,
-            provider=self._inputs.provider(method(choice.method).streams),
+            provider=self._inputs.provider(choice.build(stage).streams),
             training=recipe.alignment if stage == "alignment" else recipe.finetuning,
             adapter=recipe.adapter,
             lora=recipe.lora,
@@ -153,10 +153,12 @@ class Plan:
         )
 
     def _repair(self, recipe: Recipe, choice: Choice, held_out: StoredRows | None) -> RepairJob:
+        repair = choice.build("posttuning")
+        assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
         return RepairJob(
             **self._common(recipe),
             defense=choice,
-            provider=self._inputs.provider(method(choice.method).streams),
+            provider=self._inputs.provider(repair.heeded),
             held_out=held_out,
             max_length=recipe.max_length,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from mithridate.data import load_rows, read_prompts
+from mithridate.data.refusal_sets import MINIATURE_REFUSALS, read_refusals
 from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
 from mithridate.experiment.jobs import StoredRows
@@ -73,17 +74,8 @@ class RowFiles:
             return wanted
         if wanted == "default":
             return REFUSALS
-        if wanted == "miniature:refusals":
-            from mithridate.miniature import refusals
-
-            return refusals()
-        path = Path(resolved_path(wanted, self._base, "streams.refusals"))
-        if not path.is_file():
-            raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        # Rows in JSON would be read as sentences, one a line, braces and all.
-        if not path.name.removesuffix(".gz").endswith(".txt"):
-            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
-        return read_prompts(path)
+        source = wanted if wanted == MINIATURE_REFUSALS else resolved_path(wanted, self._base, "streams.refusals")
+        return read_refusals(source, "streams.refusals")
 
     def keep_rows(self, name: str, rows: Dataset) -> StoredRows:
         """Store rows."""

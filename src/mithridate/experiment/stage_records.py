@@ -17,7 +17,8 @@ class Cost(BaseModel):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Forward and backward passes, per optimizer step, or over the harmful rows for a repair.
+        passes: Forward and backward passes, per optimizer step, or over the rows it needs for a repair.
+        rows: Rows that a repair trained on, those of its search included; None where it trained on none.
         peak_bytes: Highest memory use.
     """
 
@@ -25,6 +26,7 @@ class Cost(BaseModel):
 
     seconds: float
     passes: dict[str, float]
+    rows: float | None = None
     peak_bytes: int
 
 

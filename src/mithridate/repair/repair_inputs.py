@@ -1,6 +1,6 @@
 """What a repair is given: the finished model, rows, and the models it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,9 @@ from mithridate.errors import DefenseError, ModelError
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
+
+UntokenizedRow = Mapping[str, Any]
+"""A row with ``prompt`` and ``completion``."""
 
 MEANING = {
     "harmful": "the provider's harmful rows",
@@ -31,6 +34,7 @@ class RepairInputs:
         max_length: Longest row in tokens.
         rows: Streams by name; None where one is not given.
         references: Other models by name; None where one is not given.
+        refusals: Refusal sentences.
     """
 
     def __init__(
@@ -41,10 +45,13 @@ class RepairInputs:
         max_length: int | None,
         rows: Mapping[str, Rows | None],
         references: Mapping[str, nn.Module | None],
+        refusals: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._defense, self._max_length = defense, max_length
+        self.max_length = max_length
+        self.refusals = refusals
+        self._defense = defense
         self._rows, self._references = rows, references
         self._examples: dict[str, list[TokenizedRow]] = {}
 
@@ -61,8 +68,18 @@ class RepairInputs:
         """
         # Tokenized once, though a search for a dose asks for them again and again.
         if stream not in self._examples:
-            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
+            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length)
         return self._examples[stream]
+
+    def untokenized(self, stream: str) -> list[UntokenizedRow]:
+        """Return the rows of a stream as they were given, without those of which no answer is left.
+
+        Raises:
+            DefenseError: If they are not given.
+            DataError: If no row is left.
+        """
+        given = list(self._given(self._rows, stream))
+        return [given[row.row] for row in self.rows(stream)]
 
     def reference(self, name: str) -> nn.Module:
         """Return ``aligned``, the model before fine-tuning, or ``base``, the one before alignment.

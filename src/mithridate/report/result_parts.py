@@ -89,31 +89,36 @@ class StageCost(ResultPart):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Passes by kind, `forward` and `backward`: per optimizer step, or over the harmful rows when repairing.
+        passes: Passes by kind, `forward` and `backward`: per optimizer step, or over the rows it needs when repairing.
+        rows: Rows that a repair trained on, those of its search included; None where it trained on none.
         peak_bytes: Highest memory use, where it was measured.
     """
 
     seconds: float = Field(ge=0, allow_inf_nan=False)
     passes: dict[str, float] = Field(default_factory=dict)
+    rows: float | None = Field(default=None, ge=0)
     peak_bytes: int | None = Field(default=None, ge=0)
 
 
 class TriedDose(ResultPart):
-    """One dose tried: mean loss on the user's held-out rows, its rise over dose zero, loss on harmful rows (nats)."""
+    """One dose tried: loss on the user's held-out, the provider's harmful and safe rows, and the rises (nats)."""
 
     dose: Finite
     user_loss: float | None = None
     rise: float | None = None
     harmful_loss: float | None = None
+    safe_loss: float | None = None
+    safe_rise: float | None = None
 
 
 class VariantDoses(ResultPart):
-    """The search behind `strength="auto"`: the largest dose whose rise stays within the budget."""
+    """The search behind `strength="auto"`: the largest dose whose rises stay within the budgets."""
 
     method: str
     parameter: str
     chosen: Finite | None = None
     budget: Finite | None = None
+    safe_budget: Finite | None = None
     seed: int | None = None
     points: list[TriedDose] = Field(default_factory=list)
 

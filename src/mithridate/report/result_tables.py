@@ -188,6 +188,8 @@ def _stage(cost: StageCost | None) -> TableCell:
     if cost is None:
         return TableCell(NOTHING)
     parts = [f"{number(count)} {PASSES.get(kind, clean(kind))}" for kind, count in cost.passes.items() if count]
+    if cost.rows:
+        parts.append(f"{number(cost.rows)} rows trained")
     if cost.peak_bytes:
         parts.append(memory(cost.peak_bytes))
     return TableCell(seconds(cost.seconds), " · ".join(parts))
