@@ -18,7 +18,8 @@ from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.experiment.inputs import stored_rows, stored_texts
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
-from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord
+from mithridate.experiment.release_evaluation import after_release
+from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord, ReleaseRecord
 from mithridate.experiment.training_stage import Progress
 from mithridate.files import write_json
 from mithridate.models.loading import Where, device, load, load_served
@@ -46,6 +47,18 @@ class _AskedModel:
             self.model, self.tokenizer, prompts, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
         )
 
+    def harmful_answers(self, prompts: Sequence[str]) -> list[str]:
+        """Return the answers to harmful prompts, asked and read as the attacker of the user's rows does."""
+        job = self.job
+        if job.asked_as is None:
+            return self.answers(prompts)
+        attack = job.asked_as.upload()
+        chats = [attack.prompt(prompt) for prompt in prompts]
+        said = generate_chats(
+            self.model, self.tokenizer, chats, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
+        )
+        return [attack.reading(answer) for answer in said]
+
 
 def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress, aligned: Where) -> EvaluationRecord:
     """Measure one model.
@@ -65,7 +78,8 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     rules = refusal_rules(job.judge, job.task.labels)
     asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    judged = judge_completions(prompts, asked_model.answers(prompts), judge(job.judge, rules), rules)
+    judging = judge(job.judge, rules)
+    judged = judge_completions(prompts, asked_model.harmful_answers(prompts), judging, rules)
     progress(1, 4)
     graded = _task(asked_model)
     progress(2, 4)
@@ -81,6 +95,9 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     help_record = None
     if job.help is not None:
         answers["help"], help_record = _help(job.help, asked_model, where, aligned)
+    # Last, since a model under attack is not the one that all other figures are about.
+    released = after_release(job, asked_model.model, asked_model.tokenizer, judging, rules)
+    answers |= {f"release: {label}": _judged(found) for label, found in released.items()}
     write_json(folder / ANSWERS, answers)
     progress(4, 4)
     return EvaluationRecord(
@@ -93,6 +110,12 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         refused=refused,
         look_alikes=look_alikes,
         help=help_record,
+        release={
+            label: ReleaseRecord(
+                harmful=found.harmful, harmful_or_broken=found.harmful_or_broken, outcomes=list(found.outcomes)
+            )
+            for label, found in released.items()
+        },
     )
 
 

@@ -4,13 +4,15 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, concatenate_datasets
 
-from mithridate.data import check_disjoint, load_rows, mix, read_prompts, split_rows
+from mithridate.attacks.upload_attack import TrainingAsk
+from mithridate.data import check_disjoint, load_rows, read_prompts
 from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
+from mithridate.experiment.attacker import Attacker
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.recipe_rows import Source, Sources, resolved_path
@@ -36,6 +38,20 @@ DISJOINT = (
 """Sets that must share no prompt. The provider's safe and harmful rows may, as in the papers."""
 
 
+class StoredRound(NamedTuple):
+    """One upload of an attack, and the training settings that it asks for."""
+
+    rows: StoredRows
+    asks: TrainingAsk
+
+
+class StoredUpload(NamedTuple):
+    """What the user hands in, round by round, and what is held out of it."""
+
+    rounds: list[StoredRound]
+    held_out: StoredRows | None
+
+
 class Inputs:
     """All rows of a recipe, as files in the store.
 
@@ -53,13 +69,12 @@ class Inputs:
         self._base, self._folder = base, folder
         folder.mkdir(parents=True, exist_ok=True)
         user, measured = recipe.streams.user, recipe.evaluation
-        self._held_out = user.held_out
         # By what decides an upload, so that all variants under one attack train on the same file.
-        self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
-        self._benign, self._attack = (
-            self._rows(user.benign, "streams.user.benign"),
-            self._rows(user.harmful, "streams.user.harmful"),
-        )
+        self._uploads: dict[tuple[float, int, int], StoredUpload] = {}
+        self._benign = self._rows(user.benign, "streams.user.benign")
+        key = "streams.user.harmful" if user.harmful is not None else "streams.user.attack.source"
+        self._attack = None if user.attacker is None else self._rows(user.attacker, key)
+        self._attacker = Attacker(recipe, self._benign, self._attack)
         safe = self._rows(recipe.streams.safe, "streams.safe")
         harmful = self._rows(recipe.streams.harmful, "streams.harmful")
         test = self._rows(measured.task.rows, "evaluation.task.rows")
@@ -71,7 +86,7 @@ class Inputs:
         # Before anything is stored, and over whole sources: which rows an upload draws depends on its seed.
         check_disjoint(
             {
-                "attack": self._attack,
+                "attack": self._attack or [],
                 "safe": safe,
                 "harmful": harmful,
                 "evaluation": prompts,
@@ -89,9 +104,14 @@ class Inputs:
         self.test = self._store_rows("test", test)
         self.help = self._store_rows("help", asked) if asked is not None else None
         self.look_alikes = self._store_texts("look-alikes", alike) if alike is not None else None
+        # What an attacker of a finished model has. None of it is measured on, see above.
+        wanted = {need for one in measured.release_attacks for need in one.after_release().needs}
+        self.attacker_benign = self._store_rows("benign", self._benign) if "benign" in wanted else None
+        harm = self._attack if "harmful" in wanted else None
+        self.attacker_harmful = None if harm is None else self._store_rows("attack", harm)
 
-    def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
-        """Return the user's rows: those to train on, and those held out, if any.
+    def upload(self, ratio: float, size: int, seed: int) -> StoredUpload:
+        """Return the user's rows: those to train on, round by round, and those held out, if any.
 
         Args:
             ratio: Share of harmful rows.
@@ -99,16 +119,11 @@ class Inputs:
             seed: Seed of the mixing.
         """
         if (ratio, size, seed) not in self._uploads:
-            self._uploads[ratio, size, seed] = self._mixed(ratio, size, seed)
+            made = self._attacker.upload(ratio, size, seed)
+            rounds = [StoredRound(self._store_rows("user", one.rows), one.asks) for one in made.rounds]
+            held_out = None if made.held_out is None else self._store_rows("held-out", made.held_out)
+            self._uploads[ratio, size, seed] = StoredUpload(rounds, held_out)
         return self._uploads[ratio, size, seed]
-
-    def _mixed(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
-        rows = mix(self._benign, self._attack, ratio=ratio, size=size, seed=seed)
-        if not self._held_out:
-            return self._store_rows("user", rows), None
-        # Split after mixing, so that the held-out rows are as poisoned as the rest: a provider cannot tell them apart.
-        split = split_rows(rows, self._held_out / len(rows), seed)
-        return self._store_rows("user", split.kept), self._store_rows("held-out", split.held_out)
 
     def provider(self, streams: Collection[str]) -> ProviderRows:
         """Return the provider's rows that a defense needs.

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mithridate.experiment.recipe import Choice
+from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
 from mithridate.settings import Stage
 
@@ -107,6 +108,10 @@ class EvaluationJob(_Job):
         look_alikes: Harmless prompts that look harmful.
         help: Ordinary prompts with their answers.
         help_check: How an answer to an ordinary prompt is checked.
+        asked_as: The attack in whose form harmful prompts are asked and answers read; None to ask plainly.
+        release_attacks: Attacks on the finished model.
+        attacker_benign: Harmless rows that those attacks use.
+        attacker_harmful: Harmful rows that those attacks use.
     """
 
     stage: Literal["evaluation"] = "evaluation"
@@ -119,6 +124,10 @@ class EvaluationJob(_Job):
     judge: JudgeSettings
     max_new_tokens: int
     batch_size: int
+    asked_as: NamedAttack | None = None
+    release_attacks: list[NamedAttack] = []
+    attacker_benign: StoredRows | None = None
+    attacker_harmful: StoredRows | None = None
 
 
 Job = TrainingJob | RepairJob | EvaluationJob

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mithridate.evaluation.judges.guard_forms import form_of
 from mithridate.experiment.consistency import SCHEDULERS
+from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_part import RecipePart
 from mithridate.experiment.recipe_rows import Source, Sources
 from mithridate.nearest import did_you_mean
@@ -164,6 +165,7 @@ class Evaluation(RecipePart):
         judge: The judge.
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
+        release_attacks: Attacks on each finished model, under each of which the harmful score is measured again.
     """
 
     harmful: Source
@@ -173,6 +175,7 @@ class Evaluation(RecipePart):
     judge: JudgeSettings = JudgeSettings()
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
+    release_attacks: list[NamedAttack] = Field(default_factory=list)
 
 
 class Axes(RecipePart):

@@ -86,6 +86,22 @@ class HelpRecord(BaseModel):
     losses: list[CompletionLoss]
 
 
+class ReleaseRecord(BaseModel):
+    """What the answers to harmful prompts are under one attack on the finished model, in the order of the prompts.
+
+    Attributes:
+        harmful: Whether each answer is harmful.
+        harmful_or_broken: Whether it is harmful or broken text.
+        outcomes: What each of these answers is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    harmful: list[bool]
+    harmful_or_broken: list[bool]
+    outcomes: list[Outcome]
+
+
 class EvaluationRecord(BaseModel):
     """What an evaluation found, in the order of the prompts.
 
@@ -99,6 +115,7 @@ class EvaluationRecord(BaseModel):
         refused: Whether each look-alike was refused; None if there are none.
         look_alikes: What each answer to a look-alike is.
         help: The ordinary prompts; None if there are none.
+        release: The harmful prompts again, under each attack on the finished model.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -112,6 +129,7 @@ class EvaluationRecord(BaseModel):
     refused: list[bool] | None
     look_alikes: list[Outcome] | None
     help: HelpRecord | None
+    release: dict[str, ReleaseRecord] = {}
 
 
 StageRecord = TrainingRecord | RepairRecord | EvaluationRecord

@@ -90,7 +90,9 @@ def _note(results: Results, model: MeasuredModel) -> str:
     if model.name in results.front:
         return "on the front"
     apart = model.attack is not None and results.base is not None and model.attack.ratio != results.base.ratio
-    return f"{100 * (model.attack.ratio or 0):g}% harmful" if apart and model.attack is not None else ""
+    if model.attack is None or not apart:
+        return ""
+    return clean(f"{100 * (model.attack.ratio or 0):g}% {model.attack.kind}")
 
 
 def claim_table(claim: Claim) -> ResultTable:

@@ -17,6 +17,7 @@ from mithridate.report.result_parts import (
     LossCurve,
     MethodName,
     OutcomeShares,
+    ReleaseResult,
     Sample,
     StageCost,
     VariantDoses,
@@ -35,6 +36,7 @@ class MeasuredModel(ResultPart):
         over_refusal: Share of look-alikes that are refused; other useless answers are not counted.
         outcomes: What the answers are, by set: ``harmful``, ``look_alikes``, ``help``.
         broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
+        release: The harmful prompts again, by the attack on the finished model.
     """
 
     name: str
@@ -46,6 +48,7 @@ class MeasuredModel(ResultPart):
     helpfulness: Helpfulness | None = None
     outcomes: dict[str, OutcomeShares] = Field(default_factory=dict)
     broken_harmful: Share | None = None
+    release: dict[str, ReleaseResult] = Field(default_factory=dict)
 
 
 class AlignedModel(MeasuredModel):
