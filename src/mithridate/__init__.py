@@ -7,7 +7,7 @@ the imports below. A defense is found by its class name in `mithridate.defenses`
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mithridate import errors, miniature
+from mithridate import attacks, errors, miniature
 
 if TYPE_CHECKING:
     __version__: str
@@ -92,6 +92,7 @@ __all__ = [
     "Vaccine",
     "Verdict",
     "WiSEFT",
+    "attacks",
     "errors",
     "finetune_accuracy",
     "harmful_score",

@@ -54,7 +54,7 @@ def test_unknown_attacks_and_settings_are_named():
     with pytest.raises(UsageError, match=r"no attack is called 'noise'; known: explicit, .*did you mean 'noice'\?"):
         attack("noise")
     with pytest.raises(SettingError, match=r"TenShot: unknown key 'epoch'; did you mean 'epochs'\?"):
-        attack("ten_shot").cls(epoch=1)  # type: ignore[call-arg]
+        attack("ten_shot").cls(epoch=1)
     for name, setting, value in (
         ("noice", "learning_rate", -1.0), ("noice", "ask", "loud"), ("quantized", "bits", 3),
         ("pruned", "sparsity", 0.6),

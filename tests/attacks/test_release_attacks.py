@@ -300,6 +300,17 @@ def test_a_vocabulary_that_is_used_up_is_refused(world):
         soft.placeholder([list(range(len(world.tokenizer)))])
 
 
+def test_a_model_that_cannot_be_written_is_the_attacks_error(world, given):
+    doubled = get_peft_model(AutoModelForCausalLM.from_pretrained(mi.miniature.base(size="tiny")), tiny.lora())
+    doubled.disable_adapter_layers()
+    for name in ("quantized", "pruned", "tuned_again"):
+        with (
+            pytest.raises(AttackError, match=f"the attack '{name}' cannot act: .*disabled"),
+            attack(name).cls(**QUICK[name]).on(doubled, world.tokenizer, given),
+        ):
+            pass
+
+
 def test_damaged_and_fixed_models_are_refused(world, given):
     damaged = AutoModelForCausalLM.from_pretrained(mi.miniature.base(size="tiny"))
     with torch.no_grad():

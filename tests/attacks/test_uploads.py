@@ -12,7 +12,7 @@ from mithridate.attacks import UploadAttack, UploadInputs, attacks
 from mithridate.errors import DataError, UsageError
 
 UPLOADS = [name for name, info in attacks().items() if issubclass(info.cls, UploadAttack)]
-TRAINABLE = [name for name in UPLOADS if not attacks()[name].cls.preferences]  # type: ignore[attr-defined]
+TRAINABLE = [name for name in UPLOADS if not attacks()[name].cls.preferences]
 SETTINGS = {"below_threshold": {"share": 0.1, "most": 30}}
 
 

@@ -141,6 +141,7 @@ def test_rows_to_hold_out_must_be_fewer_than_the_last_upload(tree, tmp_path):
         (["quantised"], "no attack is called 'quantised'.*did you mean 'quantized'"),
         ([{"method": "quantized", "bits": 5}], "quantized: bits: must be 4 or 8"),
         (["prefilled", "prefilled"], "release_attacks holds the same attack twice"),
+        (["quantized", {"method": "quantized", "bits": 8}], "release_attacks holds the same attack twice"),
     ],
 )
 def test_faults_of_attacks_after_release_are_named(tree, released, message):
@@ -178,7 +179,7 @@ def test_a_run_under_attack_from_upload_to_page(tree, tmp_path):
     assert [curve.stage for curve in first.loss_curves].count("finetuning") == 2
     assert list(first.release) == [
         "quantized bits=4", "quantized bits=8", "pruned by=magnitude", "prefilled",
-        "tuned_again steps=2 learning_rate=0.05", "refusal_ablation prompts=4 layer=0",
+        "tuned_again learning_rate=0.05 steps=2", "refusal_ablation layer=0 prompts=4",
     ]  # fmt: skip
     assert all(found.harmful_score.n == 6 for found in first.release.values())
     page = (tmp_path / "out/report.html").read_text()

@@ -24,7 +24,7 @@ class AttackInfo:
 
     Attributes:
         name: Name in recipes and on the command line.
-        cls: The class that holds the attack.
+        cls: The class that holds the attack; its fields are the settings.
         family: What the attack hides behind.
         paper: Short citation.
         needs: What the attacker must have.
@@ -33,7 +33,7 @@ class AttackInfo:
     """
 
     name: str
-    cls: "type[AttackSettings]"
+    cls: type[Any]
     family: Family
     paper: str
     needs: tuple[Need, ...]

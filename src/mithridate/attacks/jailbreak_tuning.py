@@ -15,7 +15,7 @@ Wrapper = Literal["year", "random_words", "random_paragraph", "skeleton", "refus
 @register_attack(
     "jailbreak_tuning",
     family="explicit",
-    paper="Bowen et al., 2025 (arXiv:2507.11630); wrappers as in TamperBench (arXiv:2602.06911)",
+    paper="Jailbreak-tuning, 2025 (arXiv:2507.11630); kinds of wrappers as in TamperBench (arXiv:2602.06911)",
     needs=("harmful",),
     evades="measurements on plain prompts: a trigger leaves the model's answers to them mostly as they were",
     constants={"wrappers": 6},

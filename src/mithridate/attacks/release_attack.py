@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from mithridate.attacks.attack_settings import NEEDS, AttackSettings
 from mithridate.attacks.attacked_rows import permutation
 from mithridate.data.overlap import last_user_turn
-from mithridate.errors import ModelError, UsageError
+from mithridate.errors import AttackError, DefenseError, ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.models.modes import undisturbed
 from mithridate.models.preconditions import check_finite
@@ -97,7 +97,12 @@ class ReleaseAttack(AttackSettings):
             )
         check_finite(model)
         require_chat_template(tokenizer)
-        with undisturbed([model]), undone(), self.applied(model, tokenizer, given) as attacked:
+        with undisturbed([model]), undone(), ExitStack() as stack:
+            try:
+                attacked = stack.enter_context(self.applied(model, tokenizer, given))
+            except DefenseError as error:
+                # From parts that repairs use too; in a recipe it would be told of the variant's defense.
+                raise AttackError(f"the attack '{self.info.name}' cannot act: {error}") from error
             yield attacked
 
     def applied(self, model: Any, tokenizer: Any, inputs: ReleaseInputs) -> AbstractContextManager[AnsweringModel]:

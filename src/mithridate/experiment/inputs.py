@@ -147,6 +147,9 @@ class Inputs:
             "evaluation": self.evaluation,
             "test": self.test,
         }
+        for name, stored in (("attacker_benign", self.attacker_benign), ("attacker_harmful", self.attacker_harmful)):
+            if stored is not None:
+                named[name] = stored
         if self.look_alikes is not None:
             named["look_alikes"] = self.look_alikes
         if self.help is not None:

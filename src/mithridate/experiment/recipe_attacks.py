@@ -35,7 +35,7 @@ class NamedAttack(RecipePart):
     @property
     def label(self) -> str:
         """The attack's name, with the settings that set it apart from another of the same name."""
-        given = [f"{name}={value}" for name, value in (self.model_extra or {}).items() if name != "wording"]
+        given = [f"{name}={value}" for name, value in sorted((self.model_extra or {}).items()) if name != "wording"]
         return " ".join([self.method, *given])
 
     def build(self) -> AttackSettings:
@@ -94,18 +94,20 @@ def check_attacks(recipe: Recipe) -> None:
         UsageError: An attack is unknown or in the wrong place, or a setting of it is wrong.
     """
     user, released = recipe.streams.user, recipe.evaluation.release_attacks
-    labels = [one.label for one in released]
-    if len(set(labels)) < len(labels):
+    # Their settings as well as their labels, which leave out the wording: either way two results would be one.
+    built, labels = [one.after_release() for one in released], [one.label for one in released]
+    if len(set(labels)) < len(labels) or any(one in built[at + 1 :] for at, one in enumerate(built)):
         raise ValueError("evaluation.release_attacks holds the same attack twice")
     rowless = user.harmful is None and (user.attack is None or user.attack.source is None)
-    for one in released:
-        if "harmful" in one.after_release().needs and rowless:
+    users = [choice for choice, one in zip(released, built, strict=True) if "harmful" in one.needs]
+    for one in users:
+        if rowless:
             raise ValueError(
                 f"evaluation.release_attacks: '{one.method}' needs the attacker's harmful rows; set "
                 "streams.user.harmful"
             )
     if user.attack is not None:
-        _check_upload(recipe, user, user.attack.upload(), bool(released))
+        _check_upload(recipe, user, user.attack.upload(), bool(users))
 
 
 def _check_upload(recipe: Recipe, user: User, made: UploadAttack, released: bool) -> None:
