@@ -47,10 +47,11 @@ class NamedAttack(RecipePart):
         """
         cls = attack(self.method).cls
         try:
-            return cls(**(self.model_extra or {}))
+            built: AttackSettings = cls(**(self.model_extra or {}))
         except SettingError as error:
             # By the name that the recipe uses; the error itself names the class.
             raise RecipeError(f"{self.method}: {error.fault}") from error
+        return built
 
     def upload(self) -> UploadAttack:
         """Return the attack, which must come as an upload.
