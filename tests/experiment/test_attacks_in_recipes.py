@@ -43,11 +43,12 @@ def planned(tree, folder):
 
 @pytest.mark.parametrize("method", list(ROUNDS))
 def test_every_round_is_a_stage_of_its_own(tree, tmp_path, method):
-    plan = planned(attacked(tree, method), tmp_path)
+    attacked(tree, method)
+    plan = planned(tree, tmp_path)
     tuned = [job for job in jobs(plan) if job.stage == "finetuning"]
     assert len(tuned) == ROUNDS[method]
     assert len({job.rows.sha256 for job in tuned}) == ROUNDS[method]
-    assert len(stored_rows(plan._inputs.upload(0.25, 16, 0).held_out)) == 4
+    assert len(stored_rows(plan._inputs.upload(0.25, 16, 0, make_recipe(tree).streams.user.attack).held_out)) == 4
     flags = [row["harmful"] for job in tuned for row in stored_rows(job.rows)]
     assert any(flags)
     assert not all(flags)
@@ -140,8 +141,8 @@ def test_rows_to_hold_out_must_be_fewer_than_the_last_upload(tree, tmp_path):
         (["noice"], "'noice' is an attack on the user's rows; name it in streams.user.attack"),
         (["quantised"], "no attack is called 'quantised'.*did you mean 'quantized'"),
         ([{"method": "quantized", "bits": 5}], "quantized: bits: must be 4 or 8"),
-        (["prefilled", "prefilled"], "release_attacks holds the same attack twice"),
-        (["quantized", {"method": "quantized", "bits": 8}], "release_attacks holds the same attack twice"),
+        (["prefilled", "prefilled"], "release_attacks: two attacks are called 'prefilled'; give one of them a name"),
+        ([{"method": "quantized", "name": "q"}, {"method": "pruned", "name": "q"}], "two attacks are called 'q'"),
     ],
 )
 def test_faults_of_attacks_after_release_are_named(tree, released, message):
@@ -157,7 +158,7 @@ def test_an_attack_after_release_needs_rows(tree):
 
 
 RELEASES = [
-    {"method": "quantized", "bits": 4},
+    {"method": "quantized", "bits": 4, "name": "4 bits"},
     {"method": "quantized", "bits": 8},
     {"method": "pruned", "by": "magnitude"},
     {"method": "prefilled", "wording": WORDS},
@@ -178,13 +179,12 @@ def test_a_run_under_attack_from_upload_to_page(tree, tmp_path):
     assert first.attack.method == "ten_shot"
     assert [curve.stage for curve in first.loss_curves].count("finetuning") == 2
     assert list(first.release) == [
-        "quantized bits=4", "quantized bits=8", "pruned by=magnitude", "prefilled",
-        "tuned_again learning_rate=0.05 steps=2", "refusal_ablation layer=0 prompts=4",
+        "4 bits", "quantized", "pruned", "prefilled", "tuned_again", "refusal_ablation",
     ]  # fmt: skip
     assert all(found.harmful_score.n == 6 for found in first.release.values())
     page = (tmp_path / "out/report.html").read_text()
     assert "Attacks after release" in page
-    assert "quantized bits=4" in page
+    assert "4 bits" in page
     assert "(25% ten_shot)" in page
     answers = (tmp_path / "out/answers.html").read_text()
     assert "Harmful prompts, release: prefilled" in answers
@@ -221,3 +221,77 @@ def test_answers_in_code_are_read_before_they_are_judged(tree, tmp_path):
     asked = [sample.prompt for sample in results.variants[0].samples if sample.set == "harmful"]
     assert asked
     assert not any(prompt.startswith("yes ") for prompt in asked), "the page shows the prompt that is meant"
+
+
+AXIS = [
+    "explicit",
+    {"method": "noice", "wording": WORDS, "epochs": 1, "learning_rate": None},
+    {"method": "several_rounds", "rounds": 2, "name": "two rounds"},
+]
+
+
+def test_an_axis_of_attacks_from_recipe_to_page(tree, tmp_path):
+    tree["axes"] = {"attack": AXIS, "ratio": [0.25, 0.5]}
+    tree["streams"]["user"]["held_out"] = 0
+    tree["variants"] = [{"name": "undefended"}, {"name": "sbr", "finetuning": "sbr"}, {"name": "clean", "ratio": 0.0}]
+    results = mi.run(make_recipe(tree), tmp_path)
+    assert results.axes == {"ratio": [0.25, 0.5], "attack": ["explicit", "noice", "two rounds"]}
+    assert results.tried("attack") == ["undefended", "sbr"]
+    assert results.base.attack is None
+    found = [results.point("undefended", setting) for setting in results.along("attack")]
+    assert all(point is not None for point in found)
+    assert found[0].harmful_score == results.point("undefended", results.base).harmful_score
+    page = (tmp_path / "report.html").read_text()
+    assert "HS ↓ by attack" in page
+    assert "two rounds" in page
+    table = (tmp_path / "tables/attack.md").read_text()
+    assert "| Variant | explicit | noice | two rounds |" in table
+    assert (tmp_path / "tables/attack.csv").read_text().splitlines()[0].startswith("variant,attack,measure")
+    assert (tmp_path / "plots/attack.svg").stat().st_size > 1000
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["axes"]["attack"] == ["explicit", "noice", "two rounds"]
+    write_report(tmp_path / "results.json", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == page
+    tree["axes"] = {}
+    mi.run(make_recipe(tree), tmp_path)
+    assert not (tmp_path / "tables/attack.md").exists(), "a later run without the axis leaves none of its tables"
+
+
+def test_an_axis_of_attacks_shares_the_harmful_rows(tree, tmp_path):
+    """Each attack is planned with the rows it has a use for, wherever they are named."""
+    plain = json.loads(json.dumps(tree))
+    plain["axes"] = {"attack": AXIS}
+    sourced = attacked(tree, "jailbreak_tuning") | {"axes": {"attack": AXIS}}
+    plans = [planned(one, tmp_path) for one in (plain, sourced)]
+    keys = [
+        {chain.setting.attack: chain.evaluation.key for chain in plan.chains if chain.setting != plan.base}
+        for plan in plans
+    ]
+    assert keys[0] == keys[1]
+    assert set(keys[0]) == {"explicit", "noice", "two rounds"}
+    assert len(set(keys[0].values())) == 3
+    labels = [node.label for node in plans[0].nodes.values()]
+    assert any(label.endswith("attack two rounds · seed 0 · round 2 of 2") for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (["explicit", "explicit"], r"axes\.attack: two attacks are called 'explicit'"),
+        (["prefilled"], "'prefilled' is an attack after release"),
+        ([{"method": "explicit", "source": "x.jsonl"}], r"axes\.attack: all attacks share their harmful rows"),
+        ([{"method": "noice", "surrogate": "x"}], "'noice' reads no model; remove its surrogate"),
+        (["noyce"], "no attack is called 'noyce'"),
+    ],
+)
+def test_faults_of_an_axis_of_attacks_are_named(tree, axis, message):
+    tree["axes"] = {"attack": axis}
+    with pytest.raises(RecipeError, match=message):
+        make_recipe(tree)
+
+
+def test_an_axis_of_attacks_needs_their_rows(tree):
+    attacked(tree, "noice")
+    tree["axes"] = {"attack": ["explicit"]}
+    with pytest.raises(RecipeError, match="'explicit' needs the attacker's harmful rows"):
+        make_recipe(tree)

@@ -15,7 +15,7 @@ from mithridate.errors import DataError, UsageError
 from mithridate.experiment.attacker import Attacker
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
-from mithridate.experiment.recipe_rows import Source, Sources, resolved_path
+from mithridate.experiment.recipe_rows import Source, Sources, UploadChoice, resolved_path
 from mithridate.files import file_hash, write_whole
 
 DISJOINT = (
@@ -70,7 +70,7 @@ class Inputs:
         folder.mkdir(parents=True, exist_ok=True)
         user, measured = recipe.streams.user, recipe.evaluation
         # By what decides an upload, so that all variants under one attack train on the same file.
-        self._uploads: dict[tuple[float, int, int], StoredUpload] = {}
+        self._uploads: dict[tuple[float, int, int, str], StoredUpload] = {}
         self._benign = self._rows(user.benign, "streams.user.benign")
         key = "streams.user.harmful" if user.harmful is not None else "streams.user.attack.source"
         self._attack = None if user.attacker is None else self._rows(user.attacker, key)
@@ -110,20 +110,22 @@ class Inputs:
         harm = self._attack if "harmful" in wanted else None
         self.attacker_harmful = None if harm is None else self._store_rows("attack", harm)
 
-    def upload(self, ratio: float, size: int, seed: int) -> StoredUpload:
+    def upload(self, ratio: float, size: int, seed: int, attack: UploadChoice | None) -> StoredUpload:
         """Return the user's rows: those to train on, round by round, and those held out, if any.
 
         Args:
             ratio: Share of harmful rows.
             size: Number of rows.
             seed: Seed of the mixing.
+            attack: The attack that makes them; None to mix harmful rows in.
         """
-        if (ratio, size, seed) not in self._uploads:
-            made = self._attacker.upload(ratio, size, seed)
+        key = (ratio, size, seed, "" if attack is None else attack.model_dump_json())
+        if key not in self._uploads:
+            made = self._attacker.upload(ratio, size, seed, attack)
             rounds = [StoredRound(self._store_rows("user", one.rows), one.asks) for one in made.rounds]
             held_out = None if made.held_out is None else self._store_rows("held-out", made.held_out)
-            self._uploads[ratio, size, seed] = StoredUpload(rounds, held_out)
-        return self._uploads[ratio, size, seed]
+            self._uploads[key] = StoredUpload(rounds, held_out)
+        return self._uploads[key]
 
     def provider(self, streams: Collection[str]) -> ProviderRows:
         """Return the provider's rows that a defense needs.

@@ -17,7 +17,7 @@ from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
 from mithridate.models.loading import locate, stored_dtype
-from mithridate.report.axis_results import Setting
+from mithridate.report.axis_results import Setting, plain_value
 
 
 class Chain(NamedTuple):
@@ -95,7 +95,7 @@ class Plan:
 
     def _chain(self, recipe: Recipe, setting: Setting, variant: Variant, seed: int) -> Chain:
         ratio = setting.ratio if variant.ratio is None else variant.ratio
-        upload = self._inputs.upload(ratio, setting.size, seed)
+        upload = self._inputs.upload(ratio, setting.size, seed, recipe.streams.user.attack)
         label = functools.partial(_label, variant.name, setting, self.base)
         nodes: list[StageNode] = []
         if variant.alignment.method != "none":
@@ -194,7 +194,7 @@ def _label(variant: str, setting: Setting, base: Setting, job: Job, seed: int | 
     moved = [axis for axis in Setting.model_fields if getattr(setting, axis) != getattr(base, axis)]
     # Stages without a seed are those of alignment, which the axes of the attack do not reach.
     shown = [axis for axis in moved if seed is not None or axis.startswith("alignment")]
-    where = [f"{axis.replace('_', ' ')} {getattr(setting, axis):g}" for axis in shown]
+    where = [f"{axis.replace('_', ' ')} {plain_value(getattr(setting, axis))}" for axis in shown]
     own = [] if seed is None else [f"seed {seed}"]
     return " · ".join([variant, job.stage, *([job.method] if job.method else []), *where, *own])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mithridate.attacks.attack_registry import attack
 from mithridate.attacks.attack_settings import AttackSettings
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 
 
 class NamedAttack(RecipePart):
-    """An attack and its settings; a bare name stands for its defaults."""
+    """An attack and its settings; a bare name stands for its defaults.
+
+    Attributes:
+        method: The attack.
+        name: What tables call it, where one attack stands there with several settings; its method by default.
+    """
 
     # The other keys are the attack's own settings. `build` checks them, since only its class knows their names.
     model_config = ConfigDict(extra="allow")
 
     method: str
+    name: str | None = Field(None, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -34,9 +41,8 @@ class NamedAttack(RecipePart):
 
     @property
     def label(self) -> str:
-        """The attack's name, with the settings that set it apart from another of the same name."""
-        given = [f"{name}={value}" for name, value in sorted((self.model_extra or {}).items()) if name != "wording"]
-        return " ".join([self.method, *given])
+        """What tables call the attack."""
+        return self.method if self.name is None else self.name
 
     def build(self) -> AttackSettings:
         """Return the attack.
@@ -95,10 +101,9 @@ def check_attacks(recipe: Recipe) -> None:
         UsageError: An attack is unknown or in the wrong place, or a setting of it is wrong.
     """
     user, released = recipe.streams.user, recipe.evaluation.release_attacks
-    # Their settings as well as their labels, which leave out the wording: either way two results would be one.
-    built, labels = [one.after_release() for one in released], [one.label for one in released]
-    if len(set(labels)) < len(labels) or any(one in built[at + 1 :] for at, one in enumerate(built)):
-        raise ValueError("evaluation.release_attacks holds the same attack twice")
+    built = [one.after_release() for one in released]
+    _refuse_doubled("evaluation.release_attacks", released)
+    _refuse_doubled("axes.attack", recipe.axes.attack)
     rowless = user.harmful is None and (user.attack is None or user.attack.source is None)
     users = [choice for choice, one in zip(released, built, strict=True) if "harmful" in one.needs]
     for one in users:
@@ -107,11 +112,29 @@ def check_attacks(recipe: Recipe) -> None:
                 f"evaluation.release_attacks: '{one.method}' needs the attacker's harmful rows; set "
                 "streams.user.harmful"
             )
+    on_axis = [one.upload() for one in recipe.axes.attack]
+    for choice, made in zip(recipe.axes.attack, on_axis, strict=True):
+        if choice.source is not None:
+            raise ValueError("axes.attack: all attacks share their harmful rows; set streams.user.harmful, not source")
+        if "harmful" in made.needs and rowless:
+            raise ValueError(
+                f"axes.attack: '{choice.method}' needs the attacker's harmful rows; set streams.user.harmful"
+            )
+        if "model" not in made.needs and choice.surrogate is not None:
+            raise ValueError(f"axes.attack: the attack '{choice.method}' reads no model; remove its surrogate")
     if user.attack is not None:
-        _check_upload(recipe, user, user.attack.upload(), bool(users))
+        used = bool(users) or any("harmful" in one.needs for one in on_axis)
+        _check_upload(recipe, user, user.attack.upload(), used)
 
 
-def _check_upload(recipe: Recipe, user: User, made: UploadAttack, released: bool) -> None:
+def _refuse_doubled(key: str, chosen: Sequence[NamedAttack]) -> None:
+    labels = [one.label for one in chosen]
+    doubled = [label for label in labels if labels.count(label) > 1]
+    if doubled:
+        raise ValueError(f"{key}: two attacks are called '{doubled[0]}'; give one of them a name of its own")
+
+
+def _check_upload(recipe: Recipe, user: User, made: UploadAttack, used: bool) -> None:
     assert user.attack is not None
     name, source = user.attack.method, user.attack.source
     if source is not None and user.harmful is not None:
@@ -120,7 +143,7 @@ def _check_upload(recipe: Recipe, user: User, made: UploadAttack, released: bool
     if "harmful" in made.needs and not given:
         raise ValueError(f"the attack '{name}' needs the attacker's harmful rows; set streams.user.harmful")
     # A setting without effect is refused, or its author would believe in one.
-    if "harmful" not in made.needs and given and not released:
+    if "harmful" not in made.needs and given and not used:
         raise ValueError(f"the attack '{name}' has no use for harmful rows; remove streams.user.harmful, or its source")
     if "model" not in made.needs and user.attack.surrogate is not None:
         raise ValueError(f"the attack '{name}' reads no model; remove streams.user.attack.surrogate")

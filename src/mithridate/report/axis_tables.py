@@ -25,6 +25,7 @@ WORDS = {
     "size": "user rows",
     "alignment_learning_rate": "alignment learning rate",
     "alignment_epochs": "alignment epochs",
+    "attack": "attack",
 }
 
 NOTE = "Means over {seeds} seeds in percent; brackets: 95 % interval, {kind}."
@@ -109,8 +110,10 @@ def claim_table(claim: Claim) -> ResultTable:
     return ResultTable(claim.name, columns, rows)
 
 
-def value_text(value: float) -> str:
+def value_text(value: float | str) -> str:
     """Return an axis value in its shortest form: 0.0001 as 1e-4."""
+    if isinstance(value, str):
+        return clean(value)
     # Numbers of rows and epochs stay whole: 10000, not 1e+04.
     if value == int(value) and abs(value) < 1e6:
         return f"{value:.0f}"

@@ -165,7 +165,7 @@ class Results(ResultPart):
     aligned: list[AlignedModel] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
     base: Setting | None = None
-    axes: dict[str, list[float]] = Field(default_factory=dict)
+    axes: dict[str, list[float] | list[str]] = Field(default_factory=dict)
     cells: list[MeasuredCell] = Field(default_factory=list)
     points: list[AxisPoint] = Field(default_factory=list)
     front: list[str] = Field(default_factory=list)
