@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import mithridate as mi
+from mithridate.attacks import UploadAttack, attacks
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.asked_settings import asked_as
 from mithridate.experiment.inputs import Inputs, stored_rows
@@ -295,3 +296,13 @@ def test_an_axis_of_attacks_needs_their_rows(tree):
     tree["axes"] = {"attack": ["explicit"]}
     with pytest.raises(RecipeError, match="'explicit' needs the attacker's harmful rows"):
         make_recipe(tree)
+
+
+def test_the_shipped_recipe_names_every_attack_that_can_be_trained_on():
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes/compare/attacks.yaml")
+    trainable = {
+        name
+        for name, info in attacks().items()
+        if issubclass(info.cls, UploadAttack) and not info.cls.preferences and name != "below_threshold"
+    }
+    assert set(recipe.axes.values()["attack"]) == trainable
