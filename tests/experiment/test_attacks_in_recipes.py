@@ -306,3 +306,11 @@ def test_the_shipped_recipe_names_every_attack_that_can_be_trained_on():
         if issubclass(info.cls, UploadAttack) and not info.cls.preferences and name != "below_threshold"
     }
     assert set(recipe.axes.values()["attack"]) == trainable
+
+
+def test_worker_processes_do_the_same(tree, tmp_path):
+    attacked(tree, "several_rounds", rounds=2)
+    tree["evaluation"]["release_attacks"] = ["quantized", {"method": "prefilled", "wording": WORDS}]
+    found = [mi.run(make_recipe(tree), tmp_path / str(jobs), jobs=jobs).variants[0] for jobs in (1, 2)]
+    assert found[0].release == found[1].release
+    assert found[0].harmful_score == found[1].harmful_score
