@@ -7,7 +7,7 @@ the imports below. A defense is found by its class name in `mithridate.defenses`
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mithridate import errors, miniature
+from mithridate import attacks, errors, miniature
 
 if TYPE_CHECKING:
     __version__: str
@@ -102,6 +102,7 @@ __all__ = [
     "Verdict",
     "WiSEFT",
     "align",
+    "attacks",
     "errors",
     "finetune_accuracy",
     "harmful_score",

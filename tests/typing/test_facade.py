@@ -109,7 +109,7 @@ def test_every_defense_is_in_the_facade() -> None:
 
 
 def test_all_the_typed_block_and_what_is_there_agree() -> None:
-    assert {*mi.__all__} == {*typed(), "errors", "miniature"}
+    assert {*mi.__all__} == {*typed(), "attacks", "errors", "miniature"}
     assert len(set(mi.__all__)) == len(mi.__all__)
     assert dir(mi) == sorted(mi.__all__)
     for name, module in typed().items():

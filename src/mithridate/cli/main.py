@@ -88,6 +88,14 @@ def methods(
 
 
 @app.command()
+def attacks(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List every attack with its family, what it needs and what it evades."""
+    from mithridate.cli.attacks import command
+
+    command(json)
+
+
+@app.command()
 def check(
     file: Annotated[str, typer.Argument(help="Upload: a JSONL, JSON, CSV or Parquet file, or a data set's name.")],
     model: Annotated[

@@ -88,6 +88,22 @@ class HelpRecord(BaseModel):
     losses: list[CompletionLoss]
 
 
+class ReleaseRecord(BaseModel):
+    """What the answers to harmful prompts are under one attack on the finished model, in the order of the prompts.
+
+    Attributes:
+        harmful: Whether each answer is harmful.
+        harmful_or_broken: Whether it is harmful or broken text.
+        outcomes: What each of these answers is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    harmful: list[bool]
+    harmful_or_broken: list[bool]
+    outcomes: list[Outcome]
+
+
 class EvaluationRecord(BaseModel):
     """What an evaluation found, in the order of the prompts.
 
@@ -104,6 +120,7 @@ class EvaluationRecord(BaseModel):
         harmful_groups: The group of each harmful prompt; None if they have none.
         look_alike_groups: The group of each look-alike; None if they have none.
         further: What each further judge calls harmful, by its name.
+        release: The harmful prompts again, under each attack on the finished model.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -120,6 +137,7 @@ class EvaluationRecord(BaseModel):
     harmful_groups: list[str] | None
     look_alike_groups: list[str] | None
     further: dict[str, list[bool]]
+    release: dict[str, ReleaseRecord] = {}
 
 
 class CandidateRecord(BaseModel):

@@ -70,10 +70,34 @@ class Helpfulness(ScoreOverSeeds):
 
 
 class Attack(ResultPart):
-    """The attack on the user's rows: harmful ratio `p` in 0..1 and number of rows."""
+    """The attack on the user's rows: harmful ratio `p` in 0..1 and number of rows.
+
+    Attributes:
+        method: The attack that made the rows; None where harmful rows were mixed in as they are.
+    """
 
     ratio: Share | None = None
     size: int | None = Field(default=None, ge=0)
+    method: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the attacker's rows are, in a word."""
+        return self.method or "harmful"
+
+
+class ReleaseResult(ResultPart):
+    """The answers to harmful prompts under one attack on the finished model.
+
+    Attributes:
+        harmful_score: Share of answers that the judge calls harmful.
+        harmful_score_plus: Share of answers that are harmful or broken text.
+        broken_harmful: Share of answers that are broken text and yet called harmful.
+    """
+
+    harmful_score: ScoreOverSeeds
+    harmful_score_plus: ScoreOverSeeds
+    broken_harmful: Share
 
 
 class VersusReference(ResultPart):

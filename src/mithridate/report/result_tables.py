@@ -102,7 +102,7 @@ def _seeds(results: Results, variant: VariantResult) -> TableCell:
 def _attack(variant: VariantResult) -> str:
     if variant.attack is None or variant.attack.ratio is None:
         return ""
-    return f"({100 * variant.attack.ratio:g}% harmful)"
+    return clean(f"({100 * variant.attack.ratio:g}% {variant.attack.kind})")
 
 
 def _score(score: ScoreOverSeeds | None, groups: Mapping[str, ScoreOverSeeds] = MappingProxyType({})) -> TableCell:
