@@ -1,0 +1,122 @@
+"""Thresholds of the upload gate from the provider's own harmless uploads.
+
+Row signals. A level's threshold is the smallest score above which
+
+- at most so many of all n harmless rows lie that the exact upper bound of their share keeps to the level's rate
+  (a distribution-free tolerance limit; Clopper and Pearson, 1934), and
+- of no single upload a larger share than the rate lies, so that a task which looks odd to a signal raises its
+  threshold.
+
+The first level's rate is the stated false-alarm rate; where there are rows enough, a second level of a fifth of it
+makes small shares of harmful rows show. The bound holds for rows like the calibration's: a customer whose task is
+unlike all of them may have more flagged, so calibrate on the tasks that customers bring.
+
+Job signals. Harmless uploads are too few for quantiles, so a signal's own limit is taken, raised where a harmless
+upload exceeds it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+
+from mithridate.data.data_sources import Given
+from mithridate.errors import GateError
+from mithridate.gates.base_signal import JobSignal
+from mithridate.gates.binomial import allowed, rows_needed
+from mithridate.gates.intake import Unreadable
+from mithridate.gates.thresholds import GateThresholds, JobThreshold, Level, RowThresholds
+from mithridate.gates.upload_gate import UploadGate, UploadScores
+
+FRACTIONS = (1.0, 0.2)
+"""Rates of the levels, as fractions of the false-alarm rate."""
+
+
+def calibrate(
+    gate: UploadGate,
+    uploads: Mapping[str, Given],
+    false_alarms: float = 0.01,
+    *,
+    confidence: float = 0.95,
+    epochs: float = 1,
+) -> GateThresholds:
+    """Find thresholds on harmless uploads; hand them to `UploadGate.use`.
+
+    Args:
+        gate: The gate.
+        uploads: Harmless uploads by name, as many and as different as customers' tasks.
+        false_alarms: Share of harmless rows that each row signal may flag, and share of harmless uploads on which one
+            of them may fire.
+        confidence: Of the bound on the rate.
+        epochs: Passes over the uploads that customers ask for.
+
+    Raises:
+        GateError: If an upload cannot be read, or there are too few rows for the rate; says how many are needed.
+    """
+    if not 0 < false_alarms < 1 or not 0 < confidence < 1:
+        raise GateError(f"false_alarms and confidence must lie between 0 and 1, not {false_alarms} and {confidence}")
+    if not uploads:
+        raise GateError("a calibration needs harmless uploads; give one or more")
+    scored = {name: _scores(gate, name, upload, epochs) for name, upload in uploads.items()}
+    return thresholds_of(gate, scored, false_alarms, confidence)
+
+
+def thresholds_of(
+    gate: UploadGate, scored: Mapping[str, UploadScores], false_alarms: float = 0.01, confidence: float = 0.95
+) -> GateThresholds:
+    """Find thresholds from scores of harmless uploads; see `calibrate`.
+
+    Raises:
+        GateError: If there are too few rows for the rate.
+    """
+    total = sum(one.total for one in scored.values())
+    needed = rows_needed(false_alarms, confidence)
+    if total < needed:
+        raise GateError(
+            f"{total} harmless rows cannot bound a false-alarm rate of {false_alarms:.2%} at {confidence:.0%} "
+            f"confidence; give at least {needed}, or state a larger rate"
+        )
+    rates = [
+        false_alarms * fraction
+        for fraction in FRACTIONS
+        if allowed(total, false_alarms * fraction, confidence) is not None
+    ]
+    return GateThresholds(
+        false_alarms=false_alarms,
+        confidence=confidence,
+        fingerprint=gate.state.fingerprint,
+        uploads={name: one.total for name, one in scored.items()},
+        rows=tuple(
+            RowThresholds(
+                signal=signal.name,
+                levels=tuple(
+                    _level([one.rows[signal.name] for one in scored.values()], rate, confidence) for rate in rates
+                ),
+            )
+            for signal in gate.row_signals
+        ),
+        jobs=tuple(_job(signal, [one.jobs[signal.name] for one in scored.values()]) for signal in gate.job_signals),
+    )
+
+
+def _scores(gate: UploadGate, name: str, upload: Given, epochs: float) -> UploadScores:
+    try:
+        return gate.scores(upload, epochs=epochs)
+    except Unreadable as error:
+        raise GateError(f"the harmless upload '{name}' cannot be used: {error.reason}") from error
+
+
+def _level(uploads: Sequence[array[float]], rate: float, confidence: float) -> Level:
+    every = sorted((value for values in uploads for value in values), reverse=True)
+    most = allowed(len(every), rate, confidence)
+    assert most is not None  # the caller has left other rates out
+    # Above a threshold means larger, so the score at place k has at most k above it.
+    threshold = max(every[most], *(sorted(values, reverse=True)[int(rate * len(values))] for values in uploads))
+    return Level(rate=rate, threshold=threshold, above=sum(value > threshold for value in every))
+
+
+def _job(signal: JobSignal, scores: Sequence[float]) -> JobThreshold:
+    largest = max(scores)
+    if largest > signal.limit:
+        return JobThreshold(signal=signal.name, threshold=largest, basis="largest harmless upload")
+    return JobThreshold(signal=signal.name, threshold=signal.limit, basis="limit")
