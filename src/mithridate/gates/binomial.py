@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mithridate.errors import UsageError
 
-_HALVINGS = 100  # of the interval 0..1; a float has 53 bits
+_HALVINGS = 60  # of the interval 0..1; a float has 53 bits
 
 
 def upper_tail(k: int, n: int, p: float) -> float:
@@ -73,7 +73,8 @@ def allowed(n: int, rate: float, confidence: float = 0.95) -> int | None:
     low, high = 0, n  # the bound rises with k
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if upper_bound(middle, n, confidence) <= rate else (low, middle)
+        # The bound of k keeps to the rate just where more than k at that rate is all but sure.
+        low, high = (middle, high) if upper_tail(middle + 1, n, rate) >= confidence else (low, middle)
     return low
 
 

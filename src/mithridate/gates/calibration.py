@@ -11,6 +11,9 @@ The first level's rate is the stated false-alarm rate; where there are rows enou
 makes small shares of harmful rows show. The bound holds for rows like the calibration's: a customer whose task is
 unlike all of them may have more flagged, so calibrate on the tasks that customers bring.
 
+So each harmless upload is held out in turn and tested by thresholds made of the others. A signal by which one of them
+would be taken for harmful does not transfer to new tasks: it has uploads defended against, but does not refuse them.
+
 Job signals. Harmless uploads are too few for quantiles, so a signal's own limit is taken, raised where a harmless
 upload exceeds it.
 """
@@ -23,13 +26,16 @@ from collections.abc import Mapping, Sequence
 from mithridate.data.data_sources import Given
 from mithridate.errors import GateError
 from mithridate.gates.base_signal import JobSignal
-from mithridate.gates.binomial import allowed, rows_needed
+from mithridate.gates.binomial import allowed, rows_needed, upper_tail
 from mithridate.gates.intake import Unreadable
 from mithridate.gates.thresholds import GateThresholds, JobThreshold, Level, RowThresholds
 from mithridate.gates.upload_gate import UploadGate, UploadScores
 
 FRACTIONS = (1.0, 0.2)
 """Rates of the levels, as fractions of the false-alarm rate."""
+
+ENOUGH = 3
+"""Harmless uploads from which on each is held out in turn."""
 
 
 def calibrate(
@@ -81,18 +87,14 @@ def thresholds_of(
         for fraction in FRACTIONS
         if allowed(total, false_alarms * fraction, confidence) is not None
     ]
+    alpha = false_alarms / max(1, len(rates) * len(gate.row_signals))
     return GateThresholds(
         false_alarms=false_alarms,
         confidence=confidence,
         fingerprint=gate.state.fingerprint,
         uploads={name: one.total for name, one in scored.items()},
         rows=tuple(
-            RowThresholds(
-                signal=signal.name,
-                levels=tuple(
-                    _level([one.rows[signal.name] for one in scored.values()], rate, confidence) for rate in rates
-                ),
-            )
+            _row(signal.name, [one.rows[signal.name] for one in scored.values()], rates, confidence, alpha)
             for signal in gate.row_signals
         ),
         jobs=tuple(_job(signal, [one.jobs[signal.name] for one in scored.values()]) for signal in gate.job_signals),
@@ -106,10 +108,36 @@ def _scores(gate: UploadGate, name: str, upload: Given, epochs: float) -> Upload
         raise GateError(f"the harmless upload '{name}' cannot be used: {error.reason}") from error
 
 
+def _row(
+    name: str, uploads: Sequence[array[float]], rates: Sequence[float], confidence: float, alpha: float
+) -> RowThresholds:
+    levels = tuple(_level(uploads, rate, confidence) for rate in rates)
+    if len(uploads) < ENOUGH:
+        return RowThresholds(signal=name, levels=levels)
+    tests = [
+        _held_out(uploads[i], [*uploads[:i], *uploads[i + 1 :]], rates[0], confidence) for i in range(len(uploads))
+    ]
+    return RowThresholds(
+        signal=name,
+        levels=levels,
+        held_out=max(share for share, _ in tests),
+        transfers=all(p > alpha for _, p in tests),
+    )
+
+
+def _held_out(
+    upload: array[float], others: Sequence[array[float]], rate: float, confidence: float
+) -> tuple[float, float]:
+    """Return the share of a harmless upload above a threshold made of others, and how probable so many are."""
+    threshold = _level(others, rate, confidence).threshold
+    above = sum(value > threshold for value in upload)
+    return above / len(upload), upper_tail(above, len(upload), rate)
+
+
 def _level(uploads: Sequence[array[float]], rate: float, confidence: float) -> Level:
     every = sorted((value for values in uploads for value in values), reverse=True)
-    most = allowed(len(every), rate, confidence)
-    assert most is not None  # the caller has left other rates out
+    # Where one upload is held out the rest may be too few for a bound; then none of them lies above.
+    most = allowed(len(every), rate, confidence) or 0
     # Above a threshold means larger, so the score at place k has at most k above it.
     threshold = max(every[most], *(sorted(values, reverse=True)[int(rate * len(values))] for values in uploads))
     return Level(rate=rate, threshold=threshold, above=sum(value > threshold for value in every))

@@ -63,7 +63,7 @@ def decide(results: Sequence[SignalResult], suspicious: int, rows: int, strictne
 
     Args:
         results: What each signal says.
-        suspicious: Rows that are flagged by a row signal that fired.
+        suspicious: Rows that are flagged by a row signal that fired and that transfers to new tasks.
         rows: Rows of the upload.
         strictness: When to refuse.
     """

@@ -92,9 +92,9 @@ class _Counts:
         return [tested_rows(one, self._above[one.signal], self.rows, alpha) for one in self._thresholds.rows]
 
     def suspicious(self, results: list[SignalResult]) -> int:
-        """Return how many rows are flagged by a signal that fired."""
+        """Return how many rows are flagged by a signal that fired and that transfers to new tasks."""
         fired = {result.signal for result in results if result.fired}
-        mask = sum(1 << self._bit(one) for one in self._thresholds.rows if one.signal in fired)
+        mask = sum(1 << self._bit(one) for one in self._thresholds.rows if one.transfers and one.signal in fired)
         return sum(bool(mark & mask) for mark in self._marks)
 
     def _bit(self, one: RowThresholds) -> int:

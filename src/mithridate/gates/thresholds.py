@@ -36,10 +36,16 @@ class RowThresholds(_Stored):
     Attributes:
         signal: Name of the signal.
         levels: From the largest rate to the smallest.
+        held_out: Largest share of a harmless upload that is flagged by the first level of thresholds made of the other
+            uploads; None where there were fewer than three.
+        transfers: Whether no harmless upload was taken for more than that so; a signal that does not transfer to tasks
+            it was not calibrated on can have an upload defended against, but not refused.
     """
 
     signal: str
     levels: tuple[Level, ...] = Field(min_length=1)
+    held_out: float | None = Field(default=None, ge=0, le=1)
+    transfers: bool = False
 
 
 class JobThreshold(_Stored):
@@ -90,15 +96,17 @@ class GateThresholds(_Stored):
             f"{total} harmless rows of {len(self.uploads)} uploads; false alarms at most {self.false_alarms:.2%} "
             f"at {self.confidence:.0%} confidence",
             "",
-            "| Signal | Of | Flagged above | Harmless rate at most | Harmless seen above |",
-            "|---|---|---:|---:|---:|",
+            "| Signal | Of | Flagged above | Harmless rate at most | Harmless seen above | New task, at worst |",
+            "|---|---|---:|---:|---:|---:|",
         ]
         for row in self.rows:
             for level in row.levels:
                 shown = f"{level.above} of {total}"
-                lines.append(f"| {row.signal} | rows | {level.threshold:.4g} | {level.rate:.2%} | {shown} |")
+                lines.append(
+                    f"| {row.signal} | rows | {level.threshold:.4g} | {level.rate:.2%} | {shown} | {_held_out(row)} |"
+                )
         lines += [
-            f"| {job.signal} | uploads | {job.threshold:.4g} | {job.basis} | 0 of {len(self.uploads)} |"
+            f"| {job.signal} | uploads | {job.threshold:.4g} | {job.basis} | 0 of {len(self.uploads)} | |"
             for job in self.jobs
         ]
         return "\n".join(lines)
@@ -122,6 +130,12 @@ class GateThresholds(_Stored):
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise GateError(f"{path} cannot be read ({error}); calibrate the gate anew") from error
+
+
+def _held_out(row: RowThresholds) -> str:
+    if row.held_out is None:
+        return "not known"
+    return f"{row.held_out:.1%}" + ("" if row.transfers else ", cannot refuse")
 
 
 def _what(error: ValidationError) -> str:

@@ -56,7 +56,8 @@ class UploadGate:
         provider: The aligned model and the provider's own rows.
         signals: What is looked at; all but the optional ones by default.
         thresholds: What `mithridate.gates.calibration.calibrate` found for this gate; None until then.
-        refuse_share: An upload is refused if surely more than this share of its rows is flagged by signals that fired.
+        refuse_share: An upload is refused if surely more than this share of its rows is flagged by signals
+            that fired and that transfer to new tasks.
         refused_by: Signals that refuse an upload when they fire, however few its flagged rows.
         excerpts: Whether findings quote the rows; set it to False for what a customer sees.
         block: Rows that are held at a time.
