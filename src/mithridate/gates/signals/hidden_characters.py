@@ -72,9 +72,11 @@ def _is_hidden(text: str, place: int) -> bool:
         return place > 0  # a byte-order mark at the start is an editor's
     if 0xFE00 <= ord(one) <= 0xFE0F:
         return not _is_symbol(before)
+    if 0xE0100 <= ord(one) <= 0xE01EF:
+        return True
     if kind == "Mn" and place + 1 >= _STACKED:
         return all(unicodedata.category(mark) == "Mn" for mark in text[place + 1 - _STACKED : place])
-    return kind in ("Cf", "Cc", "Co", "Cn", "Cs") or 0xE0100 <= ord(one) <= 0xE01EF
+    return kind in ("Cf", "Cc", "Co", "Cn", "Cs")
 
 
 def _is_symbol(one: str) -> bool:

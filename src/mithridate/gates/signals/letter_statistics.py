@@ -62,7 +62,8 @@ def _letters(text: str) -> str:
 
 
 def _pairs(text: str) -> Iterable[tuple[str, str]]:
-    return pairwise(f" {_letters(text)} ")
+    letters = _letters(text)
+    return pairwise(f" {letters} ") if letters else ()
 
 
 def _surprises(texts: Iterable[str]) -> dict[tuple[str, str], float]:
