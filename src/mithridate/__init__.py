@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
     from mithridate.experiment.engine import run
+    from mithridate.gates.provider import GateProvider
+    from mithridate.gates.upload_gate import UploadGate
+    from mithridate.gates.upload_verdict import UploadVerdict
     from mithridate.repair.post_tuning import Repair
     from mithridate.training.defense import Defense
     from mithridate.training.gradient import Gradient
@@ -68,6 +71,7 @@ __all__ = [
     "ConstrainedSFT",
     "DefendedTrainer",
     "Defense",
+    "GateProvider",
     "Gradient",
     "GuardJudge",
     "Judge",
@@ -88,6 +92,8 @@ __all__ = [
     "Score",
     "Step",
     "TVaccine",
+    "UploadGate",
+    "UploadVerdict",
     "VLGuard",
     "Vaccine",
     "Verdict",
@@ -110,6 +116,7 @@ _MODULES = {
     "ClassifierJudge": "evaluation.judges",
     "DefendedTrainer": "training.trainer",
     "Defense": "training.defense",
+    "GateProvider": "gates.provider",
     "Gradient": "training.gradient",
     "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
@@ -118,6 +125,8 @@ _MODULES = {
     "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
+    "UploadGate": "gates.upload_gate",
+    "UploadVerdict": "gates.upload_verdict",
     "Verdict": "evaluation.judges",
     "finetune_accuracy": "evaluation.accuracy",
     "harmful_score": "evaluation.harmful_score",

@@ -38,7 +38,7 @@ def judged(
     if gate.thresholds is None:
         raise GateError("the gate has no thresholds; calibrate it on harmless uploads and hand it what that returns")
     name = upload_name(upload)
-    counts = _Counts(gate, gate.thresholds, on_finding)
+    counts = _UploadCounts(gate, gate.thresholds, on_finding)
     tallies = gate.tallies()
     try:
         for block in gate.scored(upload, tallies, fields, ignore):
@@ -58,7 +58,7 @@ def judged(
     )
 
 
-class _Counts:
+class _UploadCounts:
     """Counts over the rows read so far."""
 
     def __init__(self, gate: UploadGate, thresholds: GateThresholds, on_finding: OnFinding) -> None:

@@ -12,11 +12,11 @@ from mithridate.files import write_whole
 from mithridate.validation import sentence
 
 
-class _Stored(BaseModel):
+class _OfThresholds(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Level(_Stored):
+class Level(_OfThresholds):
     """One threshold of a row signal.
 
     Attributes:
@@ -30,7 +30,7 @@ class Level(_Stored):
     above: int = Field(ge=0)
 
 
-class RowThresholds(_Stored):
+class RowThresholds(_OfThresholds):
     """Thresholds of a row signal; the first level flags rows, all of them count for the upload.
 
     Attributes:
@@ -48,7 +48,7 @@ class RowThresholds(_Stored):
     transfers: bool = False
 
 
-class JobThreshold(_Stored):
+class JobThreshold(_OfThresholds):
     """Threshold of a job signal.
 
     Attributes:
@@ -62,7 +62,7 @@ class JobThreshold(_Stored):
     basis: Literal["limit", "largest harmless upload"]
 
 
-class GateThresholds(_Stored):
+class GateThresholds(_OfThresholds):
     """What a calibration found.
 
     Attributes:

@@ -22,11 +22,11 @@ class UploadDecision(StrEnum):
     REFUSE = "refuse"
 
 
-class _Stated(BaseModel):
+class _OfVerdict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class UploadFinding(_Stated):
+class UploadFinding(_OfVerdict):
     """One row that was flagged, or that cannot be read.
 
     Attributes:
@@ -49,7 +49,7 @@ class UploadFinding(_Stated):
         return tuple(self.scores)
 
 
-class SignalResult(_Stated):
+class SignalResult(_OfVerdict):
     """What one signal says of the whole upload.
 
     Attributes:
@@ -71,7 +71,7 @@ class SignalResult(_Stated):
     reason: str
 
 
-class UploadVerdict(_Stated):
+class UploadVerdict(_OfVerdict):
     """The decision on one upload.
 
     Attributes:
