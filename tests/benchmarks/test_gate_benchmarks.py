@@ -12,23 +12,6 @@ from mithridate.gates.signals.hidden_characters import hidden_share
 SOURCES = Sources([("bad a", "bad b")] * 3, [("other a", "other b")], [("good a", "good b")] * 9, ["No."])
 SIZES = {"width": 32, "layers": 1, "vocabulary": 64, "batch": 2, "sequence": 16, "repeats": 1, "rows": 4}
 SMALLEST = ["--device", "cpu", *(word for name, size in SIZES.items() for word in (f"--{name}", str(size)))]
-    "--device",
-    "cpu",
-    "--width",
-    "32",
-    "--layers",
-    "1",
-    "--vocabulary",
-    "64",
-    "--batch",
-    "2",
-    "--sequence",
-    "16",
-    "--repeats",
-    "1",
-    "--rows",
-    "4",
-]
 
 
 def test_every_signal_is_in_the_catalog_once():
