@@ -9,7 +9,7 @@ import torch
 from mithridate.data.row_reader import TrainingRow
 from mithridate.errors import GateError
 from mithridate.gates.intake import Unreadable, row_blocks
-from mithridate.gates.model_reader import ModelReader
+from mithridate.gates.model_reader import ModelReader, Reading
 from mithridate.gates.provider import GateProvider
 
 _BLOCK = 512
@@ -26,6 +26,7 @@ class Reference:
 
     def __init__(self, provider: GateProvider) -> None:
         self.provider = provider
+        self._readings: dict[str, Reading] = {}
 
     @cached_property
     def harmful(self) -> list[TrainingRow]:
@@ -48,6 +49,19 @@ class Reference:
         if provider.model is None or provider.tokenizer is None:
             raise GateError("the gate has no model to read rows with; pass model= and tokenizer= to GateProvider")
         return ModelReader(provider.model, provider.tokenizer, provider.batch_size, provider.max_length)
+
+    def reading(self, stream: str, block: int) -> Reading:
+        """Return what the model says of a stream's rows, with the outputs of a block.
+
+        Args:
+            stream: ``harmful`` or ``ordinary``.
+            block: Number of the decoder block.
+        """
+        self.reader.blocks.add(block)
+        # Signals that read the same block share one pass over the stream.
+        if stream not in self._readings or block not in self._readings[stream].prompt_end:
+            self._readings[stream] = self.reader.read(getattr(self, stream))
+        return self._readings[stream]
 
     def pair_with_refusals(self) -> None:
         """Let each row be compared with the refusals that the model finds likeliest after harmful prompts."""

@@ -8,10 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.data.row_reader import TrainingRow
 from mithridate.errors import GateError
 from mithridate.gates.base_signal import Need, RowScorer, RowSignal
-from mithridate.gates.model_reader import ModelReader, Reading
+from mithridate.gates.model_reader import Reading
 from mithridate.gates.reference import Reference
 from mithridate.gates.row_batch import RowBatch
 
@@ -40,10 +39,9 @@ class Projection(RowSignal):
         Raises:
             GateError: If harmful and ordinary rows have the same mean state.
         """
-        reader = reference.reader
-        block = reader.block(self.depth)
-        reader.blocks.add(block)
-        harm, usual = (self._read(reader, rows, block) for rows in (reference.harmful, reference.ordinary))
+        block = reference.reader.block(self.depth)
+        streams = ("harmful", "ordinary")
+        harm, usual = (self.states(reference.reading(stream, block), block).double() for stream in streams)
         direction, center, half = _between(harm, usual, self.shrinkage)
         if not 0 < half < float("inf"):
             raise GateError(
@@ -56,9 +54,6 @@ class Projection(RowSignal):
             return found
 
         return score
-
-    def _read(self, reader: ModelReader, rows: list[TrainingRow], block: int) -> Tensor:
-        return self.states(reader.read(rows), block).double()
 
 
 class PromptProjection(Projection):
