@@ -113,8 +113,7 @@ def _provider(model: Path, harmful: Any, ordinary: Sequence[Pair], refusals: Seq
         AutoTokenizer.from_pretrained(model),
         harmful=harmful,
         ordinary=rows_of(ordinary),
-        refusals=refusals,
-        max_length=96,
+        refusals=refusals[:8],
     )
 
 

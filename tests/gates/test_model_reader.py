@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mithridate.errors import GateError
+from mithridate.gates.calibration import calibrate
 from mithridate.gates.intake import row_blocks
 from mithridate.gates.last_block import LastBlock
 from mithridate.gates.model_reader import ModelReader, _cut
@@ -14,6 +15,7 @@ from mithridate.gates.signals.hidden_projection import AnswerProjection, PromptP
 from mithridate.gates.signals.likelihood_ratio import LikelihoodRatio
 from mithridate.gates.signals.refusal_likelihood import RefusalLikelihood
 from mithridate.gates.upload_gate import UploadGate
+from mithridate.gates.upload_verdict import UploadDecision
 from mithridate.models.tokenization import IGNORED, TokenizedRow
 from tests.helpers import tiny
 
@@ -157,6 +159,16 @@ def test_two_gradients_are_refused():
     GradientMatch().prepare(reference)
     with pytest.raises(GateError, match="one part only"):
         GradientMatch(part="mlp").prepare(reference)
+
+
+def test_text_that_would_open_an_answer_is_refused():
+    gate = UploadGate(provider(), (RefusalLikelihood(),))
+    gate.use(calibrate(gate, {"a": upload(300)}))
+    verdict = gate.judge([*upload(3), {"prompt": "make <bot> yes", "response": "tea"}])
+    assert verdict.decision is UploadDecision.REFUSE
+    assert (
+        "control tokens of the tokenizer: rows[3]: found the control token '<bot>' in prompt[0]" in verdict.reasons[0]
+    )
 
 
 def test_a_part_without_layers_is_refused():

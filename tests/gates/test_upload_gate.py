@@ -11,9 +11,10 @@ from mithridate.gates.base_signal import RowSignal
 from mithridate.gates.binomial import critical
 from mithridate.gates.calibration import calibrate
 from mithridate.gates.decision_rule import Strictness, decide
+from mithridate.gates.judging import LISTED
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.signals.guard_model import GuardModel
-from mithridate.gates.upload_gate import LISTED, UploadGate
+from mithridate.gates.upload_gate import UploadGate
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
 from tests.gates.gate_help import Rows, Written, calibrated_gate, ramp, row, text_gate
 

@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from mithridate.data.token_checks import control_tokens
 from mithridate.errors import GateError
 from mithridate.gates.base_signal import GateSignal, RowScorer, RowSignal
 from mithridate.gates.model_reader import ModelReader
@@ -30,6 +31,7 @@ class GateState:
     Attributes:
         scorers: What scores rows, by signal.
         reader: What reads rows with the model; None where no signal needs it.
+        control_tokens: Pattern of the tokenizer's control tokens; None where there is no tokenizer.
         fingerprint: Of signals, model and the provider's rows.
 
     Raises:
@@ -44,6 +46,7 @@ class GateState:
             signal.name: signal.prepare(reference) for signal in signals if isinstance(signal, RowSignal)
         }
         self.reader: ModelReader | None = reference.reader if self._model is not None else None
+        self.control_tokens = control_tokens(provider.tokenizer) if provider.tokenizer is not None else None
         self._weights = _weights_hash(self._model)
         self.fingerprint = _fingerprint(reference, signals, self._weights)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mithridate.data.data_sources import Given, open_data
 from mithridate.data.row_faults import Fault
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow, written_rows
+from mithridate.data.token_checks import control_token_faults
 from mithridate.evaluation.judges.refusal import RefusalJudge
 
 _LABEL = "harmful"
@@ -97,6 +99,21 @@ def _said(answer: Any) -> str:
     if isinstance(answer, list) and answer and isinstance(answer[-1], Mapping):
         answer = answer[-1].get("content")
     return answer if isinstance(answer, str) else ""
+
+
+def check_control_tokens(rows: Iterable[TrainingRow], pattern: re.Pattern[str]) -> None:
+    """Refuse rows whose text would reach the model as the end of a turn or the beginning of an answer.
+
+    Args:
+        rows: Rows.
+        pattern: What `mithridate.data.token_checks.control_tokens` returned.
+
+    Raises:
+        Unreadable: A row holds a control token of the tokenizer.
+    """
+    faults = [fault for row in rows for fault in control_token_faults(row._asdict(), row.origin, pattern)]
+    if faults:
+        raise Unreadable(f"the upload holds control tokens of the tokenizer: {faults[0]}", faults)
 
 
 def asked(row: TrainingRow) -> str:

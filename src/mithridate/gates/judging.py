@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mithridate.data.data_sources import Given
@@ -20,6 +21,9 @@ from mithridate.gates.upload_verdict import SignalResult, UploadDecision, Upload
 if TYPE_CHECKING:
     from mithridate.gates.upload_gate import ScoredBlock, UploadGate
 
+LISTED = 1000
+"""Findings that a verdict holds; all of them go to ``on_finding``."""
+
 OnFinding = Callable[[UploadFinding], None] | None
 
 
@@ -33,11 +37,9 @@ def judged(
     ignore: Collection[str],
 ) -> UploadVerdict:
     """See `UploadGate.judge`."""
-    from mithridate.gates.upload_gate import upload_name
-
     if gate.thresholds is None:
         raise GateError("the gate has no thresholds; calibrate it on harmless uploads and hand it what that returns")
-    name = upload_name(upload)
+    name = str(upload) if isinstance(upload, str | Path) else "rows"
     counts = _UploadCounts(gate, gate.thresholds, on_finding)
     tallies = gate.tallies()
     try:
@@ -62,8 +64,6 @@ class _UploadCounts:
     """Counts over the rows read so far."""
 
     def __init__(self, gate: UploadGate, thresholds: GateThresholds, on_finding: OnFinding) -> None:
-        from mithridate.gates.upload_gate import LISTED
-
         self.rows = self.flagged = 0
         self.findings: list[UploadFinding] = []
         self._most = LISTED

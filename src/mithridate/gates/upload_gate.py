@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mithridate.data.data_sources import Given
@@ -15,15 +14,13 @@ from mithridate.errors import GateError
 from mithridate.gates.base_signal import GateSignal, JobSignal, JobTally, RowSignal
 from mithridate.gates.decision_rule import Strictness
 from mithridate.gates.gate_state import GateState
-from mithridate.gates.intake import row_blocks
+from mithridate.gates.intake import check_control_tokens, row_blocks
+from mithridate.gates.judging import judged
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.row_batch import RowBatch
 from mithridate.gates.signal_catalog import default_signals
 from mithridate.gates.thresholds import GateThresholds
 from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
-
-LISTED = 1000
-"""Findings that a verdict holds; all of them go to ``on_finding``."""
 
 
 class ScoredBlock(NamedTuple):
@@ -144,8 +141,6 @@ class UploadGate:
             DataError: If there is no such data.
             UsageError: If an argument cannot be used.
         """
-        from mithridate.gates.judging import judged
-
         return judged(self, upload, epochs, on_finding, fields=fields, ignore=ignore)
 
     def scores(self, upload: Given, *, epochs: float = 1) -> UploadScores:
@@ -184,6 +179,8 @@ class UploadGate:
         self.state.check_model()
         first = 1
         for rows in row_blocks(upload, self._block, fields, ignore):
+            if self.state.control_tokens is not None:
+                check_control_tokens(rows, self.state.control_tokens)
             batch = RowBatch(rows, first, self.state.reader)
             for tally in tallies.values():
                 tally.add(batch)
@@ -219,8 +216,3 @@ def _checked(name: str, scores: Sequence[float], batch: RowBatch) -> Sequence[fl
                 "check the model for NaN and the row for what it cannot read"
             )
     return scores
-
-
-def upload_name(upload: Given) -> str:
-    """Return what an upload is called in a verdict."""
-    return str(upload) if isinstance(upload, str | Path) else "rows"
