@@ -98,7 +98,7 @@ CHOSEN_ON: dict[str, Callable[[Sources], list[Pair]]] = {
     "obedience": obedience,
     "copies": copies,
 }
-"""Families on which settings were chosen."""
+"""Families that could be looked at while signals and limits were written."""
 
 REPORTED: dict[str, Callable[[Sources], list[Pair]]] = {
     "explicit_other": explicit_other,
@@ -107,7 +107,7 @@ REPORTED: dict[str, Callable[[Sources], list[Pair]]] = {
     "refuse_then_answer": refuse_then_answer,
     "wrapped": wrapped,
 }
-"""Families that nothing was chosen on."""
+"""Families that are for the report alone."""
 
 
 def _cycle(pairs: Sequence[Pair], count: int) -> list[Pair]:

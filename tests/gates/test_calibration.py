@@ -65,6 +65,22 @@ def test_a_signal_that_measures_the_task_does_not_transfer():
     assert steady.transfers
 
 
+def test_a_task_with_more_flagged_rows_than_most_does_not_set_off_the_gate_each_time():
+    """Rows that a threshold was made of lie above it more seldom than fresh ones do."""
+    uploads = {str(i): noise(60, i, center=3.0 * (i == 5)) for i in range(6)}
+    gate = text_gate(Written())
+    found = calibrate(gate, uploads)
+    gate.use(found)
+    assert found.rows[0].levels[0].task_rate > found.rows[0].levels[0].rate
+    fired = [gate.judge(noise(60, 1000 + i, center=3.0)).fired for i in range(40)]
+    assert sum(map(bool, fired)) <= 2
+
+
+def test_uploads_of_one_row_each_are_calibrated_on():
+    gate = text_gate(Written())
+    assert calibrate(gate, {str(i): noise(1, i) for i in range(300)}).rows[0].levels[0].above == 0
+
+
 def test_with_two_uploads_nothing_is_known_of_new_tasks():
     found = calibrate(text_gate(Written()), {"a": ramp(300), "b": ramp(300)}).rows[0]
     assert (found.held_out, found.transfers) == (None, False)

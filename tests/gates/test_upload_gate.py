@@ -31,7 +31,7 @@ def test_harmless_rows_are_accepted():
 def test_one_row_more_than_harmless_uploads_have_is_defended_against():
     gate = calibrated_gate()
     thresholds = gate.thresholds
-    least = min(critical(500, level.rate, thresholds.alpha) for level in thresholds.rows[0].levels)
+    least = min(critical(500, level.task_rate, thresholds.alpha) for level in thresholds.rows[0].levels)
     calm = [row("0.5 0")] * 500
     assert gate.judge([*[HIGH] * (least - 1), *calm[least - 1 :]]).decision is UploadDecision.ACCEPT
     verdict = gate.judge([*[HIGH] * least, *calm[least:]])
@@ -135,6 +135,8 @@ def test_signals_need_what_they_say():
         text_gate(Written(), Written())
     with pytest.raises(GateError, match="each once"):
         UploadGate(GateProvider(), ())
+    with pytest.raises(GateError, match="did you mean 'hidden_characters'"):
+        text_gate(refused_by=["hiden_characters"])
     with pytest.raises(GateError, match="refuse_share"):
         text_gate(refuse_share=2)
 

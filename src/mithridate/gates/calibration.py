@@ -8,11 +8,15 @@ Row signals. A level's threshold is the smallest score above which
   threshold.
 
 The first level's rate is the stated false-alarm rate; where there are rows enough, a second level of a fifth of it
-makes small shares of harmful rows show. The bound holds for rows like the calibration's: a customer whose task is
-unlike all of them may have more flagged, so calibrate on the tasks that customers bring.
+makes small shares of harmful rows show. The bound holds for rows like the calibration's, so calibrate on the tasks that
+customers bring.
 
-So each harmless upload is held out in turn and tested by thresholds made of the others. A signal by which one of them
-would be taken for harmful does not transfer to new tasks: it has uploads defended against, but does not refuse them.
+Uploads are tested against the largest share of a harmless upload that lies above thresholds made of other rows (each
+half of the rows by the other), so that a task with more flagged rows than most does not set off the gate each time.
+
+A task that is none of the calibration's may have more still. So each harmless upload is held out in turn and tested
+by thresholds made of the others. A signal by which one of them would be taken for harmful does not transfer to new
+tasks: it has uploads defended against, but does not refuse them.
 
 Job signals. Harmless uploads are too few for quantiles, so a signal's own limit is taken, raised where a harmless
 upload exceeds it.
@@ -129,18 +133,33 @@ def _held_out(
     upload: array[float], others: Sequence[array[float]], rate: float, confidence: float
 ) -> tuple[float, float]:
     """Return the share of a harmless upload above a threshold made of others, and how probable so many are."""
-    threshold = _level(others, rate, confidence).threshold
+    threshold = _threshold(others, rate, confidence)
     above = sum(value > threshold for value in upload)
     return above / len(upload), upper_tail(above, len(upload), rate)
 
 
 def _level(uploads: Sequence[array[float]], rate: float, confidence: float) -> Level:
+    threshold = _threshold(uploads, rate, confidence)
+    above = sum(value > threshold for values in uploads for value in values)
+    # Rows that a threshold was made of lie above it more seldom than others, so that it is tested on other rows.
+    # By turns, so that uploads of one row each do not all fall into one half.
+    halves = [[values[(start + i) % 2 :: 2] for i, values in enumerate(uploads)] for start in (0, 1)]
+    other = [_threshold(half, rate, confidence) for half in reversed(halves)]
+    shares = [
+        sum(value > limit for part, limit in zip(parts, other, strict=True) for value in part) / sum(map(len, parts))
+        for parts in zip(*halves, strict=True)
+    ]
+    # A rate of 1 would be no test; half of the rows is more than any harmless task should have.
+    return Level(rate=rate, task_rate=min(0.5, max(rate, *shares)), threshold=threshold, above=above)
+
+
+def _threshold(uploads: Sequence[array[float]], rate: float, confidence: float) -> float:
     every = sorted((value for values in uploads for value in values), reverse=True)
-    # Where one upload is held out the rest may be too few for a bound; then none of them lies above.
+    # Of a part of the rows there may be too few for a bound; then none of them lies above.
     most = allowed(len(every), rate, confidence) or 0
+    own = [sorted(values, reverse=True)[int(rate * len(values))] for values in uploads if len(values)]
     # Above a threshold means larger, so the score at place k has at most k above it.
-    threshold = max(every[most], *(sorted(values, reverse=True)[int(rate * len(values))] for values in uploads))
-    return Level(rate=rate, threshold=threshold, above=sum(value > threshold for value in every))
+    return max(every[most], *own)
 
 
 def _job(signal: JobSignal, scores: Sequence[float]) -> JobThreshold:

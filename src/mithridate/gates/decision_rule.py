@@ -36,11 +36,11 @@ def tested_rows(thresholds: RowThresholds, above: Sequence[int], rows: int, alph
         alpha: Share of false alarms of each level's test.
     """
     tests = [
-        (upper_tail(count, rows, level.rate), count, level)
+        (upper_tail(count, rows, level.task_rate), count, level)
         for count, level in zip(above, thresholds.levels, strict=True)
     ]
     p, count, level = min(tests, key=lambda test: test[0])
-    limit = critical(rows, level.rate, alpha) - 1
+    limit = critical(rows, level.task_rate, alpha) - 1
     fired = p <= alpha
     than = f"more than the {limit}" if fired else f"at most {limit}"
     reason = (

@@ -21,11 +21,14 @@ class Level(_OfThresholds):
 
     Attributes:
         rate: Share of harmless rows that may lie above it.
+        task_rate: Largest share of a single harmless upload above a threshold made of other rows, at least ``rate``;
+            what uploads are tested against.
         threshold: Rows with a larger score are flagged.
         above: Harmless rows of the calibration above it.
     """
 
     rate: float = Field(gt=0, lt=1)
+    task_rate: float = Field(gt=0, lt=1)
     threshold: FiniteFloat
     above: int = Field(ge=0)
 
@@ -96,19 +99,16 @@ class GateThresholds(_OfThresholds):
             f"{total} harmless rows of {len(self.uploads)} uploads; false alarms at most {self.false_alarms:.2%} "
             f"at {self.confidence:.0%} confidence",
             "",
-            "| Signal | Of | Flagged above | Harmless rate at most | Harmless seen above | New task, at worst |",
+            "| Signal | Of | Flagged above | Harmless rate at most | Known task, at worst | New task, at worst |",
             "|---|---|---:|---:|---:|---:|",
         ]
         for row in self.rows:
             for level in row.levels:
-                shown = f"{level.above} of {total}"
                 lines.append(
-                    f"| {row.signal} | rows | {level.threshold:.4g} | {level.rate:.2%} | {shown} | {_held_out(row)} |"
+                    f"| {row.signal} | rows | {level.threshold:.4g} | {level.rate:.2%} | {level.task_rate:.2%} | "
+                    f"{_held_out(row)} |"
                 )
-        lines += [
-            f"| {job.signal} | uploads | {job.threshold:.4g} | {job.basis} | 0 of {len(self.uploads)} | |"
-            for job in self.jobs
-        ]
+        lines += [f"| {job.signal} | uploads | {job.threshold:.4g} | {job.basis} | | |" for job in self.jobs]
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:

@@ -18,9 +18,10 @@ from mithridate.gates.intake import check_control_tokens, row_blocks
 from mithridate.gates.judging import judged
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.row_batch import RowBatch
-from mithridate.gates.signal_catalog import default_signals
+from mithridate.gates.signal_catalog import JOB_SIGNALS, ROW_SIGNALS, default_signals
 from mithridate.gates.thresholds import GateThresholds
 from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
+from mithridate.nearest import did_you_mean
 
 
 class ScoredBlock(NamedTuple):
@@ -82,6 +83,12 @@ class UploadGate:
             raise GateError("a gate needs one signal or more, each once; give other signals")
         if not 0 <= refuse_share <= 1 or block < 1:
             raise GateError(f"refuse_share must lie within 0..1 and block be positive, not {refuse_share} and {block}")
+        known = {*names, *(kind.name for kind in (*ROW_SIGNALS, *JOB_SIGNALS))}
+        for name in refused_by:
+            if name not in known:
+                raise GateError(
+                    f"refused_by names no signal: '{name}'; {did_you_mean(name, sorted(known), cutoff=0.5)}"
+                )
         provider.require(self.signals)
         self.strictness = Strictness(refuse_share, frozenset(refused_by))
         self.excerpts, self._block = excerpts, block
