@@ -76,6 +76,16 @@ def test_a_task_with_more_flagged_rows_than_most_does_not_set_off_the_gate_each_
     assert sum(map(bool, fired)) <= 2
 
 
+def test_of_a_signal_that_is_never_raised_by_harmless_rows_few_rows_are_a_surprise():
+    gate = text_gate(Written())
+    gate.use(calibrate(gate, {str(i): [row("0 0")] * 300 for i in range(4)}))
+    level = gate.thresholds.rows[0].levels[0]
+    assert level.task_rate == pytest.approx(upper_bound(0, 1200))
+    calm = [row("0 0")] * 95
+    assert gate.judge([*calm, *[row("1 0")] * 5]).fired == ("written",)
+    assert gate.judge([*calm, *[row("1 0")] * 2]).fired == ()
+
+
 def test_uploads_of_one_row_each_are_calibrated_on():
     gate = text_gate(Written())
     assert calibrate(gate, {str(i): noise(1, i) for i in range(300)}).rows[0].levels[0].above == 0

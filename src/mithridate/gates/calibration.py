@@ -11,8 +11,9 @@ The first level's rate is the stated false-alarm rate; where there are rows enou
 makes small shares of harmful rows show. The bound holds for rows like the calibration's, so calibrate on the tasks that
 customers bring.
 
-Uploads are tested against the largest share of a harmless upload that lies above thresholds made of other rows (each
-half of the rows by the other), so that a task with more flagged rows than most does not set off the gate each time.
+Uploads are tested against the upper bound of the harmless share, or where that is larger the largest share of a
+harmless upload above thresholds made of other rows (each half of the rows by the other), so that a task with more
+flagged rows than most does not set off the gate each time.
 
 A task that is none of the calibration's may have more still. So each harmless upload is held out in turn and tested
 by thresholds made of the others. A signal by which one of them would be taken for harmful does not transfer to new
@@ -30,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from mithridate.data.data_sources import Given
 from mithridate.errors import GateError
 from mithridate.gates.base_signal import JobSignal
-from mithridate.gates.binomial import allowed, rows_needed, upper_tail
+from mithridate.gates.binomial import allowed, rows_needed, upper_bound, upper_tail
 from mithridate.gates.intake import Unreadable
 from mithridate.gates.thresholds import GateThresholds, JobThreshold, Level, RowThresholds
 from mithridate.gates.upload_gate import UploadGate, UploadScores
@@ -149,8 +150,11 @@ def _level(uploads: Sequence[array[float]], rate: float, confidence: float) -> L
         sum(value > limit for part, limit in zip(parts, other, strict=True) for value in part) / sum(map(len, parts))
         for parts in zip(*halves, strict=True)
     ]
+    # Where fewer rows lie above than may, as of a signal that never fires on harmless ones, a few are a surprise
+    # already.
+    bound = upper_bound(above, sum(map(len, uploads)), confidence)
     # A rate of 1 would be no test; half of the rows is more than any harmless task should have.
-    return Level(rate=rate, task_rate=min(0.5, max(rate, *shares)), threshold=threshold, above=above)
+    return Level(rate=rate, task_rate=min(0.5, max(bound, *shares)), threshold=threshold, above=above)
 
 
 def _threshold(uploads: Sequence[array[float]], rate: float, confidence: float) -> float:

@@ -21,8 +21,8 @@ class Level(_OfThresholds):
 
     Attributes:
         rate: Share of harmless rows that may lie above it.
-        task_rate: Largest share of a single harmless upload above a threshold made of other rows, at least ``rate``;
-            what uploads are tested against.
+        task_rate: Upper bound of the harmless share above it, or, where that is larger, the largest share of a single
+            harmless upload above a threshold made of other rows; what uploads are tested against.
         threshold: Rows with a larger score are flagged.
         above: Harmless rows of the calibration above it.
     """
