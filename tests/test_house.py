@@ -26,6 +26,7 @@ LAYERS = [
     {"evaluation", "training"},
     {"repair"},
     {"defenses", "attacks"},
+    {"gates"},
     {"report"},
     {"experiment"},
     {"provider"},
@@ -80,7 +81,7 @@ def loaded_with(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-NAMES_AND_WORDS = {"errors", "nearest", "files", "registrations", "validation", "model_names"}
+NAMES_AND_WORDS = {"errors", "nearest", "files", "registrations", "validation", "model_names", "gates"}
 """Rooms below the report that compute nothing a stage stores."""
 
 

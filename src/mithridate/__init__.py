@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
     from mithridate.experiment.engine import run
+    from mithridate.gates.provider import GateProvider
+    from mithridate.gates.upload_gate import UploadGate
+    from mithridate.gates.upload_verdict import UploadVerdict
     from mithridate.provider.aligning import align
     from mithridate.provider.decision import Decision
     from mithridate.provider.hand_over import verify_release
@@ -75,6 +78,7 @@ __all__ = [
     "Decision",
     "DefendedTrainer",
     "Defense",
+    "GateProvider",
     "Gradient",
     "GuardJudge",
     "Judge",
@@ -97,6 +101,8 @@ __all__ = [
     "Score",
     "Step",
     "TVaccine",
+    "UploadGate",
+    "UploadVerdict",
     "VLGuard",
     "Vaccine",
     "Verdict",
@@ -124,6 +130,7 @@ _MODULES = {
     "Decision": "provider.decision",
     "DefendedTrainer": "training.trainer",
     "Defense": "training.defense",
+    "GateProvider": "gates.provider",
     "Gradient": "training.gradient",
     "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
@@ -133,6 +140,8 @@ _MODULES = {
     "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
+    "UploadGate": "gates.upload_gate",
+    "UploadVerdict": "gates.upload_verdict",
     "Verdict": "evaluation.judges",
     "align": "provider.aligning",
     "finetune_accuracy": "evaluation.accuracy",

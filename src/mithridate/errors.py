@@ -59,3 +59,7 @@ class CheckpointError(MithridateError):
 
 class JudgeError(MithridateError):
     """A judge that gave no usable verdict."""
+
+
+class GateError(MithridateError):
+    """A gate that cannot decide; nothing passes it."""
