@@ -58,13 +58,22 @@ def refuse_host(trainer: Any) -> None:
     Raises:
         UsageError: Naming it.
     """
+    kind = trainer.accelerator.distributed_type
     require(
         {
             "compute_loss_func": trainer.compute_loss_func is not None,
             "a router auxiliary loss (set router_aux_loss_coef=0)": trainer.aux_loss_enabled,
             "image data": trainer._is_vision_dataset,
-            "FSDP or DeepSpeed (weights are displaced in place; use DDP)": trainer.accelerator.distributed_type
-            not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+            "DeepSpeed (its backward() is an optimizer step at each boundary, and a defense's step has several backward "
+            "passes; use FSDP2 or DDP)": kind == DistributedType.DEEPSPEED,
+            f"the launch type {kind.value} (use FSDP2 or DDP)": kind
+            not in (
+                DistributedType.NO,
+                DistributedType.MULTI_CPU,
+                DistributedType.MULTI_GPU,
+                DistributedType.FSDP,
+                DistributedType.DEEPSPEED,
+            ),
         }
     )
 
