@@ -89,7 +89,16 @@ def _is_plain(head: Any) -> bool:
     split = isinstance(head, FSDPModule)
     linear = type(head).__bases__ == (FSDPModule, nn.Linear) if split else type(head) is nn.Linear
     hooked = max(len(head._forward_hooks), len(head._forward_pre_hooks)) > split or "forward" in head.__dict__
-    return linear and not hooked
+    return linear and not hooked and not (split and _is_summed_alone(head))
+
+
+def _is_summed_alone(head: Any) -> bool:
+    """Return whether FSDP2 waits for the head's own forward pass to sum its gradient over processes.
+
+    A head that is one unit with the norm before it is summed after the norm's backward pass. Hooks of a unit of one
+    module are methods of its state, those of several are functions.
+    """
+    return head.weight.requires_grad and all(hasattr(hook, "__self__") for hook in head._forward_pre_hooks.values())
 
 
 def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mithridate.models.fused_head import causal_of
 from mithridate.training.processes import Processes
 
 
@@ -40,6 +41,10 @@ def sum_gradients(model: nn.Module) -> None:
         module.set_force_sum_reduction_for_comms(True)
         # A parameter that no row of this process reached (an expert, a skipped layer) still takes part in the sum.
         module.set_reduce_scatter_unused_params(True)
+    head = causal_of(model).get_output_embeddings()
+    if isinstance(head, FSDPModule):
+        # The fused head reads the head's weight past its hooks, so nothing would make it whole again within the pass.
+        head.set_reshard_after_backward(False, recurse=False)
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from mithridate.training.perturbation import Perturbation
 from mithridate.training.row_stream import Stream
 from mithridate.training.scored_rows import LogWeights, Loss, ScoredRows, Totals, uniform
 from mithridate.training.scoring import Likelihood
+from mithridate.training.sharding import made_whole
 from mithridate.training.step_loss import Features, StepLoss, step_loss_gradient
 from mithridate.training.step_passes import StepPasses, Wanted
 from mithridate.training.step_rows import Clock, Completions, Memory, StepRows, StreamOrRows
@@ -173,6 +174,18 @@ class Step:
     def model(self) -> nn.Module:
         """The model that is trained, PEFT or plain."""
         return self._likelihood.model
+
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        """Inside the block a module's parameters are whole on every process; what is written into them is kept.
+
+        Under FSDP2 they are split over the processes outside it. All processes must enter it and write the same.
+
+        Args:
+            module: A part of the model.
+        """
+        with made_whole(self.model, module):
+            yield
 
     @property
     def position(self) -> Gradient:
