@@ -1,0 +1,88 @@
+"""Run by several processes at once under FSDP2: trains what it is asked for and writes what came out (`test_sharding`).
+
+Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``options`` of the trainer, and ``kind``.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+from torch.distributed.tensor import DTensor
+
+from mithridate.defenses.registry import methods
+from mithridate.training.sharding import reshard
+from tests.helpers.counting import Counted
+from tests.helpers.training import Run, finished, trainer
+from tests.matrix.rows import cut_and_shared
+
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+
+
+def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
+    """The job's trainer, whose weights are not split yet."""
+    method, settings = cut_and_shared()[job["training"]]
+    return trainer(methods()[method].cls(**settings), folder, **(job["options"] | FSDP | more))
+
+
+def write(job: dict[str, Any], folder: Path, run: Run, **report: Any) -> None:
+    """Write weights and report, in the first process."""
+    if distributed.get_rank() == 0:
+        report |= {"logs": run.logs, "world_size": run.trainer.accelerator.num_processes}
+        if run.trainer.row_weights is not None:
+            report["row_sums"] = run.trainer.row_weights.sums.tolist()
+        (folder / f"{job['id']}.json").write_text(json.dumps(report))
+        save_file({n: w.contiguous() for n, w in run.weights.items()}, folder / f"{job['id']}.safetensors")
+
+
+def held(model: Any) -> tuple[int, int]:
+    """Numbers that this process holds of the trained weights, and numbers that there are."""
+    reshard(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
+    return own, sum(p.numel() for p in parameters)
+
+
+def train(job: dict[str, Any], folder: Path) -> None:
+    """Train; count the passes of all processes."""
+    trainer = made(job, tempfile.mkdtemp())
+    with Counted(trainer.model) as counted:
+        trainer.train()
+    passes = torch.tensor([counted.forward, counted.backward])
+    distributed.all_reduce(passes)
+    state = {id(t): t for s in trainer.optimizer.state.values() for t in s.values() if isinstance(t, DTensor)}
+    own, every = held(trainer.model)
+    write(
+        job, folder, finished(trainer),
+        passes=passes.tolist(), held=own, weights=every, sharded=trainer.is_fsdp_enabled,
+        optimizer_held=sum(t.to_local().numel() for t in state.values()),
+    )  # fmt: skip
+
+
+def save(job: dict[str, Any], folder: Path) -> None:
+    """Train with checkpoints into a folder that stays, and save the whole model at the end."""
+    trainer = made(job, folder / job["id"], save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model(str(folder / f"{job['id']}-model"))
+    write(job, folder, finished(trainer))
+
+
+def resume(job: dict[str, Any], folder: Path) -> None:
+    """Resume the checkpoint of another job, perhaps of another number of processes."""
+    trainer = made(job, tempfile.mkdtemp())
+    trainer.train(resume_from_checkpoint=job["checkpoint"])
+    write(job, folder, finished(trainer))
+
+
+KINDS = {"train": train, "save": save, "resume": resume}
+
+
+if __name__ == "__main__":
+    for job in json.loads(sys.argv[2]):
+        KINDS[job["kind"]](job, Path(sys.argv[1]))
+    distributed.barrier()
+    distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process

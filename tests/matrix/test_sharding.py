@@ -1,0 +1,181 @@
+"""FSDP2: weights split over processes train to the same weights as one process, with every method."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mithridate.defenses.registry import methods
+from mithridate.training import state
+from tests.helpers.training import distance, run
+from tests.matrix.row import rows_passed
+from tests.matrix.rows import ROWS, cut_and_shared
+from tests.matrix.two_processes import LOPSIDED
+
+REPOSITORY = Path(__file__).parents[2]
+TRAININGS = cut_and_shared()
+STEPS, BATCH = 4, 8
+SHAPE = {"max_steps": STEPS, "rows": 24}
+QUICK = ["antibody_tuning", "repnoise", "t_vaccine"]
+"""Row weights; a loss over the step with hidden states; displaced activations and frozen layers."""
+FULL = ["antibody_alignment"]
+"""Trained with all weights in the quick tests: two displaced gradients."""
+HARMFUL = [name for name, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams]
+ALONE = ["panacea_tuning"]
+"""Trained in the quick tests on a stream's batch of one row, which leaves a process without any."""
+SAVED = "panacea_tuning"
+"""Its memory holds a vector over the weights, and it acts at the end."""
+
+
+def _job(kind, training, processes, suffix="", **options):
+    shape = SHAPE | {"per_device_train_batch_size": BATCH // processes} | options
+    return {"id": f"{training}{suffix}", "kind": kind, "training": training, "options": shape}
+
+
+def _lopsided(training, processes):
+    alone = LOPSIDED | {"per_device_train_batch_size": 4 // processes}
+    return {"id": f"{training}-lopsided", "kind": "train", "training": training, "options": alone}
+
+
+def launched(folder, processes, jobs, *, succeeds=True):
+    """Run jobs by so many processes in one launch."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+        "-m", "tests.matrix.sharded_processes", str(folder), json.dumps(jobs),
+    ]  # fmt: skip
+    # Low, so that a pass that one process makes alone ends the test.
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580
+    )
+    if succeeds:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What the quick tests ask of two processes, in one launch."""
+    folder = tmp_path_factory.mktemp("two-sharded")
+    jobs = [_job("train", name, 2) for name in QUICK] + [_job("train", name, 2, "-full", full=True) for name in FULL]
+    jobs += [_lopsided(name, 2) for name in ALONE]
+    saved = _job("save", SAVED, 2)
+    jobs += [saved, saved | {"kind": "resume", "id": f"{SAVED}-resumed", "checkpoint": f"{folder}/{SAVED}/checkpoint-2"}]
+    launched(folder, 2, jobs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def all_by_two(tmp_path_factory):
+    """Every other training by two processes: with an adapter, with all weights, and on a single harmful row."""
+    folder = tmp_path_factory.mktemp("all-by-two-sharded")
+    jobs = [_job("train", name, 2) for name in TRAININGS if name not in QUICK]
+    jobs += [_job("train", name, 2, "-full", full=True) for name in _trained_whole() if name not in FULL]
+    jobs += [_lopsided(name, 2) for name in HARMFUL if name not in ALONE]
+    launched(folder, 2, jobs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory, two):
+    """Four processes, two of which get no row of a step of two, and some shards are empty."""
+    folder = tmp_path_factory.mktemp("four-sharded")
+    jobs = [_job("train", name, 4) for name in [*QUICK, "salora"]]
+    jobs += [_job("train", name, 4, "-full", full=True) for name in FULL]
+    jobs += [_lopsided(name, 4) for name in ALONE]
+    checkpoint = {"checkpoint": f"{two}/{SAVED}/checkpoint-2"}
+    jobs += [_job("resume", SAVED, 4, "-resumed") | checkpoint]
+    launched(folder, 4, jobs)
+    return folder
+
+
+def _trained_whole():
+    return [name for name, (method, settings) in TRAININGS.items() if not ROWS[method].needs_lora(settings)]
+
+
+def _assert_equal(folder, name, training, *, full=False, shape=SHAPE, counts=True):
+    report = json.loads((folder / f"{name}.json").read_text())
+    method, settings = TRAININGS[training]
+    whole = run(method, settings, **shape, per_device_train_batch_size=BATCH if shape is SHAPE else 4, full=full)
+    weights = load_file(folder / f"{name}.safetensors")
+    scale = max(float(weight.abs().max()) for weight in weights.values())
+    assert distance(whole.weights, weights) <= 1e-5 * max(1.0, scale)
+    for one, other in zip(whole.logs, report["logs"], strict=True):
+        for figure in one:
+            assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
+    if whole.trainer.row_weights is not None:
+        assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
+    if counts:
+        passed = rows_passed(methods()[method].cls(**settings), ROWS[method], settings, STEPS, BATCH)
+        assert tuple(report["passes"]) == passed, "the processes did not share the work"
+    return report
+
+
+def _thinned(names, quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def _folder(request, name, quick):
+    return request.getfixturevalue("two" if name in quick else "all_by_two")
+
+
+@pytest.mark.parametrize("name", _thinned(TRAININGS, QUICK))
+def test_two_processes_with_a_split_adapter_equal_one(name, request):
+    report = _assert_equal(_folder(request, name, QUICK), name, name)
+    assert report["sharded"]
+    assert report["world_size"] == 2
+
+
+@pytest.mark.parametrize("name", _thinned(_trained_whole(), FULL))
+def test_two_processes_with_all_weights_split_equal_one(name, request):
+    report = _assert_equal(_folder(request, name, FULL), f"{name}-full", name, full=True)
+    # Half of the weights and of AdamW's two moments, up to rows that do not divide.
+    assert report["held"] <= 0.55 * report["weights"]
+    assert report["optimizer_held"] <= 2 * 0.55 * report["weights"]
+
+
+@pytest.mark.parametrize("name", _thinned(HARMFUL, ALONE))
+def test_a_process_without_a_row_of_a_stream_makes_the_same_passes(name, request):
+    shape = {key: value for key, value in LOPSIDED.items() if key != "per_device_train_batch_size"}
+    _assert_equal(_folder(request, name, ALONE), f"{name}-lopsided", name, shape=shape, counts=False)
+
+
+def test_a_checkpoint_of_split_weights_is_whole_and_resumes_to_the_same_weights(two):
+    checkpoint = two / SAVED / "checkpoint-2"
+    state.verify(checkpoint)
+    assert (checkpoint / "mithridate-shards" / ".metadata").is_file()
+    assert (checkpoint / "finished" / "adapter_model.safetensors").is_file()
+    straight, resumed = (load_file(two / f"{name}.safetensors") for name in (SAVED, f"{SAVED}-resumed"))
+    assert distance(straight, resumed) == 0
+
+
+def test_the_model_saved_at_the_end_is_whole(two):
+    trained = load_file(two / f"{SAVED}.safetensors")
+    saved = load_file(two / f"{SAVED}-model" / "adapter_model.safetensors")
+    assert distance({n.replace(".default", ""): w for n, w in trained.items()}, saved) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUICK, "salora"])
+def test_four_processes_equal_one(name, four):
+    assert _assert_equal(four, name, name)["world_size"] == 4
+
+
+@pytest.mark.slow
+def test_four_processes_with_all_weights_split_equal_one(four):
+    _assert_equal(four, f"{FULL[0]}-full", FULL[0], full=True)
+
+
+@pytest.mark.slow
+def test_three_of_four_processes_without_a_row_of_a_stream_make_the_same_passes(four):
+    shape = {key: value for key, value in LOPSIDED.items() if key != "per_device_train_batch_size"}
+    _assert_equal(four, f"{ALONE[0]}-lopsided", ALONE[0], shape=shape, counts=False)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_processes_resumes_on_four(two, four):
+    straight, resumed = (load_file(f / f"{n}.safetensors") for f, n in ((two, SAVED), (four, f"{SAVED}-resumed")))
+    assert distance(straight, resumed) <= 1e-5
