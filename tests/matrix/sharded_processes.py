@@ -6,6 +6,8 @@ Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``o
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from mithridate.defenses.registry import methods
 from mithridate.training.sharding import reshard
+from mithridate.training.step_rows import StepRows
 from tests.helpers.counting import Counted
 from tests.helpers.training import Run, finished, trainer
 from tests.matrix.rows import cut_and_shared
@@ -47,12 +50,28 @@ def held(model: Any) -> tuple[int, int]:
     return own, sum(p.numel() for p in parameters)
 
 
+@contextmanager
+def standing_in() -> Iterator[list[Any]]:
+    """The rows that stand in for rows that a process lacks."""
+    original, found = StepRows.stand_ins, []
+
+    def kept(self: StepRows, *args: Any) -> list[Any]:
+        found.extend(rows := original(self, *args))
+        return rows
+
+    StepRows.stand_ins = kept
+    try:
+        yield found
+    finally:
+        StepRows.stand_ins = original
+
+
 def train(job: dict[str, Any], folder: Path) -> None:
     """Train; count the passes of all processes."""
     trainer = made(job, tempfile.mkdtemp())
-    with Counted(trainer.model) as counted:
+    with Counted(trainer.model) as counted, standing_in() as stand_ins:
         trainer.train()
-    passes = torch.tensor([counted.forward, counted.backward])
+    passes = torch.tensor([counted.forward, counted.backward, len(stand_ins)])
     distributed.all_reduce(passes)
     state = {id(t): t for s in trainer.optimizer.state.values() for t in s.values() if isinstance(t, DTensor)}
     own, every = held(trainer.model)

@@ -110,7 +110,11 @@ def _assert_equal(folder, name, training, *, full=False, shape=SHAPE, counts=Tru
         assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
     if counts:
         passed = rows_passed(methods()[method].cls(**settings), ROWS[method], settings, STEPS, BATCH)
-        assert tuple(report["passes"]) == passed, "the processes did not share the work"
+        *rows, stand_ins = report["passes"]
+        # A row that stands in for rows that a process lacks is passed beyond the rows of the step.
+        assert all(0 <= one - other <= 3 * stand_ins for one, other in zip(rows, passed, strict=True)), (
+            "the processes did not share the work"
+        )
     return report
 
 
