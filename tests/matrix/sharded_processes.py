@@ -17,8 +17,10 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from mithridate.defenses.registry import methods
+from mithridate.errors import MithridateError
 from mithridate.training.sharding import reshard
 from mithridate.training.step_rows import StepRows
+from tests.helpers import tiny
 from tests.helpers.counting import Counted
 from tests.helpers.training import Run, finished, trainer
 from tests.matrix.rows import cut_and_shared
@@ -29,7 +31,10 @@ FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_
 def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
     """The job's trainer, whose weights are not split yet."""
     method, settings = cut_and_shared()[job["training"]]
-    return trainer(methods()[method].cls(**settings), folder, **(job["options"] | FSDP | more))
+    options = job["options"] | FSDP | more
+    if job.get("half"):
+        options["extra"] = {"model": tiny.model().to(torch.bfloat16)}
+    return trainer(methods()[method].cls(**settings), folder, **options)
 
 
 def write(job: dict[str, Any], folder: Path, run: Run, **report: Any) -> None:
@@ -97,7 +102,15 @@ def resume(job: dict[str, Any], folder: Path) -> None:
     write(job, folder, finished(trainer))
 
 
-KINDS = {"train": train, "save": save, "resume": resume}
+def refuse(job: dict[str, Any], folder: Path) -> None:
+    """Train what must be refused; write the message."""
+    try:
+        made(job, tempfile.mkdtemp()).train()
+    except MithridateError as error:
+        (folder / f"{job['id']}-{distributed.get_rank()}.txt").write_text(str(error))
+
+
+KINDS = {"train": train, "save": save, "resume": resume, "refuse": refuse}
 
 
 if __name__ == "__main__":

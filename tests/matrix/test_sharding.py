@@ -47,7 +47,7 @@ def launched(folder, processes, jobs, *, succeeds=True):
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
         "-m", "tests.matrix.sharded_processes", str(folder), json.dumps(jobs),
     ]  # fmt: skip
-    # Low, so that a pass that one process makes alone ends the test.
+    # A pass that one process makes alone would wait for ever.
     done = subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580
     )
@@ -63,7 +63,10 @@ def two(tmp_path_factory):
     jobs = [_job("train", name, 2) for name in QUICK] + [_job("train", name, 2, "-full", full=True) for name in FULL]
     jobs += [_lopsided(name, 2) for name in ALONE]
     saved = _job("save", SAVED, 2)
-    jobs += [saved, saved | {"kind": "resume", "id": f"{SAVED}-resumed", "checkpoint": f"{folder}/{SAVED}/checkpoint-2"}]
+    jobs += [
+        saved,
+        saved | {"kind": "resume", "id": f"{SAVED}-resumed", "checkpoint": f"{folder}/{SAVED}/checkpoint-2"},
+    ]
     launched(folder, 2, jobs)
     return folder
 
@@ -105,7 +108,7 @@ def _assert_equal(folder, name, training, *, full=False, shape=SHAPE, counts=Tru
     assert distance(whole.weights, weights) <= 1e-5 * max(1.0, scale)
     for one, other in zip(whole.logs, report["logs"], strict=True):
         for figure in one:
-            assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
+            assert one[figure] == pytest.approx(other[figure], abs=1e-4, rel=1e-5), figure
     if whole.trainer.row_weights is not None:
         assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
     if counts:
@@ -183,3 +186,36 @@ def test_three_of_four_processes_without_a_row_of_a_stream_make_the_same_passes(
 def test_a_checkpoint_of_two_processes_resumes_on_four(two, four):
     straight, resumed = (load_file(f / f"{n}.safetensors") for f, n in ((two, SAVED), (four, f"{SAVED}-resumed")))
     assert distance(straight, resumed) <= 1e-5
+
+
+ROUNDED = 1.5e-2
+"""What rounding to bfloat16 may change in these runs."""
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """Two processes in half precision: under autocast, with a frozen model stored so, with all weights stored so."""
+    folder = tmp_path_factory.mktemp("half-sharded")
+    jobs = [_job("train", "antibody_alignment", 2, bf16=True)]
+    jobs += [_job("train", "booster", 2) | {"half": True}]
+    jobs += [_job("refuse", "booster", 2, "-refused", full=True) | {"half": True}]
+    launched(folder, 2, jobs)
+    return folder
+
+
+@pytest.mark.slow
+def test_under_autocast_two_processes_train_as_one(half):
+    whole = run(*TRAININGS["antibody_alignment"], **SHAPE, per_device_train_batch_size=BATCH, bf16=True)
+    assert distance(whole.weights, load_file(half / "antibody_alignment.safetensors")) <= ROUNDED
+
+
+@pytest.mark.slow
+def test_a_split_model_in_half_precision_trains_its_adapter_as_in_float32(half):
+    whole = run(*TRAININGS["booster"], **SHAPE, per_device_train_batch_size=BATCH)
+    assert distance(whole.weights, load_file(half / "booster.safetensors")) <= ROUNDED
+
+
+@pytest.mark.slow
+def test_gradients_that_would_be_rounded_are_refused_on_every_process(half):
+    for rank in range(2):
+        assert "bf16=True" in (half / f"booster-refused-{rank}.txt").read_text()

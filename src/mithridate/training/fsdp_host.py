@@ -74,7 +74,9 @@ def require_same_kind(checkpoint: Path, sharded: bool) -> None:
     """
     split = any(path.name.startswith(SAVED) for path in checkpoint.iterdir())
     if split and not sharded:
-        raise CheckpointError(f"{checkpoint} was written under FSDP2; resume it under FSDP2, with any number of processes")
+        raise CheckpointError(
+            f"{checkpoint} was written under FSDP2; resume it under FSDP2, with any number of processes"
+        )
     if sharded and not split:
         raise CheckpointError(f"{checkpoint} was written without FSDP2; resume it without, or start anew under FSDP2")
 

@@ -1,4 +1,4 @@
-"""Vectors over split weights in a checkpoint: each process writes its shards, and any number of processes reads them."""
+"""Vectors over split weights in a checkpoint: each process writes its shards; any number of processes reads them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from mithridate.training.sharding import of_shards, own
 from mithridate.training.trainable_weights import Weights
@@ -30,7 +31,7 @@ def is_vector(value: Any, weights: Weights) -> bool:
 
 def save_vectors(folder: Path, vectors: Mapping[str, Sequence[Tensor]], weights: Weights) -> None:
     """Write vectors by name; every process must call it."""
-    checkpoint.save(_split(vectors, weights), checkpoint_id=folder / FOLDER)
+    save(_split(vectors, weights), checkpoint_id=folder / FOLDER)
 
 
 def load_vectors(folder: Path, types: Mapping[str, str], weights: Weights) -> dict[str, list[Tensor]]:
@@ -49,7 +50,7 @@ def load_vectors(folder: Path, types: Mapping[str, str], weights: Weights) -> di
         for name, kind in types.items()
     }
     found = _split(vectors, weights)
-    checkpoint.load(found, checkpoint_id=folder / FOLDER)
+    load(found, checkpoint_id=folder / FOLDER)
     return {name: [own(found[f"{name}/{weight}"]) for weight in weights.names] for name in types}
 
 

@@ -1,7 +1,7 @@
-"""Weights that FSDP2 splits over processes: each holds a shard of every parameter, and layers are whole while they run.
+"""Weights that FSDP2 splits over processes: each holds a shard of every parameter, and a layer is whole while it runs.
 
-Three facts of torch 2.13 rule this file. A module that has run forward without a backward pass may stay whole, so that a
-change of its shards does not reach the next pass: every module is resharded before weights are read or written. Each
+Three facts of torch 2.13 rule this file. A module that has run forward without a backward pass may stay whole, so that
+a change of its shards does not reach the next pass: every module is resharded before weights are read or written. Each
 backward pass sums gradients over the processes at once, so all of them must make the same passes. And FSDP2 divides
 these sums by the number of processes unless it is told not to.
 """
