@@ -1,6 +1,7 @@
 """Run by several processes at once under FSDP2: trains what it is asked for and writes what came out (`test_sharding`).
 
-Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``options`` of the trainer, and ``kind``.
+Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``options`` of the trainer, ``kind``,
+and ``model`` where it is not the usual one.
 """
 
 import json
@@ -23,17 +24,20 @@ from mithridate.training.step_rows import StepRows
 from tests.helpers import tiny
 from tests.helpers.counting import Counted
 from tests.helpers.training import Run, finished, trainer
-from tests.matrix.rows import cut_and_shared
+from tests.matrix.rows import ROWS, cut_and_shared
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+
+MODELS = {"half": lambda: tiny.model().to(torch.bfloat16), "tied": lambda: tiny.model(tied=True)}
+"""Models other than the usual one."""
 
 
 def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
     """The job's trainer, whose weights are not split yet."""
     method, settings = cut_and_shared()[job["training"]]
     options = job["options"] | FSDP | more
-    if job.get("half"):
-        options["extra"] = {"model": tiny.model().to(torch.bfloat16)}
+    if "model" in job:
+        options["extra"] = {"model": MODELS[job["model"]]()}
     return trainer(methods()[method].cls(**settings), folder, **options)
 
 
@@ -102,6 +106,19 @@ def resume(job: dict[str, Any], folder: Path) -> None:
     write(job, folder, finished(trainer))
 
 
+def repair(job: dict[str, Any], folder: Path) -> None:
+    """Repair a model whose weights are split; write the messages."""
+    trainer, rows = made(job, tempfile.mkdtemp()), {"harmful": tiny.rows("harmful", 4), "user": tiny.rows("user", 4)}
+    trainer.train()
+    for name in ("antidote", "panacea", "random_perturbation"):
+        method = methods()[name].cls(**ROWS[name].default)
+        given = {stream: found for stream, found in rows.items() if stream in methods()[name].streams}
+        try:
+            method.repair(trainer.model, tiny.tokenizer(), **given)
+        except MithridateError as error:
+            (folder / f"{job['id']}-{name}-{distributed.get_rank()}.txt").write_text(str(error))
+
+
 def refuse(job: dict[str, Any], folder: Path) -> None:
     """Train what must be refused; write the message."""
     try:
@@ -110,7 +127,7 @@ def refuse(job: dict[str, Any], folder: Path) -> None:
         (folder / f"{job['id']}-{distributed.get_rank()}.txt").write_text(str(error))
 
 
-KINDS = {"train": train, "save": save, "resume": resume, "refuse": refuse}
+KINDS = {"train": train, "save": save, "resume": resume, "refuse": refuse, "repair": repair}
 
 
 if __name__ == "__main__":
