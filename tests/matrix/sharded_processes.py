@@ -1,7 +1,7 @@
 """Run by several processes at once under FSDP2: trains what it is asked for and writes what came out (`test_sharding`).
 
 Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``options`` of the trainer, ``kind``,
-and ``model`` where it is not the usual one.
+``model`` where it is not the usual one, and ``evaluates`` where it evaluates between steps.
 """
 
 import json
@@ -36,6 +36,8 @@ def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
     """The job's trainer, whose weights are not split yet."""
     method, settings = cut_and_shared()[job["training"]]
     options = job["options"] | FSDP | more
+    if job.get("evaluates"):
+        options |= {"eval_strategy": "steps", "eval_steps": 2, "extra": {"eval_dataset": tiny.rows("user", 6)}}
     if "model" in job:
         options["extra"] = {"model": MODELS[job["model"]]()}
     return trainer(methods()[method].cls(**settings), folder, **options)
@@ -44,6 +46,7 @@ def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
 def write(job: dict[str, Any], folder: Path, run: Run, **report: Any) -> None:
     """Write weights and report, in the first process."""
     if distributed.get_rank() == 0:
+        report["evaluated"] = [log["eval_loss"] for log in run.trainer.state.log_history if "eval_loss" in log]
         report |= {"logs": run.logs, "world_size": run.trainer.accelerator.num_processes}
         if run.trainer.row_weights is not None:
             report["row_sums"] = run.trainer.row_weights.sums.tolist()

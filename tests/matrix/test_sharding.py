@@ -203,6 +203,7 @@ def other_ways(tmp_path_factory):
         _job("train", "antibody_tuning", 2, "-cut", **cut),
         _job("train", "repnoise", 2, "-tied", full=True) | {"model": "tied"},
         _job("train", "booster", 2, "-half") | {"model": "half"},
+        _job("train", "antibody_tuning", 2, "-evaluated") | {"evaluates": True},
         _job("refuse", "booster", 2, "-refused", full=True) | {"model": "half"},
         _job("repair", "sft", 2, "-repaired"),
         _job("train", "sft", 2, "-autocast", bf16=True),
@@ -215,6 +216,19 @@ def other_ways(tmp_path_factory):
 @pytest.mark.slow
 def test_micro_batches_of_two_processes_equal_one_batch(other_ways):
     _assert_equal(other_ways, "antibody_tuning-cut", "antibody_tuning")
+
+
+@pytest.mark.slow
+def test_an_evaluation_between_steps_changes_nothing(other_ways, tmp_path):
+    report = _assert_equal(other_ways, "antibody_tuning-evaluated", "antibody_tuning", counts=False)
+    method, settings = TRAININGS["antibody_tuning"]
+    options = {"per_device_train_batch_size": BATCH, "eval_strategy": "steps", "eval_steps": 2}
+    whole = trainer(
+        methods()[method].cls(**settings), tmp_path, **SHAPE, **options, extra={"eval_dataset": tiny.rows("user", 6)}
+    )
+    whole.train()
+    losses = [log["eval_loss"] for log in whole.state.log_history if "eval_loss" in log]
+    assert report["evaluated"] == pytest.approx(losses, abs=1e-5)
 
 
 @pytest.mark.slow
