@@ -36,6 +36,10 @@ def _loss(model):
     return float(model(**BATCH).loss)
 
 
+def _fail_after(_):
+    raise RuntimeError
+
+
 def test_a_displacement_and_its_end_reach_the_next_pass(model):
     """After a pass without gradient the root's weights are whole, and a change of the shards alone is not seen."""
     weights = Weights(model)
@@ -56,8 +60,7 @@ def test_a_displacement_that_fails_is_taken_back(model):
     before = _loss(model)
     step = Gradient([torch.full_like(shard, 0.05) for shard in weights.shards])
     with pytest.raises(RuntimeError), weights.moved(step):
-        _loss(model)
-        raise RuntimeError
+        _fail_after(_loss(model))
     assert _loss(model) == before
 
 
@@ -65,8 +68,7 @@ def test_gathered_weights_are_written_back_only_where_nothing_fails(model):
     weights = Weights(model)
     before = weights.snapshot()
     with pytest.raises(RuntimeError), weights.gathered() as found:
-        found.parameters[1].zero_()
-        raise RuntimeError
+        _fail_after(found.parameters[1].zero_())
     assert weights.moved_since(before).weights == 0
     with weights.gathered() as found:
         assert not any(isinstance(parameter, DTensor) for parameter in found.parameters)
