@@ -28,6 +28,8 @@ from tests.matrix.rows import ROWS, cut_and_shared
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
+EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1}
+"""One row a batch, since transformers takes the mean over batches."""
 MODELS = {"half": lambda: tiny.model().to(torch.bfloat16), "tied": lambda: tiny.model(tied=True)}
 """Models other than the usual one."""
 
@@ -37,7 +39,7 @@ def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
     method, settings = cut_and_shared()[job["training"]]
     options = job["options"] | FSDP | more
     if job.get("evaluates"):
-        options |= {"eval_strategy": "steps", "eval_steps": 2, "extra": {"eval_dataset": tiny.rows("user", 6)}}
+        options |= EVALUATING | {"extra": {"eval_dataset": tiny.rows("user", 6)}}
     if "model" in job:
         options["extra"] = {"model": MODELS[job["model"]]()}
     return trainer(methods()[method].cls(**settings), folder, **options)

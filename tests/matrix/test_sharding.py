@@ -16,6 +16,7 @@ from tests.helpers import tiny
 from tests.helpers.training import distance, finished, run, trainer
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS, cut_and_shared
+from tests.matrix.sharded_processes import EVALUATING
 from tests.matrix.two_processes import LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
@@ -222,7 +223,7 @@ def test_micro_batches_of_two_processes_equal_one_batch(other_ways):
 def test_an_evaluation_between_steps_changes_nothing(other_ways, tmp_path):
     report = _assert_equal(other_ways, "antibody_tuning-evaluated", "antibody_tuning", counts=False)
     method, settings = TRAININGS["antibody_tuning"]
-    options = {"per_device_train_batch_size": BATCH, "eval_strategy": "steps", "eval_steps": 2}
+    options = {"per_device_train_batch_size": BATCH} | EVALUATING
     whole = trainer(
         methods()[method].cls(**settings), tmp_path, **SHAPE, **options, extra={"eval_dataset": tiny.rows("user", 6)}
     )
