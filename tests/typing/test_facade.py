@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,16 +131,19 @@ def test_the_catalog_says_what_the_registry_says() -> None:
             assert getattr(listing, field) == getattr(info, field), (name, field)
 
 
-def test_importing_loads_none_of_the_libraries_that_take_seconds() -> None:
+def test_importing_is_light_and_quick() -> None:
     code = (
-        "import sys\n"
+        "import sys, time; start = time.perf_counter()\n"
         "import mithridate as mi\n"
         "assert 'DefendedTrainer' in dir(mi) and mi.__version__\n"
         "assert not {'torch', 'transformers', 'pydantic', 'datasets', 'httpx'} & set(sys.modules)\n"
-        "print(sum(name.startswith('mithridate') for name in sys.modules))"
+        "print(time.perf_counter() - start)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= 3  # the package, and what it takes to find a near name
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 0.2  # 0.05 s on an idle machine, with room for a busy one
 
 
 def test_a_wrong_name_is_told_without_importing_torch() -> None:
@@ -151,11 +155,13 @@ def test_a_wrong_name_is_told_without_importing_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_listing_the_methods_loads_no_torch() -> None:
+def test_listing_the_methods_is_quick() -> None:
     code = (
         "import sys; sys.argv[1:] = ['methods']\n"
         "from mithridate.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.perf_counter() - start < 5  # below 0.5 s on an idle machine
