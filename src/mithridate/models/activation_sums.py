@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError
 from mithridate.models.activations import captured
-from mithridate.models.batches import Batch, collate
+from mithridate.models.batches import STAND_IN, Batch, collate
 from mithridate.models.fused_head import scored
 from mithridate.models.linear_algebra import top_eigenvectors
 from mithridate.models.modes import evaluating
@@ -92,17 +93,26 @@ def output_grams(
         outputs: Any = layer.nf if isinstance(layer, Conv1D) else layer.out_features
         device = next(layer.parameters()).device
         sums.append(torch.zeros(outputs, outputs, dtype=torch.float64, device=device))
+    # Before the passes, of which a process without rows makes fewer: under FSDP2 each gather is made by all.
+    biases: list[Any] = [None if layer.bias is None else _whole(layer.bias) for layer in layers]
     with evaluating(model):
         for batch in batches:
             with captured(layers) as outputs_of, autocast():
                 scored(model, batch)
             real = batch["attention_mask"].bool()
-            for number, (layer, y) in enumerate(zip(layers, outputs_of, strict=True)):
-                bias: Any = layer.bias
+            if STAND_IN in batch:
+                continue
+            for number, (bias, y) in enumerate(zip(biases, outputs_of, strict=True)):
                 # A bias is the same for every input and would take up a direction of its own.
                 y = y.reshape(*real.shape, -1)[real].double() - (0 if bias is None else bias.double())
                 sums[number] += y.T @ y
     return sums
+
+
+def _whole(bias: Any) -> Tensor:
+    """Return a bias that FSDP2 may have split over processes."""
+    found: Tensor = bias.detach()
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 def output_directions(gram: Tensor, k: int, name: str) -> Tensor:
