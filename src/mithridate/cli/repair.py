@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.models import open_model, open_to_rescale, where_named
+from mithridate.cli.models import open_model, open_to_rescale
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows
 from mithridate.data.data_sources import MINIATURE
@@ -17,7 +17,7 @@ from mithridate.experiment.manifest import versions, write_manifest
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.stage_folder import DISPLACEMENT
 from mithridate.experiment.strict_yaml import load_yaml
-from mithridate.models.loading import load, save_merged
+from mithridate.models.loading import load, save_merged, where_named
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.post_tuning import Repair
 

@@ -1,12 +1,13 @@
 """What a repair is given: the finished model, rows, and the models it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.models.activation_sums import LayerSums, input_grams, input_norms
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
@@ -95,6 +96,14 @@ class RepairInputs:
         for name, other in zip(references, others, strict=True):
             tuned.require_like(other, name)
         return [tuned, *others]
+
+    def input_norms(self, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        """Root mean square over rows of the activations that enter layers of the model to repair, see `input_norms`."""
+        return input_norms(self.model, layers, examples)
+
+    def input_grams(self, name: str, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> LayerSums:
+        """X·Xᵀ of the activations that enter layers of a reference, see `input_grams`."""
+        return input_grams(self.reference(name), layers, examples)
 
     def _given(self, values: Mapping[str, Any], name: str) -> Any:
         if values[name] is None:

@@ -12,16 +12,27 @@ class Tally:
     """Counts changed entries and adds up their squared change.
 
     Attributes:
-        changed: Number of entries whose stored value differs.
-        squares: ‖change‖² by weight, only for weights that changed.
+        counts: Number of entries whose stored value differs, by weight, only for weights that changed.
+        squares: ‖change‖² by weight, likewise.
+        figures: Other figures of a weight that a repair reports a sum of.
     """
 
     def __init__(self) -> None:
-        self.changed = 0
+        self.counts: dict[str, int] = {}
         self.squares: dict[str, float] = {}
+        self.figures: dict[str, dict[str, float]] = {}
+
+    @property
+    def changed(self) -> int:
+        """Number of entries whose stored value differs."""
+        return sum(self.counts.values())
+
+    def total(self, figure: str) -> float:
+        """Return the sum of a figure over all weights that have it."""
+        return sum(figures[figure] for figures in self.figures.values() if figure in figures)
 
     def add(self, name: str, before: Tensor, stored: Tensor) -> bool:
-        """Count one weight and return whether it changes.
+        """Count a weight, or some rows of it, and return whether they change.
 
         Args:
             name: Its name.
@@ -38,8 +49,9 @@ class Tally:
         # Both in the stored type: a change below its precision is none.
         changed = int((stored != before.to(stored.dtype)).sum())
         if changed:
-            self.changed += changed
-            self.squares[name] = float((stored.double() - before.double()).square().sum())
+            self.counts[name] = self.counts.get(name, 0) + changed
+            square = float((stored.double() - before.double()).square().sum())
+            self.squares[name] = self.squares.get(name, 0.0) + square
         return changed > 0
 
     @property
