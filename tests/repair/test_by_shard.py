@@ -61,3 +61,30 @@ def test_an_adapter_s_folder(kind, scope, tmp_path):
         assert disk.keys() == memory.keys()
         for name in disk:
             assert torch.allclose(disk[name], memory[name], rtol=1e-6, atol=1e-7), (named(repair), name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "tied"])
+@pytest.mark.parametrize("repair", [mi.Panacea(radius=2.0, batch_size=2), mi.RandomPerturbation(radius=2.0, seed=4)])
+def test_displaced_weights(repair, kind, tmp_path):
+    paths = family(tmp_path, kind)
+    found = on_disk(repair, paths, tmp_path / "out").repaired
+    told = in_memory(repair, paths, tmp_path / "memory")
+    disk, memory, before = (tensors(tmp_path / name) for name in ("out", "memory", "tuned"))
+    for name in disk:
+        assert torch.allclose(disk[name] - before[name], memory[name] - before[name], rtol=1e-4, atol=1e-6), name
+    assert found.distance == pytest.approx(told.distance, rel=1e-5)
+    assert found.activity == pytest.approx(told.activity)
+    assert not (tmp_path / "out" / "work").exists()
+
+
+@pytest.mark.parametrize("repair", [mi.Panacea(radius=2.0, batch_size=2), mi.RandomPerturbation(std=0.1)])
+def test_a_displaced_adapter_can_be_rescaled(repair, tmp_path):
+    paths = family(tmp_path)
+    on_disk(repair, paths, tmp_path / "out", "adapter")
+    in_memory(repair, paths, tmp_path / "memory", "adapter")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert disk.keys() == memory.keys()
+    for name in disk:
+        assert torch.allclose(disk[name], memory[name], rtol=1e-4, atol=1e-6), name
+    assert (tmp_path / "out" / "displacement.safetensors").is_file()
+    assert (tmp_path / "out" / "tokenizer.json").is_file()

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError
+from mithridate.models.batches import batches
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import require_sole_adapter
 from mithridate.models.stored_sums import StoredGrams, stored_norms
 from mithridate.models.stored_weights import StoredWeights
 from mithridate.models.tokenization import Rows, TokenizedRow
 from mithridate.repair.repair_inputs import RepairInputs
+from mithridate.repair.stored_gradient import StoredGradient
+from mithridate.repair.stored_vector import StoredVector
+from mithridate.training.gradient import Gradient
+from mithridate.training.trainable_weights import Weights
 
 
 class StoredModel(NamedTuple):
@@ -87,6 +92,19 @@ class StoredInputs(RepairInputs):
     def input_grams(self, name: str, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> StoredGrams:
         """As in memory, with one decoder block read at a time and its sums kept no longer than they are needed."""
         return StoredGrams(*self._other(name), layers, examples)
+
+    @property
+    def names(self) -> list[str]:
+        """Plain names of the weights of the model to repair, in the model's order."""
+        return self.tuned.weights.names
+
+    def gradient(self, weights: Weights, examples: Sequence[TokenizedRow], batch_size: int) -> Gradient:
+        """As in memory, by the weights of an adapter, with one decoder block of its base read at a time."""
+        return StoredGradient(*self.tuned, self.work, weights).by_adapter(list(batches(examples, batch_size, 0)))
+
+    def whole_gradient(self, examples: Sequence[TokenizedRow], batch_size: int) -> StoredVector:
+        """∇ of the mean token loss of rows by all weights of the model to repair, kept on disk."""
+        return StoredGradient(*self.tuned, self.work).by_weights(list(batches(examples, batch_size, 0)))
 
     def _other(self, name: str) -> StoredModel:
         model: StoredModel = self._given(self._others, name)

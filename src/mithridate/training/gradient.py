@@ -68,17 +68,26 @@ class Gradient:
             DefenseError: If the norm is zero or not finite, since no direction exists then.
         """
         norm = self.norm()
-        if not math.isfinite(norm) or norm == 0.0:
-            raise DefenseError(
-                f"a gradient with norm {norm} has no direction, so the defense cannot act; "
-                "check that its stream has trained tokens and that the loss is finite"
-            )
+        require_direction(norm)
         return self / norm
 
     def _with(self, tensors: Sequence[Tensor], other: "Gradient | None" = None) -> "Gradient":
         if other is None:
             return Gradient(tensors, self.frozen, self.row_shares)
         return Gradient(tensors, _in_both(self.frozen, other.frozen), _of_either(self.row_shares, other.row_shares))
+
+
+def require_direction(norm: float) -> None:
+    """Refuse the norm of a gradient that points nowhere.
+
+    Raises:
+        DefenseError: If it is zero or not finite.
+    """
+    if not math.isfinite(norm) or norm == 0.0:
+        raise DefenseError(
+            f"a gradient with norm {norm} has no direction, so the defense cannot act; "
+            "check that its stream has trained tokens and that the loss is finite"
+        )
 
 
 def _in_both(first: Sequence[bool] | None, second: Sequence[bool] | None) -> list[bool] | None:
