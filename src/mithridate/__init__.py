@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mithridate.evaluation.intervals import Score
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
+    from mithridate.experiment.checkpoint_repair import repair_checkpoint
     from mithridate.experiment.engine import run
     from mithridate.repair.post_tuning import Repair
     from mithridate.training.defense import Defense
@@ -102,6 +103,7 @@ __all__ = [
     "mix",
     "over_refusal",
     "register",
+    "repair_checkpoint",
     "run",
 ]
 
@@ -127,6 +129,7 @@ _MODULES = {
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
+    "repair_checkpoint": "experiment.checkpoint_repair",
     "run": "experiment.engine",
 }
 """Where public names are; defenses are found in their catalog."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from mithridate.errors import CheckpointError, DefenseError, UsageError
+from mithridate.errors import CheckpointError, DefenseError, ModelError, UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.manifest import MANIFEST, versions
 from mithridate.experiment.stage_folder import DISPLACEMENT
@@ -170,13 +170,19 @@ def _refuse_taken(out: Path, folders: list[Path]) -> None:
 
 @contextmanager
 def _alone(partial: Path) -> Iterator[None]:
-    """Refuse to fill a folder that another process fills."""
+    """Refuse to fill a folder that another process fills, and delete it where nothing can come of it."""
     partial.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(partial.with_name(f"{partial.name}.{LOCK}"), timeout=0)
     try:
         with lock:
-            yield
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield
+            except (ModelError, DefenseError):
+                # The same call would fail again, and what it began would stand in the way of any other.
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise CheckpointError(f"another process is writing {partial}; wait for it, or give another folder") from error
 

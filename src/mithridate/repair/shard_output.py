@@ -59,7 +59,7 @@ class ShardOutput:
         self._stack.close()
         # What has reached the disk is kept, whatever stopped the repair; on a full disk the journal cannot grow.
         if not isinstance(error[1], OSError) and all(hashed.exception() is None for _, hashed, _ in self._sealing):
-            self._collect(wait=True)
+            self._collect()
 
     def each(self, names: Sequence[str], done: Tally) -> Iterator[str]:
         """Yield the weights that lie in files that are not finished, and finish each file behind its last one.
@@ -80,6 +80,8 @@ class ShardOutput:
                 waiting[file].discard(name)
                 if not waiting[file]:
                     self._finish(file)
+        # As if no file had been finished before: sums of floats depend on their order.
+        done.reorder(names)
 
     def write(self, tensor: StoredTensor, rows: slice, values: Tensor) -> None:
         """Write some rows of a tensor, unless its file is finished."""
@@ -96,7 +98,7 @@ class ShardOutput:
         for file in self._headers:
             if file not in self._journal.files and all(file != sealing for sealing, _, _ in self._sealing):
                 self._finish(file)
-        self._collect(wait=True)
+        self._collect()
         return {name: finished.sha256 for name, finished in self._journal.files.items()}
 
     def _file(self, name: str) -> int:
@@ -116,7 +118,8 @@ class ShardOutput:
             self._fill(file, tensor, self._written[name].pop(tensor.name, []))
         os.close(self._open.pop(name))
         held = {self._names[one] for one in self._headers[name].tensors if one in self._names}
-        self._collect(wait=False)
+        # One at a time: a disk that is slower than the arithmetic would leave ever more files to be noted.
+        self._collect()
         self._sealing.append((name, self._worker.submit(_seal, self._folder / name), self._record(held)))
 
     def _fill(self, file: int, tensor: StoredTensor, written: list[tuple[int, int]]) -> None:
@@ -158,9 +161,9 @@ class ShardOutput:
                 if change.figures:
                     tally.figures[name] = change.figures
 
-    def _collect(self, wait: bool) -> None:
-        """Note the files that have reached the disk."""
-        while self._sealing and (wait or self._sealing[0][1].done()):
+    def _collect(self) -> None:
+        """Note the files that are on their way, as soon as they have reached the disk."""
+        while self._sealing:
             name, hashed, record = self._sealing.pop(0)
             self._journal.add(name, record.model_copy(update={"sha256": hashed.result()}))
 

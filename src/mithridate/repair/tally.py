@@ -1,6 +1,7 @@
 """What a repair actually changed, weight by weight, after rounding."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -53,6 +54,12 @@ class Tally:
             square = float((stored.double() - before.double()).square().sum())
             self.squares[name] = self.squares.get(name, 0.0) + square
         return changed > 0
+
+    def reorder(self, names: Sequence[str]) -> None:
+        """Put all figures in the order of some names, which are those of all weights that were counted."""
+        self.counts = {name: self.counts[name] for name in names if name in self.counts}
+        self.squares = {name: self.squares[name] for name in names if name in self.squares}
+        self.figures = {name: self.figures[name] for name in names if name in self.figures}
 
     @property
     def distance(self) -> float:
