@@ -13,7 +13,7 @@ DATA_FREE = [
 ]  # fmt: skip
 MEASURING = [
     mi.SafeDelta(scale=0.3), mi.Antidote(scope="weights", mask_ratio=0.2),
-    mi.Antidote(scope="weights", score="magnitude", mask_ratio=0.2),
+    mi.Antidote(scope="weights", score="magnitude", ranking="global", mask_ratio=0.2),
 ]  # fmt: skip
 WHOLE = DATA_FREE + MEASURING
 

@@ -16,7 +16,7 @@ sizes cannot change the mask; the first row is not dropped; one pass, not two pe
 columns − int(columns·(1−α)) entries per row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,12 +32,10 @@ from mithridate.models.tokenization import TokenizedRow
 from mithridate.models.undo import undone
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.prunable import Prunable, Prunables, prunable
+from mithridate.repair.ranking import Score, TopShare
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.repair.tally import Tally
-
-Score = Callable[[], Tensor]
-"""Computes the scores of a matrix, (outputs, inputs), when its turn comes: those of all are four times the model."""
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
 
@@ -126,19 +124,14 @@ class Antidote(Repair):
         """Set the top-scored entries to zero and count what that changed."""
         matrices, tally = {matrix.name: matrix for matrix in found.matrices}, Tally()
         names = list(matrices)
-        everywhere = self._everywhere(scores, ratio)
+        # One ranking over all matrices, or one for each row of each.
+        top = TopShare(scores, lambda entries: count(entries, ratio)) if self.ranking == "global" and ratio else None
         for name in found.weights.each(names, tally) if found.weights is not None else names:
-            mask = by_row([scores[name]()], ratio)[0] if everywhere is None else everywhere[name]
+            mask = by_row(scores[name](), ratio) if top is None else top.mask(name)
             tally.figures[name] = {"pruned": int(mask.sum()), "entries": mask.numel()}
             if mask.any():
                 matrices[name].put(matrices[name].read().masked_fill(mask, 0), tally)
         return tally
-
-    def _everywhere(self, scores: dict[str, Score], ratio: float) -> dict[str, Tensor] | None:
-        """Return all masks where one ranking goes over all matrices; None where each is ranked by itself."""
-        if self.ranking == "row":
-            return None
-        return dict(zip(scores, over_all([score() for score in scores.values()], ratio), strict=True))
 
     def _search(self, inputs: RepairInputs, found: Prunables, scores: dict[str, Score]) -> DoseCurve:
         @contextmanager
@@ -155,23 +148,11 @@ def count(entries: int, ratio: float) -> int:
     return entries - int(entries * (1 - ratio))
 
 
-def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Return the masks of the top share of every output row."""
-    masks = []
-    for score in scores:
-        # Stable, so that ties, such as rows of zeros, fall alike on every device.
-        top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
-        masks.append(torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True))
-    return masks
-
-
-def over_all(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Return the masks of the top share over all entries of all matrices."""
-    flat = torch.cat([score.reshape(-1) for score in scores])
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True
-    pieces = torch.split(mask, [score.numel() for score in scores])
-    return [piece.view_as(score) for piece, score in zip(pieces, scores, strict=True)]
+def by_row(score: Tensor, ratio: float) -> Tensor:
+    """Return the mask of the top share of every output row."""
+    # Stable, so that ties, such as rows of zeros, fall alike on every device.
+    top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True)
 
 
 RATIOS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)

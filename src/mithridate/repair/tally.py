@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mithridate.errors import DefenseError
@@ -43,15 +44,17 @@ class Tally:
         Raises:
             DefenseError: If a value is not finite.
         """
-        if not bool(stored.isfinite().all()):
+        wide = stored.double()
+        # NaN and Inf survive a sum, which is much cheaper than a test of every entry but can overflow on finite ones.
+        if not bool(wide.sum().isfinite()) and not bool(stored.isfinite().all()):
             raise DefenseError(
                 f"the repair would leave NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
         # Both in the stored type: a change below its precision is none.
-        changed = int((stored != before.to(stored.dtype)).sum())
+        changed = int(torch.count_nonzero(stored != before.to(stored.dtype)))
         if changed:
             self.counts[name] = self.counts.get(name, 0) + changed
-            square = float((stored.double() - before.double()).square().sum())
+            square = float((wide - before.double()).square().sum())
             self.squares[name] = self.squares.get(name, 0.0) + square
         return changed > 0
 
