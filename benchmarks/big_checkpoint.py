@@ -86,6 +86,7 @@ def measure(method: str, paths: dict[str, Path], folder: Path, options: Namespac
         "method": method,
         "settings": SETTINGS[method],
         "seconds": spread(seconds),
+        "processor_seconds": spread([one["processor_seconds"] for one in repairs]),
         "copy_seconds": spread(copies),
         "ratio": spread([one / copy for one, copy in zip(seconds, copies, strict=True)]),
         "peak_bytes": peak,

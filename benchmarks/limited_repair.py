@@ -24,17 +24,18 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     """
     shape, repair = Shape(**asked["shape"]), methods()[asked["method"]].cls(**asked["settings"])
     assert isinstance(repair, Repair)
-    rows = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in (("harmful", 3), ("safe", 5))}
     references = {name: asked["paths"][name] for name in repair.info.references}
+    given: dict[str, Any] = {"harmful": 3, "safe": 5}
+    given = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in given.items()} | references
     # What Python and its libraries take is no part of a repair.
     before = _status("VmRSS")
     if asked["limit"]:
         limit = _status("VmData") + asked["limit"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     try:
         if asked["by_shard"]:
-            mi.repair_checkpoint(repair, asked["paths"]["tuned"], asked["out"], **rows, **references)
+            mi.repair_checkpoint(repair, asked["paths"]["tuned"], asked["out"], **given)
         else:
             # All models at once, which is what a repair in memory begins with.
             held = [load(Where(path, None), "auto") for path in (asked["paths"]["tuned"], *references.values())]
@@ -45,9 +46,9 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
             raise
         return {"out_of_memory": True}
-    seconds = time.perf_counter() - start
     return {
-        "seconds": seconds,
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": time.process_time() - processor,
         "peak_bytes": _status("VmHWM"),
         "before_bytes": before,
     }

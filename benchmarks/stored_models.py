@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from accelerate import init_empty_weights
@@ -16,6 +18,8 @@ from benchmarks.workload import HEAD, SPECIAL, Shape, make_tokenizer
 INDEX = "model.safetensors.index.json"
 STEP = 0.002
 """Standard deviation of what alignment, and then tuning, adds to a weight."""
+DRAWN = 1_000_003
+"""Random numbers that are drawn, a prime so that no two rows of a matrix are alike."""
 
 
 def settings(shape: Shape) -> LlamaConfig:
@@ -82,15 +86,22 @@ def _shards(shapes: dict[str, tuple[int, ...]], shard: int) -> Iterator[list[str
 
 def _values(name: str, shape: tuple[int, ...], steps: int) -> Tensor:
     """Return a weight after some steps of the way from base to tuned; the same on every call."""
-    generator = torch.Generator().manual_seed(hash_of(name))
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
-    value = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
-    for _ in range(steps):
-        value += torch.empty(shape, dtype=torch.bfloat16).normal_(0, STEP, generator=generator)
-    return value
+    entries = math.prod(shape)
+    # Drawn once and used over and over, from another place for each weight: drawing would take longer than repairing.
+    start = crc32(name.encode()) % DRAWN
+    value = 0.02 * _noise(start, entries)
+    for step in range(steps):
+        value += STEP * _noise((start + 7919 * (step + 1)) % DRAWN, entries)
+    return value.view(shape)
 
 
-def hash_of(name: str) -> int:
-    """A seed for a name, the same in every process."""
-    return int.from_bytes(name.encode()[-7:], "little")
+@cache
+def _drawn() -> Tensor:
+    return torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+
+def _noise(start: int, entries: int) -> Tensor:
+    times = (start + entries) // DRAWN + 1
+    return _drawn().repeat(times)[start : start + entries]
