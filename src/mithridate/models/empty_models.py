@@ -7,6 +7,7 @@ import torch
 from accelerate import init_empty_weights
 from peft import PeftModel, load_peft_weights
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mithridate.errors import ModelError
@@ -41,7 +42,7 @@ def empty_model(where: Where, folder: Path) -> EmptyModel:
     try:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # Buffers, such as the angles of rotary embeddings, are in no file and must be computed.
-        with init_empty_weights(include_buffers=False):
+        with _Unallocated(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
         model.tie_weights()
         if where.adapter is not None:
@@ -49,7 +50,21 @@ def empty_model(where: Where, folder: Path) -> EmptyModel:
     except loading_errors() as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(f"no model can be made from the settings in {where.adapter or folder}: {said}") from error
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise ModelError(f"the buffer {name} of {folder} cannot be computed without its weights; repair in memory")
     return EmptyModel(model.eval(), dtype)
+
+
+class _Unallocated(TorchFunctionMode):
+    """Inside its block weights take no memory even for the moment in which they are made, nor any address."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # Layers make their weights by torch.empty; buffers are computed by other functions, and need their values.
+        given = dict(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {})
+        return func(*args, **given)
 
 
 def _with_adapter(model: Any, adapter: str) -> PeftModel:
