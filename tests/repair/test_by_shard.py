@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mithridate as mi
-from tests.helpers.checkpoints import family, in_memory, on_disk, tensors
+from tests.families import models as families
+from tests.helpers.checkpoints import family, in_memory, on_disk, saved, tensors
 
 DATA_FREE = [
     mi.WiSEFT(alpha=0.3), mi.RESTA(strength=0.7), mi.RESTA(strength=0.5, drop=0.4), mi.LoX(strength=1.0, rank=2),
@@ -88,3 +89,18 @@ def test_a_displaced_adapter_can_be_rescaled(repair, tmp_path):
         assert torch.allclose(disk[name], memory[name], rtol=1e-4, atol=1e-6), name
     assert (tmp_path / "out" / "displacement.safetensors").is_file()
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("repair", [mi.Antidote(scope="weights", mask_ratio=0.2), mi.Panacea(radius=1.0, batch_size=2)])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "opt"])
+def test_families_block_by_block(name, repair, tmp_path):
+    """Kinds of attention by layer, scaled embeddings, learned positions, norms in other places, tied heads."""
+    paths = {"tuned": saved(families.family(name), tmp_path / "tuned")}
+    on_disk(repair, paths, tmp_path / "out")
+    in_memory(repair, paths, tmp_path / "memory")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert disk.keys() == memory.keys()
+    for tensor in disk:
+        if repair.info.name == "antidote":
+            assert torch.equal(disk[tensor], memory[tensor]), tensor
+        assert torch.allclose(disk[tensor], memory[tensor], atol=1e-6), tensor
