@@ -67,8 +67,9 @@ def repaired(method: str, paths: dict[str, Path], out: Path, options: Namespace,
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{method} failed: {done.stderr[-2000:]}")
-    if out.exists():
-        shutil.rmtree(out)
+    # A repair that ran out of memory leaves what it had finished, which the next one must not go on from.
+    for folder in (out, out.with_name(f".{out.name}.partial")):
+        shutil.rmtree(folder, ignore_errors=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
