@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mithridate.evaluation.intervals import Score
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
+    from mithridate.experiment.checkpoint_repair import repair_checkpoint
     from mithridate.experiment.engine import run
     from mithridate.gates.provider import GateProvider
     from mithridate.gates.upload_gate import UploadGate
@@ -119,6 +120,7 @@ __all__ = [
     "mix",
     "over_refusal",
     "register",
+    "repair_checkpoint",
     "run",
     "tune",
     "verify_release",
@@ -152,6 +154,7 @@ _MODULES = {
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
+    "repair_checkpoint": "experiment.checkpoint_repair",
     "run": "experiment.engine",
     "tune": "provider.tuning",
     "verify_release": "provider.hand_over",

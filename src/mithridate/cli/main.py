@@ -135,6 +135,9 @@ def repair(
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     ignore: Ignore = None,
     dtype: Dtype = "auto",
+    by_shard: Annotated[
+        bool, typer.Option("--by-shard", help="Keep the models on disk, and read one weight at a time.")
+    ] = False,
     plugin: Plugins = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -144,7 +147,7 @@ def repair(
     _load(plugin)
     streams = {"harmful": harmful, "user": user, "safe": safe}
     others = {"aligned": aligned, "base": base}
-    command(model, out, method, streams, refusals, others, set_ or [], template, ignore or [], dtype, json)
+    command(model, out, method, streams, refusals, others, set_ or [], template, ignore or [], dtype, json, by_shard)
 
 
 @app.command()

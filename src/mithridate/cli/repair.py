@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.models import open_model, open_to_rescale, where_named
+from mithridate.cli import repair_by_shard
+from mithridate.cli.models import open_model, open_to_rescale
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows
 from mithridate.data.data_sources import MINIATURE
@@ -19,7 +20,7 @@ from mithridate.experiment.manifest import versions, write_manifest
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.stage_folder import DISPLACEMENT
 from mithridate.experiment.strict_yaml import load_yaml
-from mithridate.models.loading import load, save_merged
+from mithridate.models.loading import load, save_merged, where_named
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.post_tuning import Repair
 
@@ -36,6 +37,7 @@ def command(
     ignore: list[str],
     dtype: str,
     as_json: bool,
+    by_shard: bool = False,
 ) -> None:
     """Repair a model and write it, in the type of its weights, with a manifest of what was changed."""
     # Folder and settings are checked before anything is loaded: a typing error is not to cost minutes.
@@ -46,10 +48,15 @@ def command(
         for stream, source in streams.items()
         if source is not None
     }
+    if by_shard:
+        repair_by_shard.command(name, out, defense, rows, streams, references, template, dtype, as_json)
+        return
     sentences = _refusals(defense, refusals)
+    places = {other: where_named(at) for other, at in references.items() if at is not None}
+    repair_by_shard.refuse_larger_than_memory(defense, [where_named(name, tokenizer=True), *places.values()])
     # All in the same type: a difference of weights in two precisions would be mostly rounding.
     model, tokenizer = open_model(name, template, dtype)
-    others = {other: load(where_named(at), dtype) for other, at in references.items() if at is not None}
+    others = {other: load(where, dtype) for other, where in places.items()}
     repaired = defense.repair(model, tokenizer, **rows, **others, refusals=sentences)
     record = {
         "model": name,

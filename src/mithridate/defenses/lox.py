@@ -18,6 +18,8 @@ Gram matrix in float64, exact down to singular values of about 1e-8 of the large
 weights are those with LoRA merged.
 """
 
+from functools import cache
+
 import torch
 from peft import PeftModel
 from pydantic import Field
@@ -59,6 +61,7 @@ class LoX(Repair):
     """
 
     dose = "strength"
+    by_shard = True
 
     strength: Dose = 1.25
     rank: int = Field(default=6, ge=1)
@@ -68,17 +71,21 @@ class LoX(Repair):
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
-        # As two thin factors: whole matrices of every layer would be another model in memory.
-        factors = {name: low_rank_factors(aligned.change_from(base, name), self.rank) for name in tuned.matrices}
 
-        def moved(name: str, theta: Tensor, c: float) -> Tensor:
-            left, right = factors[name]
+        def factored(name: str) -> tuple[Tensor, Tensor]:
+            return low_rank_factors(aligned.change_from(base, name), self.rank)
+
+        # A search asks for them at every dose. As two thin factors: whole matrices would be another model in memory.
+        factors = cache(factored) if self.strength == "auto" else factored
+
+        def moved(name: str, rows: slice, theta: Tensor, c: float) -> Tensor:
+            left, right = factors(name)
             return theta + c * tuned.turned(name, left @ right).to(theta)
 
-        path = WeightPath(tuned, list(factors), moved)
+        path = WeightPath(tuned, list(tuned.matrices), moved)
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         c = curve.chosen if curve else float(self.strength)
-        return path.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
+        return path.apply(c).repaired({"strength": c, "matrices": len(tuned.matrices)}, curve)
 
 
 @register(

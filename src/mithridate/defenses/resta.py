@@ -49,6 +49,7 @@ class RESTA(Repair):
     """
 
     dose = "strength"
+    by_shard = True
 
     strength: Dose = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
@@ -60,13 +61,14 @@ class RESTA(Repair):
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
 
-        def moved(name: str, theta: Tensor, gamma: float) -> Tensor:
-            safe = aligned.read(name, theta.device)
+        def moved(name: str, rows: slice, theta: Tensor, gamma: float) -> Tensor:
+            safe = aligned.read(name, theta.device, rows)
             # DARE thins the task's update alone, before the alignment is added.
             kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
-            return kept + gamma * (safe - base.read(name, theta.device))
+            return kept + gamma * (safe - base.read(name, theta.device, rows))
 
-        path = WeightPath(tuned, tuned.names, moved)
+        # DARE's mask is drawn for a whole weight.
+        path = WeightPath(tuned, tuned.names, moved, elementwise=not self.drop)
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         gamma = curve.chosen if curve else float(self.strength)
         return path.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)

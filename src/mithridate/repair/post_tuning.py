@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -36,7 +36,10 @@ class Repair(Settings):
             rise, because unvetted rows may be harmful themselves.
         batch_size: Rows per forward pass; changes the speed only.
         max_length: Longest row in tokens.
+        by_shard: Whether the repair can act on a model that stays on disk.
     """
+
+    by_shard: ClassVar[bool] = False
 
     budget: float = Field(default=0.05, gt=0)
     safe_budget: float = Field(default=0.015, gt=0)
@@ -114,6 +117,14 @@ class Repair(Settings):
             inputs: The model, and whatever rows and other models were given.
         """
         raise NotImplementedError
+
+    def change_stored(self, inputs: Any) -> Repaired:
+        """Change a model that stays on disk, where ``by_shard`` says that it can be done.
+
+        Args:
+            inputs: `StoredInputs`, whose weights are read and written one at a time.
+        """
+        return self.change(inputs)
 
     def search(
         self,

@@ -3,13 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.models.activation_sums import LayerSums, input_grams, input_norms
+from mithridate.models.batches import batches
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
+from mithridate.repair.repairable import differentiable
+from mithridate.training.accumulation import weighted_gradient
+from mithridate.training.gradient import Gradient
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable_weights import Weights
 
 UntokenizedRow = Mapping[str, Any]
 """A row with ``prompt`` and ``completion``."""
@@ -112,6 +119,22 @@ class RepairInputs:
         for name, other in zip(references, others, strict=True):
             tuned.require_like(other, name)
         return [tuned, *others]
+
+    def input_norms(self, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        """Root mean square over rows of the activations that enter layers of the model to repair, see `input_norms`."""
+        return input_norms(self.model, layers, examples)
+
+    def input_grams(self, name: str, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> LayerSums:
+        """X·Xᵀ of the activations that enter layers of a reference, see `input_grams`."""
+        return input_grams(self.reference(name), layers, examples)
+
+    def gradient(self, weights: Weights, examples: Sequence[TokenizedRow], batch_size: int) -> Gradient:
+        """∇ of the mean token loss of rows over some weights of the model to repair, in float32 at least."""
+        likelihood = Likelihood(self.model, weights)
+        # In float32, since near a minimum little but rounding is left of a half-precision gradient.
+        with differentiable(self.model, weights), likelihood.precise():
+            parts = batches(examples, batch_size, 0, weights.parameters[0].device)
+            return weighted_gradient(likelihood, likelihood.passes(parts))
 
     def _given(self, values: Mapping[str, Any], name: str) -> Any:
         if values[name] is None:

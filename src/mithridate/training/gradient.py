@@ -76,11 +76,7 @@ class Gradient:
             DefenseError: If the norm is zero or not finite, since no direction exists then.
         """
         norm = self.norm()
-        if not math.isfinite(norm) or norm == 0.0:
-            raise DefenseError(
-                f"a gradient with norm {norm} has no direction, so the defense cannot act; "
-                "check that its stream has trained tokens and that the loss is finite"
-            )
+        require_direction(norm)
         return self / norm
 
     def _with(self, tensors: Sequence[Tensor], other: "Gradient | None" = None) -> "Gradient":
@@ -94,6 +90,19 @@ class Gradient:
         # A vector that a defense kept as bare tensors does not say that it is split; its partner does.
         holders = self.holders or (other.holders if other is not None else None)
         return mine if holders is None else holders.sum(mine)
+
+
+def require_direction(norm: float) -> None:
+    """Refuse the norm of a gradient that points nowhere.
+
+    Raises:
+        DefenseError: If it is zero or not finite.
+    """
+    if not math.isfinite(norm) or norm == 0.0:
+        raise DefenseError(
+            f"a gradient with norm {norm} has no direction, so the defense cannot act; "
+            "check that its stream has trained tokens and that the loss is finite"
+        )
 
 
 def _in_both(first: Sequence[bool] | None, second: Sequence[bool] | None) -> list[bool] | None:
