@@ -48,10 +48,11 @@ def command(
         for stream, source in streams.items()
         if source is not None
     }
-    if by_shard:
-        repair_by_shard.command(name, out, defense, rows, streams, references, template, dtype, as_json)
-        return
     sentences = _refusals(defense, refusals)
+    if by_shard:
+        named = streams | {"refusals": refusals}
+        repair_by_shard.command(name, out, defense, rows, named, references, template, dtype, as_json)
+        return
     places = {other: where_named(at) for other, at in references.items() if at is not None}
     repair_by_shard.refuse_larger_than_memory(defense, [where_named(name, tokenizer=True), *places.values()])
     # All in the same type: a difference of weights in two precisions would be mostly rounding.

@@ -42,7 +42,7 @@ class StoredGradient:
         """Return the gradient by the adapter's weights."""
         adapter, model = self._adapter, self._weights.model
         assert adapter is not None
-        with differentiable(model, adapter), in_float32(model) as copies, adapter.replaced(copies):
+        with differentiable(model, adapter), in_float32(model):
             self._take(batches, frozenset())
             return Gradient(torch._foreach_div(adapter.take_grad(), self._tokens))
 
