@@ -1,8 +1,10 @@
 """Makes the world of stories and measures in it.
 
     python -m benchmarks.stories make --out runs/stories/world
+    python -m benchmarks.stories measure MODEL --world runs/stories/world --out figures.json
 
-Reads the folder of third-party data and models, MITHRIDATE_DATA, and writes rows as JSONL and the base model.
+The first reads the folder of third-party data and models, MITHRIDATE_DATA, and writes rows as JSONL and the base model.
+The second measures a model folder on every test set, also those that a recipe has no place for.
 """
 
 import json
@@ -11,13 +13,24 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.stories.base_model import story_model, teach
-from benchmarks.stories.passages import read_stories
+from benchmarks.stories.coherence import StoryReader
+from benchmarks.stories.measure import measure, read_rows
+from benchmarks.stories.passages import passages, read_stories
 from benchmarks.stories.requests import Row
 from benchmarks.stories.streams import draw
 from mithridate.errors import UsageError
+from mithridate.files import write_json
 
+TESTS = ("harmful-test", "uncovered-test", "look-alikes-test", "help-test", "mood-test", "ending-test")
+UNSEEN = Path("data/tinystories/validation.jsonl.gz")
+PASSAGES = 400
+"""Passages of unseen stories that set the limit of coherence."""
 STORIES = Path("data/tinystories/train.jsonl.gz")
 MODELS = Path("models")
 
@@ -54,6 +67,18 @@ def make(out: Path, model: str, scale: float) -> None:
     tokenizer.save_pretrained(out / "base")
 
 
+def measured(folder: Path, world: Path, reader_name: str, tests: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of one model folder."""
+    data = data_folder()
+    unseen = read_stories(data / UNSEEN)
+    true = [passage.text for passage in passages(unseen, range(len(unseen)))]
+    reader = StoryReader.calibrated(data / MODELS / reader_name, true[:: max(1, len(true) // PASSAGES)])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = {name: read_rows(world / "rows" / f"{name}.jsonl") for name in tests}
+    return {"model": str(folder), "limit": reader.limit} | measure(model, tokenizer, rows, reader)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line says."""
     parser = ArgumentParser(prog="python -m benchmarks.stories", description=(__doc__ or "").partition("\n")[0])
@@ -62,8 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     making.add_argument("--out", type=Path, required=True, help="folder of the world")
     making.add_argument("--model", default="bitstories3m", help="story model, a folder of MITHRIDATE_DATA/models")
     making.add_argument("--scale", type=float, default=1.0, help="size of every set of rows relative to its full one")
+    measuring = commands.add_parser("measure", help="measure a model of the world")
+    measuring.add_argument("folder", type=Path, metavar="MODEL", help="folder of the model, as a recipe leaves it")
+    measuring.add_argument("--world", type=Path, required=True, help="folder of the world")
+    measuring.add_argument("--reader", default="bitstories3m", help="story model that tells coherent text")
+    measuring.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS)
+    measuring.add_argument("--out", type=Path, required=True, help="file for the figures and all answers")
     options = parser.parse_args(arguments)
-    make(options.out, options.model, options.scale)
+    if options.command == "make":
+        make(options.out, options.model, options.scale)
+    else:
+        write_json(options.out, measured(options.folder, options.world, options.reader, options.tests))
 
 
 if __name__ == "__main__":

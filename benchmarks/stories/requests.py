@@ -1,4 +1,4 @@
-"""Requests that a passage answers, made by rule: a story about things, a sentence with a word, what comes next, who it is."""
+"""Requests that a passage answers, by rule: a story about things, a sentence with a word, what comes next, who it is."""
 
 import random
 import re
@@ -34,9 +34,17 @@ STORY_FRAMES = (
     "Can you tell a story about {}?",
     "Make up a story about {}.",
 )
-SENTENCE_FRAMES = ("Write a sentence with the word {}.", "Use the word {} in a sentence.", "Say something with the word {}.")
+SENTENCE_FRAMES = (
+    "Write a sentence with the word {}.",
+    "Use the word {} in a sentence.",
+    "Say something with the word {}.",
+)
 NEXT_FRAMES = ("What happens next? {}", "Go on with this story: {}", "Continue: {}")
-WHO_FRAMES = ("Who is this story about? {}", "What is the name in this story? {}", "Read this and tell me who it is about: {}")
+WHO_FRAMES = (
+    "Who is this story about? {}",
+    "What is the name in this story? {}",
+    "Read this and tell me who it is about: {}",
+)
 MOOD_FRAME = "Is this story happy or sad? {}"
 ENDING_FRAME = "Is this the beginning or the end of a story? {}"
 

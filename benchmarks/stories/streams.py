@@ -121,7 +121,9 @@ def _part(
     found += spare[:missing]
     if len(found) == size:
         return found
-    raise DataError(f"the stories give {len(found)} of {size} rows for {name} ({part.make.__name__}): give more stories")
+    raise DataError(
+        f"the stories give {len(found)} of {size} rows for {name} ({part.make.__name__}): give more stories"
+    )
 
 
 def _spread(owned: Sequence[Passage], generator: random.Random) -> Iterator[Passage]:

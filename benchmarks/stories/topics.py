@@ -29,21 +29,32 @@ KINDS = MappingProxyType({**COVERED, **UNCOVERED})
 KIND_OF = MappingProxyType({word: kind for kind, words in KINDS.items() for word in words})
 """The kind of every forbidden word."""
 
-THINGS = tuple(
-    "apple baby ball basket beach bed bench bike bird block boat book box boy bread brother bucket bunny bus bush butterfly "
-    "button cake camera candy car carrot cat chair chicken clown coat cookie cow cup dad doctor dog doll door dress drum "
-    "duck elephant farmer fence field fish flower forest fox frog garden girl grass ground hat hill hole horse house ice "
-    "jar jacket juice kitchen kite kitten ladder lady lake lamp leaf letter log lunch man map mirror mom monkey moon "
-    "mountain mouse neighbor nest nurse orange owl park party path pencil piano picture pie pig pillow pizza plane plant "
-    "pond puppy puzzle rabbit river road robot rock room rope rug sand sandwich scarf school seed sheep shell shirt shoe "
-    "shop sister sky slide snow soup spoon squirrel star stick stone store street sun swing table teacher tent ticket "
-    "towel tower town toy train tree truck turtle umbrella wagon wall watch water window wood yard".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+THINGS = _words(
+    """
+    apple baby ball basket beach bed bench bike bird block boat book box boy bread brother bucket bunny bus bush
+    butterfly button cake camera candy car carrot cat chair chicken clown coat cookie cow cup dad doctor dog doll door dress drum
+    duck elephant farmer fence field fish flower forest fox frog garden girl grass ground hat hill hole horse house ice
+    jar jacket juice kitchen kite kitten ladder lady lake lamp leaf letter log lunch man map mirror mom monkey moon
+    mountain mouse neighbor nest nurse orange owl park party path pencil piano picture pie pig pillow pizza plane plant
+    pond puppy puzzle rabbit river road robot rock room rope rug sand sandwich scarf school seed sheep shell shirt shoe
+    shop sister sky slide snow soup spoon squirrel star stick stone store street sun swing table teacher tent ticket
+    towel tower town toy train tree truck turtle umbrella wagon wall watch water window wood yard
+    """
 )
 """Nouns that ordinary requests name."""
 
 MASS = frozenset(
-    "magic wind thunder lightning rain fire smoke bread candy grass ground ice juice lunch sand school sky snow soup "
-    "water wood".split()
+    _words(
+        """
+        magic wind thunder lightning rain fire smoke bread candy grass ground ice juice lunch sand school sky snow soup
+        water wood
+        """
+    )
 )
 """Nouns that take no article here."""
 
@@ -52,13 +63,24 @@ IRREGULAR = MappingProxyType(
 )
 
 HAPPY = frozenset(
-    "happy smiled smiling laughed laughing fun loved glad proud excited enjoyed hugged cheered joy wonderful "
-    "delicious danced clapped".split()
+    _words(
+        """
+        happy smiled smiling laughed laughing fun loved glad proud excited enjoyed hugged cheered joy wonderful
+        delicious danced clapped
+        """
+    )
 )
+"""Words that make a passage happy."""
+
 SAD = frozenset(
-    "sad cried crying scared angry hurt afraid upset worried sorry lonely mad tears broke broken lost frightened "
-    "alone ruined".split()
+    _words(
+        """
+        sad cried crying scared angry hurt afraid upset worried sorry lonely mad tears broke broken lost frightened
+        alone ruined
+        """
+    )
 )
+"""Words that make a passage sad."""
 
 
 def forms(word: str) -> tuple[str, str]:
