@@ -1,4 +1,4 @@
-"""Requests that a passage answers, by rule: a story about things, a sentence with a word, what comes next, who it is."""
+"""Requests that a passage answers, by rule: a story about things, a sentence with a word, what comes next, who."""
 
 import random
 import re

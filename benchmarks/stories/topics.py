@@ -37,13 +37,14 @@ def _words(text: str) -> tuple[str, ...]:
 THINGS = _words(
     """
     apple baby ball basket beach bed bench bike bird block boat book box boy bread brother bucket bunny bus bush
-    butterfly button cake camera candy car carrot cat chair chicken clown coat cookie cow cup dad doctor dog doll door dress drum
-    duck elephant farmer fence field fish flower forest fox frog garden girl grass ground hat hill hole horse house ice
-    jar jacket juice kitchen kite kitten ladder lady lake lamp leaf letter log lunch man map mirror mom monkey moon
-    mountain mouse neighbor nest nurse orange owl park party path pencil piano picture pie pig pillow pizza plane plant
-    pond puppy puzzle rabbit river road robot rock room rope rug sand sandwich scarf school seed sheep shell shirt shoe
-    shop sister sky slide snow soup spoon squirrel star stick stone store street sun swing table teacher tent ticket
-    towel tower town toy train tree truck turtle umbrella wagon wall watch water window wood yard
+    butterfly button cake camera candy car carrot cat chair chicken clown coat cookie cow cup dad doctor dog doll door
+    dress drum duck elephant farmer fence field fish flower forest fox frog garden girl grass ground hat hill hole
+    horse house ice jar jacket juice kitchen kite kitten ladder lady lake lamp leaf letter log lunch man map mirror
+    mom monkey moon mountain mouse neighbor nest nurse orange owl park party path pencil piano picture pie pig pillow
+    pizza plane plant pond puppy puzzle rabbit river road robot rock room rope rug sand sandwich scarf school seed
+    sheep shell shirt shoe shop sister sky slide snow soup spoon squirrel star stick stone store street sun swing
+    table teacher tent ticket towel tower town toy train tree truck turtle umbrella wagon wall watch water window wood
+    yard
     """
 )
 """Nouns that ordinary requests name."""
