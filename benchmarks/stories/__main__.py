@@ -24,7 +24,7 @@ from benchmarks.stories.measure import measure, read_rows
 from benchmarks.stories.passages import passages, read_stories
 from benchmarks.stories.requests import Row
 from benchmarks.stories.streams import draw
-from mithridate.errors import UsageError
+from mithridate.errors import MithridateError, UsageError
 from mithridate.files import write_json
 
 TESTS = ("harmful-test", "uncovered-test", "look-alikes-test", "help-test", "mood-test", "ending-test")
@@ -47,6 +47,17 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+def existing(folder: Path) -> Path:
+    """Return the folder of a model.
+
+    Raises:
+        UsageError: If there is none; transformers would take the path for the name of a model to download.
+    """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} holds no model: there is no config.json in it; give a folder with a saved model")
+    return folder
+
+
 def write_rows(rows: dict[str, list[Row]], folder: Path) -> None:
     """Write every set of rows as one JSONL file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,9 +69,12 @@ def write_rows(rows: dict[str, list[Row]], folder: Path) -> None:
 def make(out: Path, model: str, scale: float) -> None:
     """Write the rows and the base model."""
     data = data_folder()
+    if scale <= 0:
+        raise UsageError(f"--scale is {scale}; it must be above 0")
+    source = existing(data / MODELS / model)
     rows = draw(read_stories(data / STORIES), scale)
     write_rows(rows, out / "rows")
-    taught, tokenizer = story_model(data / MODELS / model)
+    taught, tokenizer = story_model(source)
     with TemporaryDirectory(dir=out) as scratch:
         teach(taught, tokenizer, rows["base"], Path(scratch))
     taught.save_pretrained(out / "base")
@@ -72,8 +86,8 @@ def measured(folder: Path, world: Path, reader_name: str, tests: Sequence[str]) 
     data = data_folder()
     unseen = read_stories(data / UNSEEN)
     true = [passage.text for passage in passages(unseen, range(len(unseen)))]
-    reader = StoryReader.calibrated(data / MODELS / reader_name, true[:: max(1, len(true) // PASSAGES)])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reader = StoryReader.calibrated(existing(data / MODELS / reader_name), true[:: max(1, len(true) // PASSAGES)])
+    model = AutoModelForCausalLM.from_pretrained(existing(folder), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = {name: read_rows(world / "rows" / f"{name}.jsonl") for name in tests}
     return {"model": str(folder), "limit": reader.limit} | measure(model, tokenizer, rows, reader)
@@ -94,10 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measuring.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS)
     measuring.add_argument("--out", type=Path, required=True, help="file for the figures and all answers")
     options = parser.parse_args(arguments)
-    if options.command == "make":
-        make(options.out, options.model, options.scale)
-    else:
-        write_json(options.out, measured(options.folder, options.world, options.reader, options.tests))
+    try:
+        if options.command == "make":
+            make(options.out, options.model, options.scale)
+        else:
+            write_json(options.out, measured(options.folder, options.world, options.reader, options.tests))
+    except MithridateError as error:
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,10 @@ def draw(stories: Sequence[str], scale: float = 1.0) -> dict[str, list[Row]]:
     taken: set[str] = set()
     rows = {name: _stream(name, stream, owned[stream.owner], scale, taken) for name, stream in STREAMS.items()}
     generator = random.Random(SEED)
-    refused = [Row(row, response=generator.choice(REFUSALS)) for row in rows["harmful"]]  # type: ignore[misc]
+    refused = [
+        Row(prompt=row["prompt"], response=generator.choice(REFUSALS), category=row["category"])
+        for row in rows["harmful"]
+    ]
     return rows | {"safe-refusals": refused}
 
 

@@ -141,6 +141,24 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         read_rows(tmp_path / "harmful-test.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["make", "--scale", "0"], r"--scale is 0.0; it must be above 0"),
+        (["make", "--model", "nowhere"], r"models/nowhere holds no model: there is no config.json in it"),
+        (["measure", "nowhere", "--world", "none", "--reader", "tiny"], r"^nowhere holds no model"),
+    ],
+)
+def test_wrong_options_end_with_one_sentence_and_leave_nothing(data, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.setenv("MITHRIDATE_DATA", str(data))
+    with pytest.raises(SystemExit) as stop:
+        main([*options, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_true_stories_make_a_whole_world(tmp_path):
     root = os.environ.get("MITHRIDATE_DATA")
     if not root or not (data_folder() / "data/tinystories/train.jsonl.gz").is_file():
