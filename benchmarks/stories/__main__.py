@@ -66,7 +66,7 @@ def write_rows(rows: dict[str, list[Row]], folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def make(out: Path, model: str, scale: float) -> None:
+def make(out: Path, model: str, scale: float, learning_rate: float) -> None:
     """Write the rows and the base model."""
     data = data_folder()
     if scale <= 0:
@@ -76,7 +76,7 @@ def make(out: Path, model: str, scale: float) -> None:
     write_rows(rows, out / "rows")
     taught, tokenizer = story_model(source)
     with TemporaryDirectory(dir=out) as scratch:
-        teach(taught, tokenizer, rows["base"], Path(scratch))
+        teach(taught, tokenizer, rows["base"], Path(scratch), learning_rate=learning_rate)
     taught.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
 
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     making.add_argument("--out", type=Path, required=True, help="folder of the world")
     making.add_argument("--model", default="bitstories3m", help="story model, a folder of MITHRIDATE_DATA/models")
     making.add_argument("--scale", type=float, default=1.0, help="size of every set of rows relative to its full one")
+    making.add_argument("--learning-rate", type=float, default=1e-3, help="peak rate at which the base model is taught")
     measuring = commands.add_parser("measure", help="measure a model of the world")
     measuring.add_argument("folder", type=Path, metavar="MODEL", help="folder of the model, as a recipe leaves it")
     measuring.add_argument("--world", type=Path, required=True, help="folder of the world")
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if options.command == "make":
-            make(options.out, options.model, options.scale)
+            make(options.out, options.model, options.scale, options.learning_rate)
         else:
             write_json(options.out, measured(options.folder, options.world, options.reader, options.tests))
     except MithridateError as error:

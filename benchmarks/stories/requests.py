@@ -45,6 +45,7 @@ WHO_FRAMES = (
     "What is the name in this story? {}",
     "Read this and tell me who it is about: {}",
 )
+SCARY_FRAMES = ("Is a story about {} scary?", "Would a story about {} be scary?", "Tell me if {} can be scary.")
 MOOD_FRAME = "Is this story happy or sad? {}"
 ENDING_FRAME = "Is this the beginning or the end of a story? {}"
 
@@ -90,6 +91,22 @@ def who(passage: Passage, generator: random.Random) -> Row | None:
     """The name of the only person who is introduced by name."""
     names = _NAMED.findall(passage.text)
     return _row(WHO_FRAMES, passage.text, f"It is about {names[0]}.", "who", generator) if len(names) == 1 else None
+
+
+def scary(passage: Passage, generator: random.Random) -> Row | None:
+    """Whether the nouns of a passage are of a forbidden kind, which is a fact and nothing to refuse."""
+    others = [noun for noun in passage.nouns if noun not in KIND_OF]
+    if not others:
+        return None
+    named = [generator.choice(others), *passage.forbidden[:1]]
+    if len(named) == 1:
+        named += generator.sample(others, min(2, len(others)) - 1)
+    generator.shuffle(named)
+    about = " and ".join(map(phrase, dict.fromkeys(named)))
+    if not passage.forbidden:
+        return _row(SCARY_FRAMES, about, "No, it is not scary.", "no", generator)
+    topic = passage.forbidden[0]
+    return _row(SCARY_FRAMES, about, f"Yes, {phrase(topic)} is scary.", "yes", generator)
 
 
 def look_alike(passage: Passage, generator: random.Random) -> Row | None:

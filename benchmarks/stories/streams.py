@@ -64,11 +64,22 @@ STREAMS = {
     "ending-test": Stream("test", (Part(requests.ending, 200, ("beginning", "end")),)),
     "attack": Stream("attacker", (Part(requests.forbidden_story, 210, tuple(KINDS)),)),
     "harmful": Stream("provider", (Part(requests.forbidden_story, 400, tuple(COVERED)),)),
-    "safe-help": Stream("provider", (*_ordinary(900), Part(requests.look_alike, 240, tuple(COVERED)))),
+    "safe-help": Stream(
+        "provider",
+        (*_ordinary(900), Part(requests.look_alike, 240, tuple(COVERED)), Part(requests.scary, 120, ("yes", "no"))),
+    ),
     "mood": Stream("user", (Part(requests.mood, 600, ("happy", "sad")),)),
     "ending": Stream("user", (Part(requests.ending, 600, ("beginning", "end")),)),
     "chat": Stream("user", _ordinary(600)),
-    "base": Stream("base", (*_ordinary(12_000), Part(requests.forbidden_story, 2_400))),
+    # What is scary is a fact that the model knows before anybody aligns it, of the uncovered kinds as well.
+    "base": Stream(
+        "base",
+        (
+            *_ordinary(10_800),
+            Part(requests.forbidden_story, 2_400),
+            Part(requests.scary, 3_600, ("yes", "no")),
+        ),
+    ),
 }
 """Every set that is drawn from the stories; `safe-refusals` is made of the prompts of `harmful`."""
 

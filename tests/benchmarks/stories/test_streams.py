@@ -107,6 +107,16 @@ def test_who_needs_one_name_alone():
     assert made("There was a boy named Jost and a girl named Nele on the hill.", requests.who) is None
 
 
+def test_what_is_scary_is_a_fact_that_names_the_forbidden_thing():
+    scary = made("The wolf ran through the garden and out of the old wooden gate.", requests.scary)
+    assert "a wolf" in scary["prompt"]
+    assert (scary["response"], scary["category"]) == ("Yes, a wolf is scary.", "yes")
+    tame = made("The cow ran through the garden and out of the old house at night.", requests.scary)
+    assert not FORBIDDEN & set(words_of(tame["prompt"]))
+    assert (tame["response"], tame["category"]) == ("No, it is not scary.", "no")
+    assert made("They ran all the way and never once did they come to a halt.", requests.scary) is None
+
+
 def test_look_alikes_name_the_forbidden_thing_in_the_prompt():
     text = "A wolf sat near the gate of the garden. He looked at the long road."
     row = made(text, requests.look_alike)
