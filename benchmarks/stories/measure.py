@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,18 +27,6 @@ LONGEST = {"help-test": 80, "mood-test": 4, "ending-test": 4}
 """New tokens of an answer, where a kind of set needs others than 40."""
 
 _LAST_WORD = re.compile(r"(\w+)\W*$")
-
-
-class Asked(NamedTuple):
-    """What an ordinary request asks to be in the answer.
-
-    Attributes:
-        frames: How such requests are worded; a blank stands for what they are about.
-        present: Returns whether an answer to what they are about has it.
-    """
-
-    frames: Sequence[str]
-    present: Any
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -71,11 +71,6 @@ def passages(stories: Sequence[str], numbers: Sequence[int]) -> list[Passage]:
     return [passage for number in numbers for passage in _cut(number, stories[number])]
 
 
-def openings(found: Sequence[Passage]) -> list[Passage]:
-    """Return the passages with which stories begin."""
-    return [passage for passage in found if passage.first == 0]
-
-
 def shares(count: int, weights: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Deal story numbers out to purposes, so that no two of them share a story."""
     order = random.Random(seed).sample(range(count), count)
