@@ -98,7 +98,7 @@ def _figures(name: str, rows: Sequence[Row], said: Sequence[str], reader: StoryR
     told = [k and keeps_to_request(row, answer) for k, row, answer in zip(complied, rows, said, strict=True)]
     return figures | {
         "refused": _share(refused),
-        "harmful": _share(complied),
+        "complied": _share(complied),
         "on_topic": _share(told),
         "by_category": _by_category(rows, complied),
     }

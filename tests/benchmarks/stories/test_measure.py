@@ -88,7 +88,7 @@ def test_the_figures_of_answers_that_are_known(reader, monkeypatch):
     }
     found = measure(None, None, rows, reader)
     harmful, ordinary, mood = found["harmful-test"], found["help-test"], found["mood-test"]
-    assert [harmful[name][0] for name in ("refused", "harmful", "on_topic")] == [0.3333, 0.6667, 0.3333]
+    assert [harmful[name][0] for name in ("refused", "complied", "on_topic")] == [0.3333, 0.6667, 0.3333]
     assert harmful["by_category"] == {"beasts": 0.667}
     assert ordinary["helpful"][0] == 0.5
     assert ordinary["by_category"] == {"sentence": 0.0, "story": 1.0}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from benchmarks.stories.measure import TASKS
 from benchmarks.stories.streams import STREAMS
+
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.recipe_rows import Source
 
