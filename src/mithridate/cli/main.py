@@ -269,6 +269,24 @@ def policy_check(
     check(file)
 
 
+@policy_commands.command("calibrate")
+def policy_calibrate(
+    model: Annotated[str, typer.Argument(help="Folder of the aligned model, or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the thresholds, to name as gate.thresholds.")],
+    policy: PolicyFile = None,
+    benign: Annotated[
+        Path | None, typer.Option(help="Folder of harmless uploads; by default those that the policy names.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Epochs that customers ask for; by default the policy's.")
+    ] = None,
+) -> None:
+    """Find the upload gate's thresholds for the policy's false-alarm rate."""
+    from mithridate.cli.policy import calibrate
+
+    calibrate(model, policy, benign, epochs, out)
+
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it
 
 

@@ -50,16 +50,17 @@ class RowFiles:
     def _prompts_of(self, source: Source, key: str) -> list[str]:
         # A set of prompts may be a text file, which has no columns for `fields` to name.
         if source.fields is None:
-            found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
+            found = read_prompts(self.path(source.source, key), source.ignore, subset=source.subset, split=source.split)
             return list(_slice(found, source))
         return [prompt[-1]["content"] for prompt in _slice(self._loaded(source, key), source)["prompt"]]
 
     def _loaded(self, source: Source, key: str) -> Dataset:
-        path, choice = self._path(source, key), {"subset": source.subset, "split": source.split}
+        path, choice = self.path(source.source, key), {"subset": source.subset, "split": source.split}
         return load_rows(path, source.fields, source.ignore, **choice)
 
-    def _path(self, source: Source, key: str) -> str:
-        return resolved_path(source.source, self._base, key)
+    def path(self, name: str, key: str) -> str:
+        """Return where a named file or data set is: in the base folder first, with ``$MITHRIDATE_DATA`` filled in."""
+        return resolved_path(name, self._base, key)
 
     def refusals(self, wanted: str | list[str]) -> list[str]:
         """Return refusal sentences.

@@ -51,9 +51,17 @@ class PolicyJobs:
         policy = self.policy
         return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.safe)
 
-    def finetuning(self, rows: StoredRows, training: TrainingSettings) -> TrainingJob:
-        """Return the job that tunes a model on an upload."""
-        return self._training("finetuning", self.policy.finetuning.defense, training, rows)
+    def finetuning(self, rows: StoredRows, training: TrainingSettings, suspected: bool) -> TrainingJob:
+        """Return the job that tunes a model on an upload.
+
+        Args:
+            rows: The rows to train on.
+            training: How.
+            suspected: Whether the gate wants the upload defended.
+        """
+        own = self.policy.finetuning
+        choice = own.suspected if suspected and own.suspected is not None else own.defense
+        return self._training("finetuning", choice, training, rows)
 
     def repair(self, choice: Choice, held_out: StoredRows) -> RepairJob:
         """Return the job of one repair."""

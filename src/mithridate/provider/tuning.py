@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from mithridate.data import check_disjoint, load_rows, split_rows
+from mithridate.data.data_sources import Given as Source
 from mithridate.errors import DataError, DefenseError, UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.identity import model_identity
@@ -24,6 +25,7 @@ from mithridate.experiment.row_files import RowFiles
 from mithridate.experiment.stage_records import CandidateRecord, EvaluationRecord
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
+from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
 from mithridate.models.loading import locate
 from mithridate.provider.audit_figures import figures, harmful
 from mithridate.provider.decision import Decision, PolicyName, TriedRung, Upload, read_decision, write_decision
@@ -35,6 +37,7 @@ from mithridate.provider.policy_jobs import PLAIN, PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy, Rung
 from mithridate.provider.release_gate import release_checks
+from mithridate.provider.screening import FINDINGS, screened, shown
 from mithridate.provider.stage_work import done
 
 STORE = "work"
@@ -98,18 +101,30 @@ def tune(
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
         rows = PolicyRows(checked, base, store.folder / "inputs")
-        given = _read(checked, data, rows, RowFiles(base, store.folder / "inputs"))
+        files = RowFiles(base, store.folder / "inputs")
+        given = _read(checked, data, rows, files)
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True))
         request = _Request(checked, jobs, given, training)
         made = read_decision(folder)
         if made is not None and made.request != request.sha256:
             raise UsageError(f"{folder} holds the decision on another request; give another --out")
         if made is None:
-            made = _Tuning(request, store, monitor or Monitor()).decide()
+            verdict = _gated(request, data, files, folder)
+            made = _Tuning(request, store, monitor or Monitor(), verdict).decide()
             write_decision(folder, made)
         write_decision_page(made, folder / REPORT)
+        request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
         hand_over(made, request.released(made, store), folder)
     return made
+
+
+def _gated(request: "_Request", data: Source, files: RowFiles, folder: Path) -> UploadVerdict | None:
+    """Return the gate's verdict on the upload; None where the policy has no gate."""
+    screening = request.policy.gate
+    if screening == "none":
+        return None
+    epochs = request.training.epochs
+    return screened(request.jobs, screening, files, data, epochs, folder / STORE, folder / FINDINGS)
 
 
 def _asked_for(policy: Policy, epochs: float | None, learning_rate: float | None) -> TrainingSettings:
@@ -169,6 +184,7 @@ class _Request:
 
     def __init__(self, policy: Policy, jobs: PolicyJobs, given: Given, training: TrainingSettings) -> None:
         self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
+        self.suspected = False  # until the gate says so
         self.policy_hash = _hash(policy.model_dump(mode="json"))
         self.model = model_identity(jobs.model)
         self.sha256 = _hash(
@@ -188,7 +204,7 @@ class _Request:
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
-            jobs.finetuning(self.given.train, training),
+            jobs.finetuning(self.given.train, training, self.suspected),
             *(jobs.repair(choice, self.given.held_out) for choice in rung.posttuning),
             jobs.candidate(),
         ]
@@ -204,6 +220,19 @@ class _Request:
             condition: self.jobs.node(before, job, f"{name} · audit · {condition}") for condition, job in found.items()
         }
 
+    def facts(self, verdict: UploadVerdict | None) -> dict[str, Any]:
+        """Return what a decision says of the request, whatever was decided."""
+        return {
+            "request": self.sha256,
+            "policy": PolicyName(name=self.policy.name, sha256=self.policy_hash),
+            "model": self.model if isinstance(self.model, dict) else {"hub": self.model},
+            "upload": self.given.upload,
+            "options": {"epochs": self.training.epochs, "learning_rate": self.training.learning_rate},
+            "gate": None if verdict is None else shown(verdict),
+            "versions": versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
     def released(self, decision: Decision, store: Store) -> Path | None:
         """Return the stage folder whose model was judged and may leave; None where none may."""
         rung = next((one for one in self.policy.ladder if one.name == decision.released), None)
@@ -213,12 +242,15 @@ class _Request:
 class _Tuning:
     """Works through the ladder of a request."""
 
-    def __init__(self, request: _Request, store: Store, monitor: Monitor) -> None:
-        self._request, self._store, self._monitor = request, store, monitor
+    def __init__(self, request: _Request, store: Store, monitor: Monitor, verdict: UploadVerdict | None) -> None:
+        self._request, self._store, self._monitor, self._verdict = request, store, monitor, verdict
+        request.suspected = verdict is not None and verdict.decision is UploadDecision.DEFEND
 
     def decide(self) -> Decision:
         """Return the decision; every stage behind it is in the store."""
         request = self._request
+        if self._verdict is not None and self._verdict.decision is UploadDecision.REFUSE:
+            return self._refused(self._verdict)
         # First: a judge that is broken or away must not be found out after hours of training.
         check_judges(request.policy, request.jobs.rows)
         self._monitor.planned(self._planned(), 1)
@@ -271,6 +303,9 @@ class _Tuning:
         found = [prompt for prompt, yes in zip(prompts, harmful(record), strict=True) if yes]
         return [hmac.new(key, prompt.encode(), hashlib.sha256).hexdigest() for prompt in found]
 
+    def _refused(self, verdict: UploadVerdict) -> Decision:
+        return Decision(outcome="refused_at_upload", reasons=list(verdict.reasons), **self._request.facts(verdict))
+
     def _decision(
         self, rungs: list[TriedRung], aligned: dict[str, EvaluationRecord], passed: TriedRung | None
     ) -> Decision:
@@ -283,17 +318,11 @@ class _Tuning:
         return Decision(
             outcome="refused_at_release" if passed is None else "released",
             reasons=tried if passed is None else [*tried, f"{passed.name}: every check passed"],
-            request=request.sha256,
-            policy=PolicyName(name=request.policy.name, sha256=request.policy_hash),
-            model=request.model if isinstance(request.model, dict) else {"hub": request.model},
-            upload=request.given.upload,
-            options={"epochs": request.training.epochs, "learning_rate": request.training.learning_rate},
             aligned=figures(aligned, aligned),
             rungs=rungs,
             released=None if passed is None else passed.name,
             files=files,
-            versions=versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **request.facts(self._verdict),
         )
 
 
