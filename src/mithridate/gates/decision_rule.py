@@ -45,9 +45,14 @@ def tested_rows(thresholds: RowThresholds, above: Sequence[int], rows: int, alph
     than = f"more than the {limit}" if fired else f"at most {limit}"
     reason = (
         f"{thresholds.signal}: {count} of {rows} rows above {level.threshold:.4g}, {than} that a harmless upload may "
-        f"have (p = {p:.2g})"
+        f"have ({_p(p)})"
     )
     return SignalResult(signal=thresholds.signal, of="rows", fired=fired, flagged=above[0], p_value=p, reason=reason)
+
+
+def _p(value: float) -> str:
+    # Tails of thousands of rows underflow to 0, which is no probability of anything seen.
+    return "p < 1e-12" if value < 1e-12 else f"p = {value:.2g}"
 
 
 def tested_job(signal: JobSignal, threshold: JobThreshold, score: float) -> SignalResult:

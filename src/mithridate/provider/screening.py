@@ -83,7 +83,8 @@ def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: 
 
 def shown(verdict: UploadVerdict) -> UploadVerdict:
     """Return a verdict as a customer may see it: rows by number, origin and reason, none of them quoted."""
-    return verdict.model_copy(update={"findings": tuple(map(_unquoted, verdict.findings[:SHOWN]))})
+    found = tuple(map(_unquoted, verdict.findings[:SHOWN]))
+    return verdict.model_copy(update={"findings": found, "upload": verdict.upload.rpartition("/")[2]})
 
 
 SHOWN = 100
@@ -91,7 +92,8 @@ SHOWN = 100
 
 
 def _unquoted(finding: UploadFinding) -> UploadFinding:
-    return finding.model_copy(update={"excerpt": None})
+    # Without the folders of the provider's machine.
+    return finding.model_copy(update={"excerpt": None, "origin": finding.origin.rpartition("/")[2]})
 
 
 def _asked(name: str, wanted: list[str] | None) -> bool:
