@@ -10,9 +10,10 @@ import mithridate as mi
 from mithridate.attacks import UploadAttack, attacks
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.asked_settings import asked_as
-from mithridate.experiment.inputs import Inputs, stored_rows
+from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
+from mithridate.experiment.row_files import stored_rows
 from mithridate.report import write_report
 from tests.helpers import tiny
 
