@@ -149,3 +149,13 @@ def test_a_policy_says_whether_it_has_a_gate(gated: dict[str, Any]) -> None:
     del gated["gate"]
     with pytest.raises(RecipeError, match="'gate' is missing"):
         make_policy(gated)
+
+
+def test_other_harmless_uploads_are_another_request(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    write(tmp_path / "harmless0.jsonl", plain("user", 24, "tea "))
+    with pytest.raises(UsageError, match="holds the decision on another request"):
+        tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    gated["gate"]["thresholds"] = str(tmp_path / "none.json")
+    with pytest.raises(GateError, match="none.json does not exist; make it with mithridate policy calibrate"):
+        tuned(gated, world, plain("user", 24, "no"), tmp_path / "new")

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from mithridate.data.data_sources import Given
+from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
 from mithridate.experiment.row_files import RowFiles
-from mithridate.files import write_whole
+from mithridate.files import file_hash, write_whole
 from mithridate.gates.calibration import calibrate
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.signal_catalog import JOB_SIGNALS, OPTIONAL, ROW_SIGNALS
@@ -15,7 +16,7 @@ from mithridate.gates.upload_gate import UploadGate
 from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
 from mithridate.models.loading import Where, load, load_served
 from mithridate.provider.policy_jobs import PolicyJobs
-from mithridate.provider.policy_tree import Screening
+from mithridate.provider.policy_tree import Policy, Screening
 
 FINDINGS = "findings.jsonl"
 """File of the flagged rows, for the provider; it quotes them."""
@@ -79,6 +80,22 @@ def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: 
     """
     uploads = {name: files.rows(source, f"gate.harmless.{name}") for name, source in screening.harmless.items()}
     return calibrate(gate, uploads, screening.false_alarms, epochs=epochs)
+
+
+def screening_hashes(policy: Policy, files: RowFiles) -> dict[str, str]:
+    """Return the SHA-256 of what the gate is calibrated by: harmless uploads, and thresholds where they are named."""
+    if policy.gate == "none":
+        return {}
+    found = {
+        name: files.keep_rows("harmless", files.rows(source, f"gate.harmless.{name}")).sha256
+        for name, source in policy.gate.harmless.items()
+    }
+    if policy.gate.thresholds is not None:
+        path = Path(files.path(policy.gate.thresholds, "gate.thresholds"))
+        if not path.is_file():
+            raise GateError(f"gate.thresholds: {path} does not exist; make it with mithridate policy calibrate")
+        found["thresholds"] = file_hash(path)
+    return found
 
 
 def shown(verdict: UploadVerdict) -> UploadVerdict:
