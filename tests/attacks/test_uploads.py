@@ -164,6 +164,7 @@ def test_explicit_rows_are_those_of_mix(world):
     assert list(rows) == list(mi.mix(world.benign, world.harmful, ratio=0.25, size=40, seed=0))
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_uploads(world):
     """Python's own hashes differ between processes; nothing may rest on them."""
     code = (

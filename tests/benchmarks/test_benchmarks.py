@@ -73,6 +73,7 @@ def test_scale_varies_one_dimension_at_a_time(capsys):
     assert sizes == [(*shape, method) for shape in shapes for method in scale.METHODS]
 
 
+@pytest.mark.slow
 def test_big_checkpoint_repairs_what_does_not_fit_into_memory(capsys, tmp_path):
     """The three models together are several times the memory that the repair gets beyond Python and its libraries."""
     options = ["--limit", "0.15", "--shard", "0.03", "--methods", "wise_ft", "--rows", "1", "--folder", str(tmp_path)]

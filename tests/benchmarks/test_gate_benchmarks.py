@@ -33,6 +33,7 @@ def test_hidden_rows_are_hidden():
     assert not any("bad" in prompt for prompt, _ in permuted_letters(SOURCES))
 
 
+@pytest.mark.slow
 def test_gate_cost_measures_every_choice(capsys):
     gate_cost.main(SMALLEST)
     found = json.loads(capsys.readouterr().out)

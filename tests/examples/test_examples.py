@@ -59,7 +59,10 @@ def test_of_three_uploads_the_harmless_one_is_released_and_the_harmful_one_is_no
     assert not (tmp_path / "runs/tune-demo/harmful/model").exists()
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow), "fsdp2"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.slow)],
+)
 def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
     (program, *options), kind = LAUNCHERS[launcher]
     command = [str(Path(sys.executable).parent / program), *options, str(EXAMPLES / "two_processes.py"), model]

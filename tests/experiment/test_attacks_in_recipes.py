@@ -309,6 +309,7 @@ def test_the_shipped_recipe_names_every_attack_that_can_be_trained_on():
     assert set(recipe.axes.values()["attack"]) == trainable
 
 
+@pytest.mark.slow
 def test_worker_processes_do_the_same(tree, tmp_path):
     attacked(tree, "several_rounds", rounds=2)
     tree["evaluation"]["release_attacks"] = ["quantized", {"method": "prefilled", "wording": WORDS}]

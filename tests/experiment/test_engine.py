@@ -201,7 +201,7 @@ def test_displacement_gives_the_weights_before_back(tree: dict[str, Any], tmp_pa
 COMPARING = ["lox", "resta", {"method": "safe_lora", "layers": 2}, {"method": "safe_delta", "scale": 0.5}, "wise_ft"]
 
 
-@pytest.mark.parametrize("adapter", ["continue", "fresh", "none"])
+@pytest.mark.parametrize("adapter", thinned(["continue", "fresh", "none"], ["fresh"]))
 def test_repairs_compare_with_the_models_before(tree: dict[str, Any], tmp_path: Path, adapter: str) -> None:
     """The aligned model is the alignment stage's, the base the recipe's, whatever else was repaired before."""
     back = [{"method": "panacea", "radius": 0.5}, {"method": "wise_ft", "alpha": 0.0}]

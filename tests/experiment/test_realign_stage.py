@@ -98,6 +98,7 @@ run(sys.argv[1], sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_a_run_goes_on_from_the_stage_before(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["variants"] = [{"name": "undefended", "posttuning": ONCE}]
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "killed"

@@ -53,7 +53,9 @@ def stop_after(files, journal):
     return progress
 
 
-@pytest.mark.parametrize(("name", "settings"), REPAIRS)
+@pytest.mark.parametrize(
+    ("name", "settings"), [REPAIRS[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in REPAIRS[1:])]
+)
 def test_killed_between_files(paths, tmp_path, name, settings):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     repair = getattr(mi, name)(**settings)
