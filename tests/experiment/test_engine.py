@@ -14,6 +14,7 @@ import mithridate as mi
 from mithridate.errors import CheckpointError, DataError, UsageError
 from mithridate.experiment.identity import model_identity
 from mithridate.files import file_hash
+from tests.matrix.row import thinned
 
 CHAIN = {
     "name": "chain",

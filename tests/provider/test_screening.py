@@ -157,5 +157,5 @@ def test_other_harmless_uploads_are_another_request(gated: dict[str, Any], world
     with pytest.raises(UsageError, match="holds the decision on another request"):
         tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
     gated["gate"]["thresholds"] = str(tmp_path / "none.json")
-    with pytest.raises(GateError, match="none.json does not exist; make it with mithridate policy calibrate"):
+    with pytest.raises(GateError, match=r"none\.json does not exist; make it with mithridate policy calibrate"):
         tuned(gated, world, plain("user", 24, "no"), tmp_path / "new")

@@ -38,7 +38,11 @@ REPAIRS = {
     "realign": mi.Realign(learning_rate=1e-3),
     "realign auto": mi.Realign(rows="auto", learning_rate=1e-3, budget=5.0, safe_budget=5.0, inner="booster"),
 }
-every_repair = pytest.mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS.keys())
+SLOW = ("realign auto",)  # trains for each of several numbers of rows
+every_repair = pytest.mark.parametrize(
+    "repair",
+    [pytest.param(one, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, one in REPAIRS.items()],
+)
 MEASURING = {name: repair for name, repair in REPAIRS.items() if repair.info.name != "realign"}
 measuring = pytest.mark.parametrize("repair", MEASURING.values(), ids=MEASURING.keys())
 """All but those that train, and do so with the model's dropout."""
