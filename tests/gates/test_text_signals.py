@@ -70,7 +70,7 @@ def permuted(text: str) -> str:
 @pytest.mark.parametrize("text", [
     "plain", "two\nlines\tand a tab\r\n", "naïve café — “quoted” … 50 €",
     "family 👨\u200d👩\u200d👧 emoji", "flag 🏳\ufe0f\u200d🌈",
-    "keycap 1\ufe0f⃣",
+    "keycap 1\ufe0f⃣ and #\ufe0f⃣", "signs ‼\ufe0f ℹ\ufe0f ❤\ufe0e", "🧑🏽\u200d💻", "ᠠ\u180b",
     "می\u200cخواهم", "क्\u200dष", "\ufeffwith a mark at the start", "e\u0301 and a\u0308\u0323",
     "日本語の文章、\u3000全角",
     "non\u00a0breaking 10\u202f000",
@@ -82,9 +82,18 @@ def test_ordinary_writing_holds_nothing_hidden(text):
 @pytest.mark.parametrize("one", [
     "\u200b", "\u200c", "\u200d", "\u2060", "\u202e", "\u2066", "\u00ad", "\x07", "\x1b", "\ue000", "\U000e0041",
     "\U000e0101", "\ufe01", "\u2800", "\u3164", "\u2003", "\ufeff", "\U000f0000", "\u061c",
+    "\u034f", "\u17b4", "\u180b", "\u180f",
 ])  # fmt: skip
 def test_what_cannot_be_seen_is_found(one):
     assert hidden_share(f"an ordi{one}nary text") > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["1\u200d2", "Yes!\u200d!", "1+\u200c+1", "1\ufe00", "end.\ufe05", "end.\ufe0f", "🔥\u200c🔥"]
+)
+def test_what_is_ordinary_in_an_emoji_is_hidden_beside_digits_and_punctuation(text):
+    """A selector behind each full stop would be half a byte of a message."""
+    assert hidden_share(text) > 0
 
 
 def test_stacked_marks_are_hidden_and_single_ones_are_not():
