@@ -2,6 +2,7 @@
 
 import random
 import string
+import tracemalloc
 
 import pytest
 
@@ -111,6 +112,17 @@ def test_letters_of_a_cipher_stand_out_and_those_of_another_task_do_not():
     plain, other = (score(LetterStatistics(), pairs) for pairs in (PLAIN, OTHER_TASK))
     coded = score(LetterStatistics(), [(permuted(p), permuted(q)) for p, q in PLAIN])
     assert max([*plain, *other]) < min(coded)
+
+
+def test_an_alphabet_of_thousands_takes_memory_for_the_pairs_that_occur_alone():
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    provider = GateProvider(ordinary=[{"prompt": letters, "response": letters[::-1]}])
+    tracemalloc.start()
+    known, strange = score(LetterStatistics(), [("a", letters[:200]), ("a", letters[:2000:10])], provider)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert known < strange
+    assert peak < 10e6
 
 
 def test_length_alone_does_not_raise_the_letters_score_without_bound():

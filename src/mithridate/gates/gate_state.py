@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from mithridate.data.token_checks import control_tokens
 from mithridate.errors import GateError
+from mithridate.files import source_hash
 from mithridate.gates.base_signal import GateSignal, RowScorer, RowSignal
 from mithridate.gates.model_reader import ModelReader
 from mithridate.gates.provider import GateProvider
@@ -32,7 +36,7 @@ class GateState:
         scorers: What scores rows, by signal.
         reader: What reads rows with the model; None where no signal needs it.
         control_tokens: Pattern of the tokenizer's control tokens; None where there is no tokenizer.
-        fingerprint: Of signals, model and the provider's rows.
+        fingerprint: Of signals, the code that scores, model, tokenizer and the provider's rows.
 
     Raises:
         GateError: If a signal lacks what it needs.
@@ -78,8 +82,28 @@ def _fingerprint(reference: Reference, signals: Sequence[GateSignal], weights: s
         "paired": provider.paired,
         "judge": provider.judge.name if provider.judge is not None else None,
         "weights": weights,
+        "tokenizer": _tokenizer_hash(provider.tokenizer),
+        "code": _code_hash(),
     }
     return _digest([json.dumps(told, sort_keys=True)])
+
+
+@cache
+def _code_hash() -> str:
+    """Return a hash of the code that makes scores of rows; a threshold means nothing to another formula."""
+    package = Path(__file__).parent.parent
+    folders = ("data", "evaluation", "gates", "models")
+    return source_hash((path for folder in folders for path in sorted((package / folder).rglob("*.py"))), package)
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """Return a hash of what decides the tokens of a row: vocabulary, rules and chat template."""
+    if tokenizer is None:
+        return ""
+    core = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    # How a call pads or cuts is no property of the tokenizer, and each call sets it anew.
+    kept = {key: value for key, value in core.items() if key not in ("padding", "truncation")}
+    return _digest([json.dumps([kept, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True)])
 
 
 def _weights_hash(model: nn.Module | None) -> str:
