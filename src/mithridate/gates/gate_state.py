@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from mithridate.data.token_checks import control_tokens
 from mithridate.errors import GateError
@@ -20,6 +19,7 @@ from mithridate.gates.base_signal import GateSignal, RowScorer, RowSignal
 from mithridate.gates.model_reader import ModelReader
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.reference import Reference
+from mithridate.models.tokenization import tokenizer_hash
 
 _SAMPLED = 64
 """Numbers of each weight that stand for it; any training moves some of them."""
@@ -82,7 +82,7 @@ def _fingerprint(reference: Reference, signals: Sequence[GateSignal], weights: s
         "paired": provider.paired,
         "judge": provider.judge.name if provider.judge is not None else None,
         "weights": weights,
-        "tokenizer": _tokenizer_hash(provider.tokenizer),
+        "tokenizer": None if provider.tokenizer is None else tokenizer_hash(provider.tokenizer),
         "code": _code_hash(),
     }
     return _digest([json.dumps(told, sort_keys=True)])
@@ -94,16 +94,6 @@ def _code_hash() -> str:
     package = Path(__file__).parent.parent
     folders = ("data", "evaluation", "gates", "models")
     return source_hash((path for folder in folders for path in sorted((package / folder).rglob("*.py"))), package)
-
-
-def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """Return a hash of what decides the tokens of a row: vocabulary, rules and chat template."""
-    if tokenizer is None:
-        return ""
-    core = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
-    # How a call pads or cuts is no property of the tokenizer, and each call sets it anew.
-    kept = {key: value for key, value in core.items() if key not in ("padding", "truncation")}
-    return _digest([json.dumps([kept, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True)])
 
 
 def _weights_hash(model: nn.Module | None) -> str:
