@@ -5,6 +5,7 @@ import torch
 
 from mithridate.errors import GateError
 from mithridate.gates.calibration import calibrate
+from mithridate.gates.gate_state import _sample
 from mithridate.gates.intake import row_blocks
 from mithridate.gates.last_block import LastBlock
 from mithridate.gates.model_reader import ModelReader, _cut
@@ -125,6 +126,16 @@ def test_a_model_that_is_trained_meanwhile_stops_the_gate():
             weight += 1e-4
     with pytest.raises(GateError, match="model has changed"):
         gate.scores(upload())
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_every_part_of_a_weight_is_sampled(place):
+    weight = torch.zeros(100)
+    before = _sample(weight)
+    start = int(place * 98)
+    weight[start : start + 2] = 1.0
+    assert _sample(weight) != before
+    assert len(_sample(torch.zeros(64_000))) == 64
 
 
 def test_fingerprints_tell_models_streams_and_signals_apart():

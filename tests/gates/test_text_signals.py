@@ -236,3 +236,19 @@ def test_tallies_do_not_remember_an_earlier_upload():
     signal = RepeatedRows()
     assert tallied(signal, [("q", "a"), ("q", "a")]) == 0.5
     assert tallied(signal, [("q", "a"), ("r", "a")]) == 0
+
+
+def test_counts_of_different_rows_take_the_bytes_they_are_said_to():
+    tally = RepeatedRows().tally()
+    blocks = [batch([("a", f"{block} {i}") for i in range(1000)]) for block in range(5)]
+    for block in blocks:  # what a batch keeps of its own
+        assert len(block.prompts) == len(block.answers)
+    tracemalloc.start()
+    for block in blocks:
+        tally.add(block)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 12 * 5000
+    assert tally.score(1) == 0
+    tally.add(blocks[0])
+    assert tally.score(1) == pytest.approx(1 / 6)

@@ -22,7 +22,7 @@ from mithridate.gates.reference import Reference
 from mithridate.models.tokenization import tokenizer_hash
 
 _SAMPLED = 64
-"""Numbers of each weight that stand for it; any training moves some of them."""
+"""Numbers of each weight, at most, that stand for it; training moves some of them."""
 
 
 class GateState:
@@ -105,7 +105,8 @@ def _weights_hash(model: nn.Module | None) -> str:
 
 def _sample(tensor: Tensor) -> list[float]:
     flat = tensor.detach().reshape(-1)
-    step = max(1, flat.numel() // _SAMPLED)
+    # Rounded up, so that the numbers are taken from all of it.
+    step = max(1, -(-flat.numel() // _SAMPLED))
     found: list[float] = flat[::step][:_SAMPLED].to("cpu", torch.float64).tolist()
     return found
 

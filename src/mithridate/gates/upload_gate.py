@@ -48,7 +48,7 @@ class UploadScores(NamedTuple):
 class UploadGate:
     """Decides whether a customer's rows may be trained on: accept, accept and defend, or refuse.
 
-    It reads an upload once, in blocks; memory grows by some 20 bytes a row. The same upload gets the same verdict.
+    It reads an upload once, in blocks; memory grows by some 25 bytes a row. The same upload gets the same verdict.
 
     Args:
         provider: The aligned model and the provider's own rows.
