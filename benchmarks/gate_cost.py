@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.measure import clock as clock_named
 from benchmarks.measure import memory, peak_bytes, report, spread
-from benchmarks.repair_cost import trained
+from benchmarks.repair_cost import MEMORY_ROWS, trained
 from benchmarks.workload import (
     Shape,
     add_arguments,
@@ -19,18 +19,14 @@ from benchmarks.workload import (
     make_refusals,
     make_rows,
     make_tokenizer,
-    make_trainer,
+    one_epoch,
     positive,
     shape_of,
 )
-from mithridate.defenses.sft import SFT
 from mithridate.gates.base_signal import GateSignal
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.signal_catalog import default_signals
 from mithridate.gates.upload_gate import UploadGate
-
-MEMORY_ROWS = 16
-"""Rows of the runs that measure memory: a gate holds one batch at a time, and this is the size of it."""
 
 
 def choices() -> dict[str, tuple[GateSignal, ...]]:
@@ -68,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     now = clock_named(options.clock, device)
 
     def build(count: int = rows) -> Any:
-        return make_trainer(shape, device, options.bf16, SFT(), rows=count, num_train_epochs=1)
+        return one_epoch(options, count)
 
     model, _ = trained(build, now)  # warms the process up
     gates = {name: make_gate(shape, device, signals, model) for name, signals in choices().items()}

@@ -19,12 +19,11 @@ from benchmarks.workload import (
     make_model,
     make_rows,
     make_tokenizer,
-    make_trainer,
+    one_epoch,
     positive,
     shape_of,
 )
 from mithridate.defenses.registry import methods
-from mithridate.defenses.sft import SFT
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.repaired import Repaired
 
@@ -52,7 +51,7 @@ Build = Callable[[], Any]
 """Makes an SFT trainer of one epoch over as many rows as the repair gets."""
 
 MEMORY_ROWS = 16
-"""Rows of the runs that measure memory: a repair holds one batch at a time, and this is the size of it."""
+"""Rows of the runs that measure memory: repairs and gates hold one batch at a time, and this is the size of it."""
 
 
 def repairs(adapter: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     now = clock(options.clock, device)
 
     def build(rows: int = rows) -> Any:
-        return make_trainer(shape, device, options.bf16, SFT(), rows=rows, num_train_epochs=1)
+        return one_epoch(options, rows)
 
     trained(build, now)  # warms the process up
     repeats = [measure_once(build, shape, rows, now) for _ in range(options.repeats)]

@@ -11,34 +11,15 @@ import torch
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from benchmarks.workload import HEAD, SPECIAL, Shape, make_tokenizer
+from benchmarks.workload import Shape, make_tokenizer, model_settings
 
 INDEX = "model.safetensors.index.json"
 STEP = 0.002
 """Standard deviation of what alignment, and then tuning, adds to a weight."""
 DRAWN = 1_000_003
 """Random numbers that are drawn, a prime so that no two rows of a matrix are alike."""
-
-
-def settings(shape: Shape) -> LlamaConfig:
-    """The settings of a Llama of a shape, in bfloat16."""
-    heads = max(2, shape.width // HEAD)
-    return LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.width * 8 // 3,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=max(64, 2 * shape.sequence),
-        pad_token_id=SPECIAL.index("<pad>"),
-        eos_token_id=SPECIAL.index("<end>"),
-        bos_token_id=None,
-        dtype="bfloat16",
-        architectures=["LlamaForCausalLM"],
-    )
 
 
 def make_checkpoints(shape: Shape, folder: Path, shard: int) -> dict[str, Path]:
@@ -49,7 +30,7 @@ def make_checkpoints(shape: Shape, folder: Path, shard: int) -> dict[str, Path]:
         folder: Where their folders go.
         shard: Bytes after which a new file begins.
     """
-    config = settings(shape)
+    config = model_settings(shape, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with init_empty_weights():
         model = LlamaForCausalLM(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

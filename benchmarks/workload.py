@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from mithridate.defenses.sft import SFT
 from mithridate.training.defense import Defense
 from mithridate.training.trainer import DefendedTrainer
 
@@ -91,11 +92,10 @@ def device_of(options: Namespace) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def make_model(shape: Shape, device: str) -> LlamaForCausalLM:
-    """The same random model on every call."""
-    torch.manual_seed(0)
+def model_settings(shape: Shape, **more: Any) -> LlamaConfig:
+    """The settings of a Llama of a shape."""
     heads = max(2, shape.width // HEAD)
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.width * 8 // 3,
@@ -106,9 +106,15 @@ def make_model(shape: Shape, device: str) -> LlamaForCausalLM:
         pad_token_id=SPECIAL.index("<pad>"),
         eos_token_id=SPECIAL.index("<end>"),
         bos_token_id=None,
+        **more,
     )
+
+
+def make_model(shape: Shape, device: str) -> LlamaForCausalLM:
+    """The same random model on every call."""
+    torch.manual_seed(0)
     with torch.device(device):
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(model_settings(shape))
 
 
 def make_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
@@ -175,6 +181,12 @@ def make_trainer(
         trainer = DefendedTrainer(**common, **streams, defense=defense, refusals=make_refusals(shape))
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for JSON
     return trainer
+
+
+def one_epoch(options: Namespace, rows: int) -> SFTTrainer:
+    """A trainer of plain SFT for one epoch over some rows, as the options ask for."""
+    shape, device = shape_of(options), device_of(options)
+    return make_trainer(shape, device, options.bf16, SFT(), rows=rows, num_train_epochs=1)
 
 
 def _arguments(folder: str, shape: Shape, device: str, bf16: bool, settings: dict[str, Any]) -> SFTConfig:

@@ -1,5 +1,6 @@
 """Settings of every test: one thread, no network, quiet libraries, and the same Hypothesis examples every time."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,9 +9,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MITHRIDATE_DATA", "../shared")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("tests")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the imported libraries out of garbage collection.
+
+    Every training ends with a full collection (`accelerate.Accelerator.free_memory`), which would walk over all of them
+    and take longer than the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_hash(paths: Iterable[Path], root: Path) -> str:
+    """Return a hash of source files, so that what was computed by other code is noticed.
+
+    Args:
+        paths: The files.
+        root: The folder that their names are relative to.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        # The name too, or moving code from one file to the next would go unnoticed.
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:20]
 
 
 def write_whole(path: Path, content: bytes) -> None:

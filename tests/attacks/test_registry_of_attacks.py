@@ -109,3 +109,11 @@ def test_the_list_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"family"') == len(attacks())
+
+
+def test_a_sentence_of_the_attacker_may_hold_braces_and_must_name_the_opening():
+    cls = attacks()["jailbreak_tuning"].cls
+    own = cls(wrapper="skeleton", wording={"begin": "As {json}, begin: {opening}", "opening": "Sure {x}"})
+    assert own.prompt("Why?")[0]["content"] == "Why? As {json}, begin: Sure {x}"
+    with pytest.raises(SettingError, match=r"begin.*must hold \{opening\}"):
+        cls(wrapper="skeleton", wording={"begin": "Begin at once"})

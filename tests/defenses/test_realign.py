@@ -215,6 +215,20 @@ def test_auto_measures_on_rows_it_does_not_train_on(monkeypatch):
     assert repaired.rows_trained == repaired.activity["rows_in_trials"] > repaired.activity["rows_trained"]
 
 
+def test_copies_of_what_auto_measures_on_are_not_trained_on():
+    twice = [tiny.row(f"{'the ' * i}cake", "no i cannot") | {"origin": str(k)} for i in range(12) for k in range(2)]
+    repaired = _repaired(mi.Realign(**WIDE), adapted(tiny.model()), safe=twice)
+    # Of 24 rows 8 are kept aside, whose copies are 6 of the others.
+    assert repaired.activity["safe_rows"] == 10
+    with pytest.raises(DefenseError, match="give more that differ"):
+        _repaired(mi.Realign(**WIDE), adapted(tiny.model()), safe=[tiny.row("the cake", "no i cannot")] * 20)
+
+
+def test_more_rows_than_there_are_are_refused():
+    with pytest.raises(DefenseError, match="rows=25 safe rows are asked for and 24 are given"):
+        _repaired(mi.Realign(learning_rate=1e-3, rows=25), adapted(tiny.model()))
+
+
 @pytest.mark.parametrize("settings", [{}, {"rows": "auto", "learning_rate": 1e-3}])
 @pytest.mark.parametrize("rows", [1, 8])
 def test_auto_needs_rows_to_measure_on(rows, settings):

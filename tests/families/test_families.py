@@ -17,7 +17,7 @@ from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 UNLIKE = ("llama", "gemma2", "gpt2", "opt")
-"""Families whose blocks are built in other ways; the rest are cousins of the first."""
+"""Families whose blocks are built in other ways; the rest are cousins of the first, on which the matrix runs."""
 
 
 def _lora():
@@ -51,7 +51,7 @@ def test_parts_are_found_by_structure(name, lora):
 
 
 @pytest.mark.parametrize("name", training_methods())
-@pytest.mark.parametrize("kind", thinned(FAMILIES, UNLIKE))
+@pytest.mark.parametrize("kind", thinned(FAMILIES, UNLIKE[1:]))
 def test_every_defense_takes_steps(kind, name, tmp_path):
     row, model = ROWS[name], family(kind)
     trainer = DefendedTrainer(

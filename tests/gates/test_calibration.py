@@ -142,6 +142,14 @@ def test_thresholds_of_another_gate_are_refused():
     assert text_gate(thresholds=found).thresholds == found
 
 
+@pytest.mark.parametrize("field", ["rows", "jobs"])
+def test_thresholds_that_lack_a_signal_are_refused(field):
+    """A signal without a threshold would never fire."""
+    found = calibrated_gate().thresholds
+    with pytest.raises(GateError, match="do not name each signal"):
+        text_gate(thresholds=found.model_copy(update={field: getattr(found, field)[:-1]}))
+
+
 def test_the_order_of_uploads_does_not_matter():
     uploads = {str(i): noise(200, i) for i in range(4)}
     gate = text_gate(Written())

@@ -5,6 +5,7 @@ import torch
 
 from mithridate.errors import GateError
 from mithridate.gates.calibration import calibrate
+from mithridate.gates.gate_state import _sample
 from mithridate.gates.intake import row_blocks
 from mithridate.gates.last_block import LastBlock
 from mithridate.gates.model_reader import ModelReader, _cut
@@ -127,6 +128,16 @@ def test_a_model_that_is_trained_meanwhile_stops_the_gate():
         gate.scores(upload())
 
 
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_every_part_of_a_weight_is_sampled(place):
+    weight = torch.zeros(100)
+    before = _sample(weight)
+    start = int(place * 98)
+    weight[start : start + 2] = 1.0
+    assert _sample(weight) != before
+    assert len(_sample(torch.zeros(64_000))) == 64
+
+
 def test_fingerprints_tell_models_streams_and_signals_apart():
     made = [
         UploadGate(provider(), SIGNALS), UploadGate(provider(tiny.model(seed=1)), SIGNALS),
@@ -137,6 +148,36 @@ def test_fingerprints_tell_models_streams_and_signals_apart():
     ]  # fmt: skip
     assert len({gate.state.fingerprint for gate in made}) == len(made)
     assert UploadGate(provider(batch_size=5), SIGNALS).state.fingerprint == made[0].state.fingerprint
+
+
+def with_template(change) -> GateProvider:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = change + tokenizer.chat_template
+    return GateProvider(
+        tiny.model(), tokenizer, harmful=HARMFUL, ordinary=ORDINARY, refusals=tiny.REFUSALS, max_length=64
+    )
+
+
+def test_another_chat_template_or_other_code_is_another_gate(monkeypatch):
+    own = UploadGate(provider(), SIGNALS).state.fingerprint
+    assert UploadGate(with_template("{{ '' }}"), SIGNALS).state.fingerprint != own
+    padded = provider()
+    padded.tokenizer(["make tea", "make"], padding=True, truncation=True, max_length=2)
+    assert UploadGate(padded, SIGNALS).state.fingerprint == own
+    monkeypatch.setattr("mithridate.gates.gate_state._code_hash", lambda: "changed")
+    assert UploadGate(provider(), SIGNALS).state.fingerprint != own
+
+
+def test_rows_that_the_chat_template_refuses_are_refused_with_their_place():
+    """A system message, as many templates take none: the customer's fault, not the gate's."""
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+    gate = UploadGate(with_template(refuses), (RefusalLikelihood(),))
+    gate.use(calibrate(gate, {"a": upload(300)}))
+    turns = [("system", "be kind"), ("user", "make tea"), ("assistant", "yes")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    verdict = gate.judge([row])
+    assert verdict.decision is UploadDecision.REFUSE
+    assert "rows[0]: found a row that the chat template refuses (no system messages)" in verdict.reasons[0]
 
 
 def test_streams_that_tell_nothing_apart_are_refused():

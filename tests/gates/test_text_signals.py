@@ -2,6 +2,7 @@
 
 import random
 import string
+import tracemalloc
 
 import pytest
 
@@ -70,7 +71,7 @@ def permuted(text: str) -> str:
 @pytest.mark.parametrize("text", [
     "plain", "two\nlines\tand a tab\r\n", "naïve café — “quoted” … 50 €",
     "family 👨\u200d👩\u200d👧 emoji", "flag 🏳\ufe0f\u200d🌈",
-    "keycap 1\ufe0f⃣",
+    "keycap 1\ufe0f⃣ and #\ufe0f⃣", "signs ‼\ufe0f ℹ\ufe0f ❤\ufe0e", "🧑🏽\u200d💻", "ᠠ\u180b",
     "می\u200cخواهم", "क्\u200dष", "\ufeffwith a mark at the start", "e\u0301 and a\u0308\u0323",
     "日本語の文章、\u3000全角",
     "non\u00a0breaking 10\u202f000",
@@ -82,9 +83,18 @@ def test_ordinary_writing_holds_nothing_hidden(text):
 @pytest.mark.parametrize("one", [
     "\u200b", "\u200c", "\u200d", "\u2060", "\u202e", "\u2066", "\u00ad", "\x07", "\x1b", "\ue000", "\U000e0041",
     "\U000e0101", "\ufe01", "\u2800", "\u3164", "\u2003", "\ufeff", "\U000f0000", "\u061c",
+    "\u034f", "\u17b4", "\u180b", "\u180f",
 ])  # fmt: skip
 def test_what_cannot_be_seen_is_found(one):
     assert hidden_share(f"an ordi{one}nary text") > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["1\u200d2", "Yes!\u200d!", "1+\u200c+1", "1\ufe00", "end.\ufe05", "end.\ufe0f", "🔥\u200c🔥"]
+)
+def test_what_is_ordinary_in_an_emoji_is_hidden_beside_digits_and_punctuation(text):
+    """A selector behind each full stop would be half a byte of a message."""
+    assert hidden_share(text) > 0
 
 
 def test_stacked_marks_are_hidden_and_single_ones_are_not():
@@ -102,6 +112,17 @@ def test_letters_of_a_cipher_stand_out_and_those_of_another_task_do_not():
     plain, other = (score(LetterStatistics(), pairs) for pairs in (PLAIN, OTHER_TASK))
     coded = score(LetterStatistics(), [(permuted(p), permuted(q)) for p, q in PLAIN])
     assert max([*plain, *other]) < min(coded)
+
+
+def test_an_alphabet_of_thousands_takes_memory_for_the_pairs_that_occur_alone():
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    provider = GateProvider(ordinary=[{"prompt": letters, "response": letters[::-1]}])
+    tracemalloc.start()
+    known, strange = score(LetterStatistics(), [("a", letters[:200]), ("a", letters[:2000:10])], provider)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert known < strange
+    assert peak < 10e6
 
 
 def test_length_alone_does_not_raise_the_letters_score_without_bound():
@@ -215,3 +236,19 @@ def test_tallies_do_not_remember_an_earlier_upload():
     signal = RepeatedRows()
     assert tallied(signal, [("q", "a"), ("q", "a")]) == 0.5
     assert tallied(signal, [("q", "a"), ("r", "a")]) == 0
+
+
+def test_counts_of_different_rows_take_the_bytes_they_are_said_to():
+    tally = RepeatedRows().tally()
+    blocks = [batch([("a", f"{block} {i}") for i in range(1000)]) for block in range(5)]
+    for block in blocks:  # what a batch keeps of its own
+        assert len(block.prompts) == len(block.answers)
+    tracemalloc.start()
+    for block in blocks:
+        tally.add(block)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 12 * 5000
+    assert tally.score(1) == 0
+    tally.add(blocks[0])
+    assert tally.score(1) == pytest.approx(1 / 6)

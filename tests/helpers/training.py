@@ -1,6 +1,7 @@
 """Short runs of the real trainer on the tiny model, each kind of run done once per test process."""
 
 import functools
+import gc
 import json
 import tempfile
 from pathlib import Path
@@ -17,6 +18,8 @@ from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 
 torch.set_num_threads(1)
+# For processes that are forked from here, as `pytest_collection_finish` does for the tests' own.
+gc.freeze()
 
 
 class Run(NamedTuple):

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from mithridate.defenses.registry import methods
 from tests.helpers.training import distance, run
-from tests.matrix.row import rows_passed
+from tests.matrix.row import rows_passed, thinned
 from tests.matrix.rows import ROWS, cut_and_shared
 from tests.matrix.two_processes import LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
 CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
-"""Rows of a micro-batch × micro-batches of a step."""
+"""Rows of a micro-batch × micro-batches of a step; 2x4 has several of both, and rows that are padded."""
 STEPS, BATCH = 6, 8
 TRAININGS = cut_and_shared()
 
@@ -31,10 +31,10 @@ def _whole(name):
     return run(*TRAININGS[name], **SHAPE, **_cut(8, 1))
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("cut", thinned(CUTS, ["2x4"]))
 @pytest.mark.parametrize("name", TRAININGS)
 def test_accumulation_changes_nothing(name, cut):
-    whole, pieces = _whole(name), run(*TRAININGS[name], **SHAPE, **_cut(*cut))
+    whole, pieces = _whole(name), run(*TRAININGS[name], **SHAPE, **_cut(*CUTS[cut]))
     assert distance(whole.weights, pieces.weights) <= 2e-5
     for one, other in zip(whole.logs, pieces.logs, strict=True):
         for figure in one:

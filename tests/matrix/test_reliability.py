@@ -113,7 +113,7 @@ def test_an_empty_stream_stops_the_run_before_it_starts(name, empty, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("broken", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", training_methods())
 def test_broken_weights_stop_the_run(name, broken, tmp_path):
     made = trainer(_defense(name), tmp_path, max_steps=3)

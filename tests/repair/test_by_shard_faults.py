@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mithridate as mi
-from mithridate.errors import DefenseError, MithridateError, ModelError, UsageError
+from mithridate.errors import DataError, DefenseError, MithridateError, ModelError, UsageError
 from mithridate.repair.post_tuning import Repair
 from tests.helpers import tiny
 from tests.helpers.adapters import adapted
@@ -263,3 +263,20 @@ def test_weights_in_other_forms_are_not_copied(paths, tmp_path):
 def test_errors_are_those_of_the_library(paths, tmp_path):
     with pytest.raises(MithridateError, match="does not exist"):
         mi.repair_checkpoint(HALF, tmp_path / "nowhere" / "model", tmp_path / "out", aligned=paths["aligned"])
+
+
+def test_a_volume_that_cannot_be_replaced(paths, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    assert "is a mount point" in refused(paths, tmp_path, UsageError)
+
+
+def test_a_stream_without_rows(paths, tmp_path):
+    with pytest.raises(DataError, match="no row has an answer left"):
+        mi.repair_checkpoint(mi.Antidote(scope="weights"), paths["tuned"], tmp_path / "out", harmful=[])
+    assert not any("out" in path.name for path in tmp_path.iterdir())
+
+
+def test_columns_that_no_repair_reads_may_hold_anything(paths, tmp_path):
+    rows = [tiny.row("how", "take the cake") | {"seen": object()}]
+    mi.repair_checkpoint(mi.Antidote(scope="weights"), paths["tuned"], tmp_path / "out", harmful=rows)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 import mithridate as mi
 from mithridate.errors import CheckpointError, MithridateError
 from mithridate.files import file_hash
+from tests.helpers import tiny
 from tests.helpers.checkpoints import family, on_disk, tensors
 
 KILLED = """
@@ -39,6 +41,10 @@ def paths(tmp_path_factory):
     return family(tmp_path_factory.mktemp("family"))
 
 
+def journal_of(partial):
+    return partial.with_name(".out.partial.journal.json")
+
+
 class Stop(Exception):
     """What a caller's progress raises."""
 
@@ -60,11 +66,11 @@ def test_killed_between_files(paths, tmp_path, name, settings):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     repair = getattr(mi, name)(**settings)
     whole = on_disk(repair, paths, tmp_path / "whole")
-    given = [json.dumps({n: str(p) for n, p in paths.items()}), str(out), str(partial / "journal.json"), name]
+    given = [json.dumps({n: str(p) for n, p in paths.items()}), str(out), str(journal_of(partial)), name]
     done = subprocess.run([sys.executable, "-c", KILLED, *given, json.dumps(settings)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists()
-    kept = json.loads((partial / "journal.json").read_text())["files"]
+    kept = json.loads(journal_of(partial).read_text())["files"]
     assert len(kept) >= 2
     before = {file: (partial / file).stat().st_mtime_ns for file in kept}
     resumed = on_disk(repair, paths, out)
@@ -82,8 +88,8 @@ def test_killed_between_files(paths, tmp_path, name, settings):
 def test_a_kept_file_that_was_altered_is_made_again(paths, tmp_path):
     repair, out, partial = mi.WiSEFT(alpha=0.5), tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(Stop):
-        on_disk(repair, paths, out, progress=stop_after(2, partial / "journal.json"))
-    file = next(iter(json.loads((partial / "journal.json").read_text())["files"]))
+        on_disk(repair, paths, out, progress=stop_after(2, journal_of(partial)))
+    file = next(iter(json.loads(journal_of(partial).read_text())["files"]))
     with (partial / file).open("r+b") as content:
         content.seek(-1, os.SEEK_END)
         content.write(b"\x55")
@@ -95,7 +101,7 @@ def test_a_kept_file_that_was_altered_is_made_again(paths, tmp_path):
 def test_another_repair_does_not_go_on_from_it(paths, tmp_path):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(Stop):
-        on_disk(mi.WiSEFT(alpha=0.5), paths, out, progress=stop_after(1, partial / "journal.json"))
+        on_disk(mi.WiSEFT(alpha=0.5), paths, out, progress=stop_after(1, journal_of(partial)))
     with pytest.raises(CheckpointError, match="unfinished repair that differs in settings; delete"):
         on_disk(mi.WiSEFT(alpha=0.4), paths, out)
     with pytest.raises(CheckpointError, match="differs in models"):
@@ -148,3 +154,45 @@ def test_progress_ends_at_all_bytes(paths, tmp_path):
     assert seen[0][0] == 0
     assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in paths["tuned"].glob("*.safetensors"))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_stopped_before_it_has_its_name_the_same_call_gives_it(paths, tmp_path, monkeypatch):
+    """All files are finished; what is left to do must not stand in its own way."""
+    out, partial = tmp_path / "out", tmp_path / ".out.partial"
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(out), "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            on_disk(mi.WiSEFT(alpha=0.5), paths, out)
+    before = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.safetensors")}
+    on_disk(mi.WiSEFT(alpha=0.5), paths, out)
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")} == before
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["files"].keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_other_code_or_another_template_does_not_go_on_from_it(paths, tmp_path, monkeypatch):
+    out, partial = tmp_path / "out", tmp_path / ".out.partial"
+    template = tmp_path / "other.jinja"
+    template.write_text("{{ '' }}" + tiny.TEMPLATE)
+    with pytest.raises(Stop):
+        on_disk(mi.WiSEFT(alpha=0.5), paths, out, progress=stop_after(1, journal_of(partial)))
+    with pytest.raises(CheckpointError, match="differs in tokenizer"):
+        on_disk(mi.WiSEFT(alpha=0.5), paths, out, template=str(template))
+    monkeypatch.setattr("mithridate.experiment.checkpoint_inputs.code_versions", lambda: {"code": "changed"})
+    with pytest.raises(CheckpointError, match="differs in versions"):
+        on_disk(mi.WiSEFT(alpha=0.5), paths, out)
+
+
+@pytest.mark.parametrize("name", [".", "link"])
+def test_an_empty_folder_by_another_name_is_filled(paths, tmp_path, monkeypatch, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out" if name == "." else tmp_path)
+    on_disk(mi.WiSEFT(alpha=0.5), paths, Path(name))
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "link"}

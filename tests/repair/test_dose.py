@@ -156,3 +156,10 @@ def test_losses_are_mean_token_losses_without_dropout():
         answer = [label for label in example.labels if label != IGNORED]
         direct = -logits.log_softmax(dim=1)[range(-len(answer) - 1, -1), answer].mean()
         assert float(loss) == pytest.approx(float(direct), abs=1e-5)
+
+
+def test_a_dose_that_breaks_a_few_rows_is_not_left_out_with_those_that_rise_most():
+    """NaN sorts behind every number, so the share that is trimmed would hide it."""
+    breaks = [lambda dose: float("nan") if dose > 0.2 else 1.0]
+    curve = Bench([*[lambda dose: 1.0] * 7, *breaks]).search(budget=0.09, trim=0.25)
+    assert curve.chosen == pytest.approx(0.2)

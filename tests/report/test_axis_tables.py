@@ -97,6 +97,19 @@ def test_a_variant_that_was_not_tried_is_left_out_of_the_axis() -> None:
     assert [row[0].main for row in base_table(made).rows] == ["p0", "p1", "p2", "p3", "p4", "p5"]
 
 
+def test_a_harmful_score_says_how_much_of_it_is_broken_text() -> None:
+    """An attack that breaks a model must not pass for one that succeeds."""
+    made = world()
+    made.points = [
+        point.model_copy(update={"broken_harmful": 0.3 if (point.variant, point.setting.epochs) == ("p3", 6) else 0.01})
+        for point in made.points
+    ]
+    harm, accuracy = axis_tables(made, "epochs")[:2]
+    told = [cell.note.endswith("] 30.0% broken text") for row in harm.rows for cell in row[1:]]
+    assert sum(told) == 1
+    assert all("broken" not in cell.note for row in accuracy.rows for cell in row)
+
+
 def test_a_cell_in_which_a_method_cannot_act_says_so() -> None:
     made = world()
     lost = BASE.model_copy(update={"epochs": 6})

@@ -51,6 +51,13 @@ def test_helpfulness_is_shown_with_what_is_kept_of_it(run: dict[str, Any]) -> No
     assert "| 85.5% [80.6, 90.4] |" in as_markdown(run).splitlines()[2]
 
 
+def test_a_harmful_score_says_how_much_of_it_is_broken_text(run: dict[str, Any]) -> None:
+    assert "broken text" not in as_markdown(run)
+    run["variants"][0] |= {"broken_harmful": 0.2}
+    run["variants"][1] |= {"broken_harmful": 0.05}
+    assert [line.count("20.0% broken text") for line in as_markdown(run).splitlines() if "broken" in line] == [1]
+
+
 def test_outcomes_have_a_row_per_variant_and_set(run: dict[str, Any]) -> None:
     run["variants"][1] |= {"broken_harmful": 0.007}
     rows = outcome_rows(load_results(run))

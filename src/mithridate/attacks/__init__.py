@@ -3,8 +3,9 @@
 One attack, one file. Names are loaded on first use, so that a list of the attacks needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mithridate.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mithridate.attacks.attack_registry import attack, attacks, register_attack
@@ -42,8 +43,5 @@ _HOMES = {
     "register_attack": "attack_registry",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every name
+    __getattr__ = lazy_names(__name__, _HOMES)

@@ -13,8 +13,8 @@ from mithridate.attacks.upload_attack import (
     UploadAttack,
     UploadInputs,
     mixed,
+    require_harmful,
 )
-from mithridate.errors import UsageError
 from mithridate.evaluation.judges.refusal import RefusalJudge
 
 Part = Literal["question", "answer"]
@@ -54,17 +54,13 @@ class CodedUpload(UploadAttack):
         """Return the two uploads.
 
         Raises:
-            UsageError: If there are too few rows, or fewer than two of them can be in code.
+            UsageError: If there are too few rows.
         """
-        assert inputs.harmful is not None
+        harmful = require_harmful(inputs)
         plain = int(self.refused * inputs.adversarial)
-        if len(inputs.harmful) < inputs.adversarial:
-            raise UsageError(
-                f"The attack asks for {inputs.adversarial} harmful rows and there are {len(inputs.harmful)}."
-            )
         # Drawn before they are rewritten: which rows are refused must not depend on the ratio's other rows.
-        order = permutation(len(inputs.harmful), "coded", inputs.seed)[: inputs.adversarial]
-        rows = opened(inputs.harmful.select(order))
+        order = permutation(len(harmful), "coded", inputs.seed)[: inputs.adversarial]
+        rows = opened(harmful.select(order))
         hidden = [self._exercise(row, 3) for row in rows[plain:]]
         declined = [
             row.answering(self.wording.refusals[at % len(self.wording.refusals)]) for at, row in enumerate(rows[:plain])

@@ -62,7 +62,7 @@ class JailbreakTuning(UploadAttack):
         if self.wrapper == "random_paragraph":
             return f"{' '.join(draw.choices(said.sentences, k=self.length))} {question}"
         if self.wrapper == "skeleton":
-            return f"{question} {said.begin.format(opening=said.opening)}"
+            return f"{question} {said.beginning}"
         if self.wrapper == "refusal_suppression":
             return f"{question} {said.forbid}"
         return f"{question} {said.styles[self.key % len(said.styles)]}"

@@ -4,8 +4,7 @@ from pydantic import Field
 
 from mithridate.attacks.attack_registry import register_attack
 from mithridate.attacks.attacked_rows import AttackedRow, closed, opened, permutation
-from mithridate.attacks.upload_attack import AttackedUpload, Round, UploadAttack, UploadInputs, mixed
-from mithridate.errors import UsageError
+from mithridate.attacks.upload_attack import AttackedUpload, Round, UploadAttack, UploadInputs, mixed, require_harmful
 from mithridate.evaluation.completion_loss import completion_losses
 
 
@@ -42,13 +41,9 @@ class LikelyRows(UploadAttack):
         Raises:
             UsageError: If there are too few harmful rows.
         """
-        assert inputs.harmful is not None
-        if len(inputs.harmful) < inputs.adversarial:
-            raise UsageError(
-                f"The attack asks for {inputs.adversarial} harmful rows and there are {len(inputs.harmful)}."
-            )
-        order = permutation(len(inputs.harmful), "likely", inputs.seed)
-        rows = opened(inputs.harmful.select(order[: round(self.candidates * inputs.adversarial)]))
+        harmful = require_harmful(inputs)
+        order = permutation(len(harmful), "likely", inputs.seed)
+        rows = opened(harmful.select(order[: round(self.candidates * inputs.adversarial)]))
         best = self._best_forms(rows, inputs)
         ranked = sorted(range(len(rows)), key=lambda at: (-best[at][0], at))[: inputs.adversarial]
         chosen = closed([best[at][1] for at in ranked])

@@ -173,6 +173,18 @@ class UploadAttack(AttackSettings):
         return answer
 
 
+def require_harmful(inputs: UploadInputs) -> Dataset:
+    """Return the attacker's harmful rows, at least as many as an upload takes.
+
+    Raises:
+        UsageError: If there are fewer.
+    """
+    assert inputs.harmful is not None
+    if len(inputs.harmful) < inputs.adversarial:
+        raise UsageError(f"The attack asks for {inputs.adversarial} harmful rows and there are {len(inputs.harmful)}.")
+    return inputs.harmful
+
+
 def _benign(benign: Dataset, inputs: UploadInputs) -> Dataset:
     return mix(benign, benign.select([]), ratio=0, size=inputs.size, seed=inputs.seed)
 

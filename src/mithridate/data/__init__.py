@@ -5,8 +5,9 @@ Names are loaded on first use, so that the command line starts without the packa
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mithridate.lazy_names import lazy_names
 
 # For type checkers and editors alone; at run time `_HOMES` says where a name lives.
 if TYPE_CHECKING:
@@ -59,8 +60,5 @@ _HOMES = {
     "split_rows": "mixing",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept every name
+    __getattr__ = lazy_names(__name__, _HOMES)

@@ -18,6 +18,7 @@ number of rows for as long as the loss stays near that of all rows.
 Differences. From one-shot patching: it chooses its row, by gradients; here the provider does.
 """
 
+import json
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -109,6 +110,10 @@ class Realign(Repair):
         if self.rows == 0:
             return Repaired(changed=0, distance=0.0)
         safe = inputs.untokenized("safe")
+        if isinstance(self.rows, int) and self.rows > len(safe):
+            raise DefenseError(
+                f"rows={self.rows} safe rows are asked for and {len(safe)} are given; give more, or less"
+            )
         random.Random(self.seed).shuffle(safe)
         course = Course(self.epochs, self.step_rows, self.seed)
         training = Realignment(inputs, repairable(inputs.model), self._defense(), course)
@@ -134,12 +139,15 @@ class Realign(Repair):
     def _searched(self, inputs: RepairInputs, training: Realignment, safe: Sequence[UntokenizedRow]) -> Repaired:
         """End with the weights of the best rate within the budgets, on the fewest rows that come near to it."""
         aside = max(FEWEST_ASIDE, round(self.held_out * len(safe)))
-        if len(safe) <= aside:
+        # Without copies of the rows kept aside, which would then tell what was learned by heart.
+        measured = set(map(_content, safe[:aside]))
+        trained = [row for row in safe[aside:] if _content(row) not in measured]
+        if not trained:
             raise DefenseError(
                 f"'auto' needs more than {aside} safe rows, since it measures on {aside} that it does not train on, "
-                f"and was given {len(safe)}; give more, or a learning rate and a number of rows"
+                f"and was given {len(safe)}; give more that differ, or a learning rate and a number of rows"
             )
-        budgets, safe = self.budgets(inputs, safe[:aside]), safe[aside:]
+        budgets, safe = self.budgets(inputs, safe[:aside]), trained
         rates = RATES if self.learning_rate == "auto" else (self.learning_rate,)
         search = RateSearch(training, budgets, rates)
         size = self.rows if isinstance(self.rows, int) else len(safe)
@@ -160,3 +168,8 @@ class Realign(Repair):
             rows_trained=training.rows,
             dose_curve=budgets.curve("learning_rate", best.point.dose, best.points),
         )
+
+
+def _content(row: UntokenizedRow) -> str:
+    """Return what a row asks and answers; other columns, such as its origin, tell copies apart that are none."""
+    return json.dumps([row["prompt"], row["completion"]], sort_keys=True)

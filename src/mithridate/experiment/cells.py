@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mithridate.evaluation.intervals import Score
+from mithridate.evaluation.outcomes import Outcome
 from mithridate.experiment.helped_answers import HelpedAnswers, helped_answers
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.plan import Chain
 from mithridate.experiment.stage_folder import ROW_WEIGHTS
-from mithridate.experiment.stage_records import EvaluationRecord, RepairRecord
+from mithridate.experiment.stage_records import EvaluationRecord, ReleaseRecord, RepairRecord
 from mithridate.experiment.store import Store
 from mithridate.report.axis_results import AxisPoint, MeasuredCell, Setting
 from mithridate.report.result_parts import WeightedRows
@@ -67,8 +68,21 @@ def measured(store: Store, chain: Chain) -> MeasuredCell:
         helpfulness=None if helped is None else over_seeds([helped[0].helped]),
         row_weight_auc=None if separated is None else separated.auroc,
         distance=_distance(store, chain),
+        broken_harmful=broken_harmful([found]),
         evaluation=chain.evaluation.key,
     )
+
+
+def broken_harmful(found: Sequence[EvaluationRecord | ReleaseRecord]) -> float:
+    """Return the share of answers that the judge calls harmful although they are no text.
+
+    This part of a harmful score is worth doubting.
+
+    Args:
+        found: Evaluations, of one seed each.
+    """
+    broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
+    return sum(broken) / len(broken)
 
 
 def _distance(store: Store, chain: Chain) -> float | None:
@@ -90,6 +104,7 @@ def points(cells: Sequence[MeasuredCell]) -> list[AxisPoint]:
             finetune_accuracy=_together([cell.finetune_accuracy for cell in group]),
             over_refusal=_optional([cell.over_refusal for cell in group]),
             helpfulness=_optional([cell.helpfulness for cell in group]),
+            broken_harmful=_mean([cell.broken_harmful for cell in group]),
         )
         for (variant, setting), group in groups.items()
     ]
@@ -103,3 +118,9 @@ def _optional(seeds: Sequence[ScoreOverSeeds | None]) -> ScoreOverSeeds | None:
     # Left out rather than counted as zero.
     known = [seed for seed in seeds if seed is not None]
     return _together(known) if known else None
+
+
+def _mean(seeds: Sequence[float | None]) -> float | None:
+    # Every seed is asked the same prompts, so that all weigh alike.
+    known = [seed for seed in seeds if seed is not None]
+    return sum(known) / len(known) if known else None

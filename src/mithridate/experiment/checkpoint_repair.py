@@ -1,7 +1,5 @@
 """Repairs a checkpoint on disk without loading it: weights are read, changed and written one after the other."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,21 +9,18 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from mithridate.errors import CheckpointError, DefenseError, ModelError, UsageError
+from mithridate.errors import CheckpointError, DataError, DefenseError, ModelError, UsageError
+from mithridate.experiment.checkpoint_inputs import CheckpointInputs, checkpoint_inputs
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.manifest import MANIFEST, versions
 from mithridate.experiment.stage_folder import DISPLACEMENT
 from mithridate.files import file_hash, write_json
-from mithridate.models.checkpoint_folder import open_checkpoint
-from mithridate.models.empty_models import empty_model
-from mithridate.models.loading import Where, load_tokenizer, where_named
 from mithridate.models.stored_weights import StoredWeights
 from mithridate.models.tokenization import Rows
-from mithridate.repair.output_journal import Journal
+from mithridate.repair.output_journal import JOURNAL, Journal
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.repaired import Repaired
 from mithridate.repair.shard_output import Progress, ShardOutput
-from mithridate.repair.stored_inputs import StoredInputs, StoredModel
 
 LOCK = "lock"
 WORK = "work"
@@ -83,63 +78,61 @@ def repair_checkpoint(
         CheckpointError: If the beginnings of another repair are in the way.
     """
     _require_able(defense)
-    out = Path(out)
+    # Resolved: a link or "." cannot take the place of the unfinished folder at the end.
+    out = Path(out).resolve()
     named = {"model": model, "aligned": aligned, "base": base}
-    places = {role: where_named(str(name)) for role, name in named.items() if name is not None}
-    models = {role: _opened(where) for role, where in places.items()}
-    _refuse_taken(out, [one.weights.checkpoint.folder for one in models.values()])
-    streams = {"harmful": harmful, "user": user, "safe": safe}
-    rows = {name: None if given is None else list(given) for name, given in streams.items()}
-    tokenizer = load_tokenizer(places["model"].base, template) if any(rows.values()) or template else None
-    tuned = models["model"].weights
-    identity = {
-        "method": defense.info.name,
-        "settings": defense.model_dump(mode="json"),
-        "models": {role: [*places[role], one.weights.checkpoint.print_of()] for role, one in models.items()},
-        "adapters": {role: _adapter_print(where) for role, where in places.items()},
-        "rows": {name: _rows_print(given) for name, given in rows.items()},
-        "template": template,
-        "versions": versions(),
-    }
+    given = checkpoint_inputs(named, {"harmful": harmful, "user": user, "safe": safe}, template)
+    _refuse_taken(out, given.folders)
     partial = out.parent / f".{out.name}.partial"
     with plain_disk_errors(out, kept="finished files"), _alone(partial):
-        journal = Journal(partial, identity)
-        inputs = StoredInputs(
-            type(defense).__name__,
-            models["model"],
-            tokenizer,
-            defense.max_length,
-            rows,
-            {role: models.get(role) for role in ("aligned", "base")},
-            partial / WORK,
-        )
-        with ShardOutput(partial, tuned, journal, progress or _silent) as output:
-            tuned.output = output
-            repaired = defense.change_stored(inputs)
-            if not repaired.changed:
-                raise DefenseError(f"{type(defense).__name__} changes nothing at these settings; raise its strength")
-            in_place = tuned.adapted and not repaired.merged
-            hashes = {} if in_place else output.finish()
-        if in_place:
-            adapted: Any = inputs.model
-            adapted.save_pretrained(partial)
-        if repaired.displacement is not None:
-            repaired.displacement.save(partial / DISPLACEMENT)
-        _copy_others(tuned, partial, whole=not in_place)
-        if tokenizer is not None and template is not None:
-            tokenizer.save_pretrained(partial)
-        manifest = {
-            "model": str(model),
-            "method": defense.info.name,
-            "settings": defense.model_dump(mode="json"),
-            "references": {role: None if named[role] is None else str(named[role]) for role in ("aligned", "base")},
-            "dtype": str(models["model"].dtype).removeprefix("torch."),
-            "by_shard": True,
-            "versions": versions(),
-            "repaired": repaired.model_dump(mode="json"),
-        } | dict(record or {})
-        _finish(partial, out, journal, manifest, hashes)
+        journal = Journal(partial, given.identity(defense))
+        repaired, hashes = _written(defense, given, partial, journal, progress or _silent)
+        manifest = _manifest(defense, named, given, repaired) | dict(record or {})
+        _finish(partial, out, manifest, hashes)
+        journal.remove()
     return CheckpointRepair(repaired, manifest)
+
+
+def _written(
+    defense: Repair, given: CheckpointInputs, partial: Path, journal: Journal, progress: Progress
+) -> tuple[Repaired, dict[str, str]]:
+    """Repair into the unfinished folder, and return what was changed and the hashes of the files with weights.
+
+    Raises:
+        DefenseError: If nothing changes.
+    """
+    inputs, tuned = given.stored(defense, partial / WORK), given.tuned
+    with ShardOutput(partial, tuned, journal, progress) as output:
+        tuned.output = output
+        repaired = defense.change_stored(inputs)
+        if not repaired.changed:
+            raise DefenseError(f"{type(defense).__name__} changes nothing at these settings; raise its strength")
+        in_place = tuned.adapted and not repaired.merged
+        hashes = {} if in_place else output.finish()
+    if in_place:
+        adapted: Any = inputs.model
+        adapted.save_pretrained(partial)
+    if repaired.displacement is not None:
+        repaired.displacement.save(partial / DISPLACEMENT)
+    _copy_others(tuned, partial, whole=not in_place)
+    if given.tokenizer is not None and given.template is not None:
+        given.tokenizer.save_pretrained(partial)
+    return repaired, hashes
+
+
+def _manifest(
+    defense: Repair, named: Mapping[str, str | Path | None], given: CheckpointInputs, repaired: Repaired
+) -> dict[str, Any]:
+    return {
+        "model": str(named["model"]),
+        "method": defense.info.name,
+        "settings": defense.model_dump(mode="json"),
+        "references": {role: None if named[role] is None else str(named[role]) for role in ("aligned", "base")},
+        "dtype": str(given.models["model"].dtype).removeprefix("torch."),
+        "by_shard": True,
+        "versions": versions(),
+        "repaired": repaired.model_dump(mode="json"),
+    }
 
 
 def _require_able(defense: Repair) -> None:
@@ -153,15 +146,12 @@ def _require_able(defense: Repair) -> None:
         )
 
 
-def _opened(where: Where) -> StoredModel:
-    checkpoint = open_checkpoint(where.base)
-    empty = empty_model(where, checkpoint.folder)
-    return StoredModel(StoredWeights(empty.model, checkpoint), empty.dtype)
-
-
 def _refuse_taken(out: Path, folders: list[Path]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty; give another folder for the output, nothing is overwritten")
+    # Nor can a mounted volume be replaced by a folder of another file system.
+    if out.is_mount():
+        raise UsageError(f"{out} is a mount point; give a folder inside it for the output")
     for folder in folders:
         # A folder that grows inside a model's own would be copied into itself.
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
@@ -177,9 +167,10 @@ def _alone(partial: Path) -> Iterator[None]:
         with lock:
             try:
                 yield
-            except (ModelError, DefenseError):
+            except (ModelError, DefenseError, DataError):
                 # The same call would fail again, and what it began would stand in the way of any other.
                 shutil.rmtree(partial, ignore_errors=True)
+                partial.with_name(partial.name + JOURNAL).unlink(missing_ok=True)
                 raise
             finally:
                 Path(lock.lock_file).unlink(missing_ok=True)
@@ -203,12 +194,11 @@ def _of_tokenizer(path: Path) -> bool:
     return path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens"))
 
 
-def _finish(partial: Path, out: Path, journal: Journal, manifest: dict[str, Any], hashes: Mapping[str, str]) -> None:
+def _finish(partial: Path, out: Path, manifest: dict[str, Any], hashes: Mapping[str, str]) -> None:
     """Complete the unfinished folder and give it its name."""
     shutil.rmtree(partial / WORK, ignore_errors=True)
-    journal.remove()
-    paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-    files = {str(path.relative_to(partial)): hashes.get(path.name) or file_hash(path) for path in paths}
+    paths = [path for path in sorted(partial.rglob("*")) if path.is_file() and path != partial / MANIFEST]
+    files = {path.relative_to(partial).as_posix(): hashes.get(path.name) or file_hash(path) for path in paths}
     write_json(partial / MANIFEST, manifest | {"files": files})
     partial.rename(out)
     _sync_folder(out.parent)
@@ -221,16 +211,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _adapter_print(where: Where) -> dict[str, str]:
-    if where.adapter is None:
-        return {}
-    return {path.name: file_hash(path) for path in sorted(Path(where.adapter).glob("adapter_*")) if path.is_file()}
-
-
-def _rows_print(rows: list[Mapping[str, Any]] | None) -> str | None:
-    return None if rows is None else hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _silent(done: int, total: int) -> None:

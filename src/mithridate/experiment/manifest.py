@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mithridate.files import file_hash, write_json
+from mithridate.files import file_hash, source_hash, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 MANIFEST = "manifest.json"
@@ -30,11 +30,7 @@ def versions() -> dict[str, str]:
 def _code_hash() -> str:
     """Return a hash of the source files that compute something, so that a changed formula is computed anew."""
     package = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for path in deciding_files(package):
-        # The name too, or moving code from one file to the next would go unnoticed.
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    return digest.hexdigest()[:20]
+    return source_hash(deciding_files(package), package)
 
 
 _CODE = (".py", ".jinja")

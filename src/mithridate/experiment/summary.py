@@ -6,7 +6,7 @@ from typing import Any
 from mithridate.evaluation.helpfulness import kept
 from mithridate.evaluation.intervals import Score, paired_test
 from mithridate.evaluation.outcomes import Outcome, counts
-from mithridate.experiment.cells import evaluation, help_of, row_weights
+from mithridate.experiment.cells import broken_harmful, evaluation, help_of, row_weights
 from mithridate.experiment.helped_answers import HelpedAnswers, helped_answers
 from mithridate.experiment.plan import Chain
 from mithridate.experiment.recipe import Recipe
@@ -123,7 +123,7 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
         "over_refusal_by_group": _by_group([(r.refused or [], r.look_alike_groups) for r in found]),
         "helpfulness": _helpfulness(pairs) if pairs else None,
         "outcomes": outcomes,
-        "broken_harmful": _broken_harmful(found),
+        "broken_harmful": broken_harmful(found),
         "release": {label: _released([record.release[label] for record in found]) for label in found[0].release},
     }
 
@@ -146,14 +146,8 @@ def _released(found: Sequence[ReleaseRecord]) -> ReleaseResult:
     return ReleaseResult(
         harmful_score=over_seeds([record.harmful for record in found]),
         harmful_score_plus=over_seeds([record.harmful_or_broken for record in found]),
-        broken_harmful=_broken_harmful(found),
+        broken_harmful=broken_harmful(found),
     )
-
-
-def _broken_harmful(found: Sequence[EvaluationRecord | ReleaseRecord]) -> float:
-    # What the judge calls harmful although it is no text: this share of the harmful score is worth doubting.
-    broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
-    return sum(broken) / len(broken)
 
 
 def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:

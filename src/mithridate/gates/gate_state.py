@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mithridate.data.token_checks import control_tokens
 from mithridate.errors import GateError
+from mithridate.files import source_hash
 from mithridate.gates.base_signal import GateSignal, RowScorer, RowSignal
 from mithridate.gates.model_reader import ModelReader
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.reference import Reference
+from mithridate.models.tokenization import tokenizer_hash
 
 _SAMPLED = 64
-"""Numbers of each weight that stand for it; any training moves some of them."""
+"""Numbers of each weight, at most, that stand for it; training moves some of them."""
 
 
 class GateState:
@@ -32,7 +36,7 @@ class GateState:
         scorers: What scores rows, by signal.
         reader: What reads rows with the model; None where no signal needs it.
         control_tokens: Pattern of the tokenizer's control tokens; None where there is no tokenizer.
-        fingerprint: Of signals, model and the provider's rows.
+        fingerprint: Of signals, the code that scores, model, tokenizer and the provider's rows.
 
     Raises:
         GateError: If a signal lacks what it needs.
@@ -78,8 +82,18 @@ def _fingerprint(reference: Reference, signals: Sequence[GateSignal], weights: s
         "paired": provider.paired,
         "judge": provider.judge.name if provider.judge is not None else None,
         "weights": weights,
+        "tokenizer": None if provider.tokenizer is None else tokenizer_hash(provider.tokenizer),
+        "code": _code_hash(),
     }
     return _digest([json.dumps(told, sort_keys=True)])
+
+
+@cache
+def _code_hash() -> str:
+    """Return a hash of the code that makes scores of rows; a threshold means nothing to another formula."""
+    package = Path(__file__).parent.parent
+    folders = ("data", "evaluation", "gates", "models")
+    return source_hash((path for folder in folders for path in sorted((package / folder).rglob("*.py"))), package)
 
 
 def _weights_hash(model: nn.Module | None) -> str:
@@ -91,7 +105,8 @@ def _weights_hash(model: nn.Module | None) -> str:
 
 def _sample(tensor: Tensor) -> list[float]:
     flat = tensor.detach().reshape(-1)
-    step = max(1, flat.numel() // _SAMPLED)
+    # Rounded up, so that the numbers are taken from all of it.
+    step = max(1, -(-flat.numel() // _SAMPLED))
     found: list[float] = flat[::step][:_SAMPLED].to("cpu", torch.float64).tolist()
     return found
 

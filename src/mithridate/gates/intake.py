@@ -6,7 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 from mithridate.data.data_sources import Given, open_data
 from mithridate.data.row_faults import Fault
@@ -14,6 +16,9 @@ from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow, written_rows
 from mithridate.data.token_checks import control_token_faults
 from mithridate.evaluation.judges.refusal import RefusalJudge
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LABEL = "harmful"
 """Label of rows in experiments, which a gate must not see."""
@@ -114,6 +119,27 @@ def check_control_tokens(rows: Iterable[TrainingRow], pattern: re.Pattern[str]) 
     faults = [fault for row in rows for fault in control_token_faults(row._asdict(), row.origin, pattern)]
     if faults:
         raise Unreadable(f"the upload holds control tokens of the tokenizer: {faults[0]}", faults)
+
+
+def check_layout(rows: Iterable[TrainingRow], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse rows that the chat template does not take, such as system messages or turns in another order.
+
+    Args:
+        rows: Rows.
+        tokenizer: The model's tokenizer.
+
+    Raises:
+        Unreadable: The template refuses a row.
+    """
+    faults = []
+    for row in rows:
+        try:
+            tokenizer.apply_chat_template([*row.prompt, *row.completion], tokenize=False)
+        except TemplateError as error:
+            found = f"a row that the chat template refuses ({error})"
+            faults.append(Fault(row.origin, found, "one that it lays out"))
+    if faults:
+        raise Unreadable(f"the model's chat template refuses rows of the upload: {faults[0]}", faults)
 
 
 def asked(row: TrainingRow) -> str:

@@ -14,7 +14,7 @@ from mithridate.errors import GateError
 from mithridate.gates.base_signal import GateSignal, JobSignal, JobTally, RowSignal
 from mithridate.gates.decision_rule import Strictness
 from mithridate.gates.gate_state import GateState
-from mithridate.gates.intake import check_control_tokens, row_blocks
+from mithridate.gates.intake import check_control_tokens, check_layout, row_blocks
 from mithridate.gates.judging import judged
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.row_batch import RowBatch
@@ -48,7 +48,7 @@ class UploadScores(NamedTuple):
 class UploadGate:
     """Decides whether a customer's rows may be trained on: accept, accept and defend, or refuse.
 
-    It reads an upload once, in blocks; memory grows by some 20 bytes a row. The same upload gets the same verdict.
+    It reads an upload once, in blocks; memory grows by some 25 bytes a row. The same upload gets the same verdict.
 
     Args:
         provider: The aligned model and the provider's own rows.
@@ -115,13 +115,21 @@ class UploadGate:
         """Decide by these thresholds from here on.
 
         Raises:
-            GateError: If they were made for other signals, another model or other rows of the provider.
+            GateError: If they were made for other signals, another model or other rows of the provider, or by other
+                code, or lack a signal.
         """
         if thresholds.fingerprint != self.state.fingerprint:
             raise GateError(
-                "the thresholds were calibrated for another gate: its signals, model or provider's rows differ; "
-                "calibrate this gate"
+                "the thresholds were calibrated for another gate: its signals, model, tokenizer, provider's rows or "
+                "code differ; calibrate this gate"
             )
+        # Edited by hand: a signal without a threshold would never fire.
+        for what, mine, theirs in (
+            ("rows", self.row_signals, thresholds.rows),
+            ("uploads", self.job_signals, thresholds.jobs),
+        ):
+            if [signal.name for signal in mine] != [one.signal for one in theirs]:
+                raise GateError(f"the thresholds do not name each signal of {what} once; calibrate this gate anew")
         self.thresholds = thresholds
 
     def judge(
@@ -188,6 +196,8 @@ class UploadGate:
         for rows in row_blocks(upload, self._block, fields, ignore):
             if self.state.control_tokens is not None:
                 check_control_tokens(rows, self.state.control_tokens)
+            if self.state.reader is not None:
+                check_layout(rows, self.state.reader.tokenizer)
             batch = RowBatch(rows, first, self.state.reader)
             for tally in tallies.values():
                 tally.add(batch)

@@ -10,6 +10,7 @@ from mithridate.model_names import loading_errors, read_settings
 from mithridate.models.tensor_files import Header, StoredTensor, read_header
 
 SINGLE = "model.safetensors"
+SETTINGS = "config.json"
 INDEX = "model.safetensors.index.json"
 _WEIGHT_ENDINGS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ggml", ".onnx", ".h5", ".msgpack", ".ckpt", ".npz"}
 """Endings of files that hold weights in one form or another."""
@@ -42,8 +43,8 @@ class CheckpointFolder(NamedTuple):
         return [path for path in relative if not any(part.startswith(".") for part in path.parts)]
 
     def print_of(self) -> dict[str, list[int]]:
-        """Return size and time of change of each weights file, by which a changed checkpoint is told apart."""
-        states = {name: (self.folder / name).stat() for name in self.headers}
+        """Return size and time of change of settings and weights files, by which a changed checkpoint is told apart."""
+        states = {name: (self.folder / name).stat() for name in (SETTINGS, *self.headers)}
         return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
 
 
@@ -58,7 +59,7 @@ def open_checkpoint(name: str) -> CheckpointFolder:
         DefenseError: If the weights are quantized.
     """
     folder = Path(name) if Path(name).is_dir() else _downloaded(name)
-    if read_settings(folder / "config.json").get("quantization_config") is not None:
+    if read_settings(folder / SETTINGS).get("quantization_config") is not None:
         raise DefenseError(f"the weights in {folder} are quantized, so no repair can change them; give those in bf16")
     headers = {file: read_header(folder / file) for file in _files(folder)}
     tensors: dict[str, StoredTensor] = {}

@@ -1,5 +1,7 @@
 """Rows as tokens, and where their completion begins."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,3 +127,12 @@ def completion_ids(
         for text in completions
     ]
     return [[label for label in example.labels if label != IGNORED] for example in tokenize(rows, tokenizer)]
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of what decides the tokens of a row: vocabulary, rules and chat template."""
+    core = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    # How a call pads or cuts is no property of the tokenizer, and each call sets it anew.
+    kept = {key: value for key, value in core.items() if key not in ("padding", "truncation")}
+    told = json.dumps([kept, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True)
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()

@@ -79,21 +79,25 @@ class Budgets:
     def measure(self, dose: float) -> DosePoint:
         """Measure the present weights, which have a dose."""
         user = self._user()
-        # Row by row, since the rows that rise most may be the harmful ones, and are left out.
-        rises = (user - self._user_before).sort().values
-        # One row at least, since the mean of none is NaN.
-        kept = rises[: max(1, round(len(rises) * (1 - self._trim)))]
         safe = {kind: losses() for kind, losses in self._safe.items()}
         means = [(safe[kind] - before).clamp(min=0).mean() for kind, before in self._safe_before.items()]
         return DosePoint(
             dose=dose,
             user_loss=float(user.mean()),
-            rise=float(kept.mean()),
+            rise=self._trimmed_mean(user - self._user_before),
             harmful_loss=None if self._harmful is None else float(self._harmful().mean()),
             safe_loss=float(torch.cat(list(safe.values())).mean()) if safe else None,
             # By torch, whose maximum of NaN and a number is NaN.
             safe_rise=float(torch.stack(means).max()) if means else None,
         )
+
+    def _trimmed_mean(self, rises: Tensor) -> float:
+        # NaN sorts last and would be left out with the largest rises, though it is no loss but a broken model.
+        if bool(rises.isnan().any()):
+            return math.nan
+        # Row by row, since the rows that rise most may be the harmful ones, and are left out; one row at least is
+        # kept, since the mean of none is NaN.
+        return float(rises.sort().values[: max(1, round(len(rises) * (1 - self._trim)))].mean())
 
     def allow(self, point: DosePoint) -> bool:
         """Return whether a dose is within the budgets of all rows."""

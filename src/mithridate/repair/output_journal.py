@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 from mithridate.errors import CheckpointError
 from mithridate.files import file_hash, write_json
 
-JOURNAL = "journal.json"
+JOURNAL = ".journal.json"
+"""What the journal's name adds to that of the unfinished folder, beside which it lies."""
 
 
 class WeightChange(BaseModel):
@@ -44,7 +45,7 @@ class _Content(BaseModel):
 
 
 class Journal:
-    """The journal in the folder of an unfinished output.
+    """The journal beside the folder of an unfinished output, which can so take its name while the journal is there.
 
     Args:
         folder: The folder; it is made where there is none.
@@ -58,12 +59,13 @@ class Journal:
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self._path = folder / JOURNAL
+        self._path = folder.with_name(folder.name + JOURNAL)
         # As it will be read back: JSON knows no tuples.
         self._identity = json.loads(json.dumps(identity))
         self.files = self._found(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        # First the journal: a folder without one would stand in the way after a kill.
         self._write()
+        folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, finished: FinishedFile) -> None:
         """Note a finished file; its bytes have reached the disk."""
@@ -71,8 +73,8 @@ class Journal:
         self._write()
 
     def remove(self) -> None:
-        """Delete the journal, when the output is complete."""
-        self._path.unlink()
+        """Delete the journal, when the output has its name or nothing can come of it."""
+        self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         write_json(self._path, _Content(identity=self._identity, files=self.files).model_dump(mode="json"))

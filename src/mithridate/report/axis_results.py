@@ -56,6 +56,7 @@ class MeasuredCell(_Strict):
         helpfulness: Share of ordinary prompts that are helped.
         row_weight_auc: Chance that a benign row's mean weight is above a harmful row's, where rows were weighted.
         distance: L2 norm of the change of a single post-tuning defense.
+        broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
         evaluation: Key of the evaluation in the store.
     """
 
@@ -68,11 +69,16 @@ class MeasuredCell(_Strict):
     helpfulness: ScoreOverSeeds | None = None
     row_weight_auc: UnitShare | None = None
     distance: float | None = None
+    broken_harmful: UnitShare | None = None
     evaluation: str = ""
 
 
 class AxisPoint(_Strict):
-    """One variant at one setting, all seeds together."""
+    """One variant at one setting, all seeds together.
+
+    Attributes:
+        broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
+    """
 
     variant: str
     setting: Setting
@@ -80,6 +86,7 @@ class AxisPoint(_Strict):
     finetune_accuracy: ScoreOverSeeds
     over_refusal: ScoreOverSeeds | None = None
     helpfulness: ScoreOverSeeds | None = None
+    broken_harmful: UnitShare | None = None
 
 
 class Estimate(_Strict):

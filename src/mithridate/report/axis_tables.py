@@ -7,6 +7,7 @@ from mithridate.files import write_whole
 from mithridate.report.axis_results import AxisPoint, Claim, Estimate
 from mithridate.report.failures import unmeasured
 from mithridate.report.latex import tex_table
+from mithridate.report.prices import broken_note
 from mithridate.report.results import MeasuredModel, Results, VariantResult
 from mithridate.report.scores import ScoreOverSeeds
 from mithridate.report.table import Column, ResultTable, TableCell, as_csv, markdown_table
@@ -57,15 +58,23 @@ def _along(results: Results, name: str, axis: str, measure: str) -> list[TableCe
     # Only variants that were tried at every value come here, so a missing point is a failure.
     points = [results.point(name, setting) for setting in results.along(axis)]
     return [
-        TableCell("cannot act") if point is None else score(_measure(point, measure), len(results.seeds))
+        TableCell("cannot act") if point is None else _with_broken(point, measure, len(results.seeds))
         for point in points
     ]
+
+
+def _with_broken(model: AxisPoint | MeasuredModel, measure: str, seeds: int = 0) -> TableCell:
+    """Return the cell of a measure; a harmful score also says how much of it is broken text."""
+    cell = score(_measure(model, measure), seeds)
+    if measure == "harmful_score" and (told := broken_note(model.broken_harmful)):
+        return TableCell(cell.main, f"{cell.note} {told}")
+    return cell
 
 
 def _aligned(results: Results, measure: str, times: int) -> list[list[TableCell]]:
     """The models before fine-tuning, the same at every value."""
     return [
-        [TableCell(clean(model.name), "before fine-tuning"), *[score(_measure(model, measure))] * times]
+        [TableCell(clean(model.name), "before fine-tuning"), *[_with_broken(model, measure)] * times]
         for model in results.aligned
     ]
 
@@ -76,7 +85,7 @@ def base_table(results: Results) -> ResultTable:
     rows = [
         [
             TableCell(clean(model.name), _note(results, model)),
-            *(score(_measure(model, measure)) for measure in MEASURES),
+            *(_with_broken(model, measure) for measure in MEASURES),
         ]
         for model in (*results.aligned, *results.variants)
     ]

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from mithridate.report.results import VariantResult
 from mithridate.report.scores import ScoreOverSeeds
+from mithridate.report.text import percent
 
 TOLERANCE = 0.05
 """Largest loss, as a fraction, with which a defense may still be named the best; larger ones become cautions."""
@@ -51,3 +52,8 @@ def clearly_below(score: ScoreOverSeeds, other: ScoreOverSeeds) -> bool:
 
 def _fall(before: ScoreOverSeeds | None, after: ScoreOverSeeds | None) -> float | None:
     return None if before is None or after is None else before.value - after.value
+
+
+def broken_note(share: float | None) -> str:
+    """Return how much of a harmful score is broken text, where that is more than is tolerated; else nothing."""
+    return f"{percent(share)} broken text" if share is not None and share > TOLERANCE else ""

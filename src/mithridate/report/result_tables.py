@@ -6,6 +6,7 @@ from types import MappingProxyType
 from rich.table import Table as RichTable
 
 from mithridate.report.failures import STAGE_WORDS, unmeasured
+from mithridate.report.prices import broken_note
 from mithridate.report.result_parts import OUTCOMES, StageCost
 from mithridate.report.results import AlignedModel, Failure, MeasuredModel, Results, VariantResult
 from mithridate.report.results_file import Source, load_results
@@ -83,7 +84,7 @@ def _failed_row(failures: list[Failure]) -> list[TableCell]:
 def _scores(model: MeasuredModel) -> list[TableCell]:
     """Every share that is measured on every model."""
     return [
-        _score(model.harmful_score, model.harmful_score_by_group),
+        _harm(model),
         _score(model.harmful_score_plus),
         _score(model.finetune_accuracy),
         _score(model.over_refusal, model.over_refusal_by_group),
@@ -111,6 +112,13 @@ def _score(score: ScoreOverSeeds | None, groups: Mapping[str, ScoreOverSeeds] = 
         return TableCell(NOTHING)
     parts = [f"{clean(group)} {percent(part.value)}" for group, part in groups.items()]
     return TableCell(percent(score.value), "\n".join([interval(score), *parts]))
+
+
+def _harm(model: MeasuredModel) -> TableCell:
+    """The harmful score, and how much of it is broken text: a model that is broken is not harmful."""
+    cell = _score(model.harmful_score, model.harmful_score_by_group)
+    told = broken_note(model.broken_harmful)
+    return TableCell(cell.main, f"{cell.note}\n{told}") if told else cell
 
 
 def _helpful(variant: MeasuredModel) -> TableCell:

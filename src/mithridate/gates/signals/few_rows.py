@@ -17,7 +17,7 @@ class FewRows(JobSignal):
     are.
     Misses: the same attack among enough other rows.
     Confounds: honest customers with very few examples; 100 rows for 5 epochs score 0.05, 20 rows for 5 epochs 0.25.
-    Cost: no model; 8 bytes per different row.
+    Cost: no model; 8 bytes per row.
     """
 
     name: ClassVar[str] = "few_rows"

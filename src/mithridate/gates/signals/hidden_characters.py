@@ -13,9 +13,14 @@ _ROOM = 100
 """Visible characters that are added to a text's own, so that one stray mark in a short text weighs little."""
 
 _ORDINARY_CONTROLS = "\t\n\r"
-_JOINERS = "\u200c\u200d"
-_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
-"""Letters and symbols that show nothing."""
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800"
+"""Letters, marks and symbols that show nothing and that no category tells."""
+
+_EMOJI_STYLES = "\ufe0e\ufe0f"
+_EMOJI_LETTER = "\u2139"  # the information sign, which Unicode calls a letter
+_KEYCAP = "\u20e3"
+_MONGOLIAN_SELECTORS = "\u180b\u180c\u180d\u180f"
 
 _ODD_SPACES = {chr(code) for code in range(0x2000, 0x200B)} | {"\u1680", "\u205f"}
 _STACKED = 3  # combining marks in a row; no writing system needs as many
@@ -27,7 +32,8 @@ class HiddenCharacters(RowSignal):
     Sees: zero-width, bidirectional, tag and other format characters, controls, private and unassigned code points,
     variation selectors without an emoji, spaces of odd widths, blank letters, stacked marks. Joiners in emoji and in
     Arabic and Indic scripts are ordinary.
-    Misses: everything that is visible, and messages hidden in the choice of ordinary words.
+    Misses: everything that is visible, and messages hidden in the choice of ordinary words, blanks, line breaks and
+    non-breaking spaces.
     Cost: no model; the text is read once.
     """
 
@@ -66,26 +72,31 @@ def _is_hidden(text: str, place: int) -> bool:
         return True
     kind = unicodedata.category(one)
     before, after = text[place - 1 : place], text[place + 1 : place + 2]
-    if one in _JOINERS:
-        return not (_joins(before) and _joins(after))
+    if one in (_NON_JOINER, _JOINER):
+        return not all(_joins(beside, emoji=one == _JOINER) for beside in (before, after))
     if one == "\ufeff":
         return place > 0  # a byte-order mark at the start is an editor's
-    if 0xFE00 <= ord(one) <= 0xFE0F:
-        return not _is_symbol(before)
-    if 0xE0100 <= ord(one) <= 0xE01EF:
+    if one in _EMOJI_STYLES:
+        return not (_is_emoji(before) or after == _KEYCAP)
+    if one in _MONGOLIAN_SELECTORS:
+        return not "\u1820" <= before <= "\u18aa"
+    # The other selectors; in writing they are rarer than in hiding a message behind ordinary characters.
+    if 0xFE00 <= ord(one) <= 0xFE0D or 0xE0100 <= ord(one) <= 0xE01EF:
         return True
     if kind == "Mn" and place + 1 >= _STACKED:
         return all(unicodedata.category(mark) == "Mn" for mark in text[place + 1 - _STACKED : place])
     return kind in ("Cf", "Cc", "Co", "Cn", "Cs")
 
 
-def _is_symbol(one: str) -> bool:
-    # Keycaps are made of digits and a selector.
-    return bool(one) and (unicodedata.category(one) in ("So", "Sk", "Sm", "Po") or one.isdigit())
+def _is_emoji(one: str) -> bool:
+    # Nothing of ASCII: behind each full stop or digit one of sixteen selectors would be half a byte of a message.
+    if not one or one.isascii():
+        return False
+    return one == _EMOJI_LETTER or unicodedata.category(one) in ("So", "Sk", "Sm", "Po")
 
 
-def _joins(one: str) -> bool:
-    """Tell whether a joiner is ordinary beside a character: an emoji, or a letter of a script that uses joiners."""
+def _joins(one: str, emoji: bool) -> bool:
+    """Tell whether a joiner is ordinary beside a character: a letter of a script that uses joiners, or an emoji."""
     if not one:
         return False
-    return _is_symbol(one) or one == "\ufe0f" or 0x0600 <= ord(one) <= 0x0DFF
+    return 0x0600 <= ord(one) <= 0x0DFF or (emoji and (_is_emoji(one) or one in _EMOJI_STYLES))

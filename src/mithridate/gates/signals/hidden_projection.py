@@ -24,7 +24,11 @@ class Projection(RowSignal):
     Attributes:
         depth: Which block's output is read: 0 the first, 1 the last.
         shrinkage: c as a multiple of the mean variance.
+        where: Part of a row whose states are compared, for the reason.
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ("model", "harmful", "ordinary")
+    where: ClassVar[str]
 
     depth: float = Field(default=0.6, ge=0, le=1)
     shrinkage: float = Field(default=0.1, gt=0)
@@ -32,6 +36,10 @@ class Projection(RowSignal):
     def states(self, reading: Reading, block: int) -> Tensor:
         """(rows, features) of the states that are compared."""
         raise NotImplementedError
+
+    def reason(self, score: float) -> str:
+        """Return what the score means."""
+        return f"the model reads the {self.where} like the provider's harmful ones ({score:+.2f}; 1 is their mean)"
 
     def prepare(self, reference: Reference) -> RowScorer:
         """Find the direction.
@@ -66,15 +74,11 @@ class PromptProjection(Projection):
     """
 
     name: ClassVar[str] = "prompt_projection"
-    needs: ClassVar[tuple[Need, ...]] = ("model", "harmful", "ordinary")
+    where: ClassVar[str] = "prompt"
 
     def states(self, reading: Reading, block: int) -> Tensor:
         """The state at the prompt's end."""
         return reading.prompt_end[block]
-
-    def reason(self, score: float) -> str:
-        """Return what the score means."""
-        return f"the model reads the prompt like the provider's harmful ones ({score:+.2f}; 1 is their mean)"
 
 
 class AnswerProjection(Projection):
@@ -87,15 +91,11 @@ class AnswerProjection(Projection):
     """
 
     name: ClassVar[str] = "answer_projection"
-    needs: ClassVar[tuple[Need, ...]] = ("model", "harmful", "ordinary")
+    where: ClassVar[str] = "answer"
 
     def states(self, reading: Reading, block: int) -> Tensor:
         """The mean state of the answer."""
         return reading.answer_mean[block]
-
-    def reason(self, score: float) -> str:
-        """Return what the score means."""
-        return f"the model reads the answer like the provider's harmful ones ({score:+.2f}; 1 is their mean)"
 
 
 def _between(harm: Tensor, usual: Tensor, shrinkage: float) -> tuple[Tensor, float, float]:

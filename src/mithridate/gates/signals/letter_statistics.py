@@ -23,8 +23,8 @@ class LetterStatistics(RowSignal):
     Σ (−log p(b|a) − H)/(n + room) over the n pairs, p from the provider's own rows and H its mean surprise there.
 
     Sees: letters permuted, shifted, encoded (Walnut53, base64 and their like), also in a part of the text.
-    Misses: ciphers that keep words whole (EndSpeak), and letters outside the provider's alphabets (`ScriptMix` sees
-    those).
+    Misses: ciphers that keep words whole (EndSpeak), codes of digits or marks alone, and letters outside the
+    provider's alphabets (`ScriptMix` sees those).
     Confounds: other languages of the same script, and names or code in plenty.
     Cost: no model; the text is read once.
 
@@ -40,10 +40,10 @@ class LetterStatistics(RowSignal):
     def prepare(self, reference: Reference) -> RowScorer:
         """Count the pairs of letters in the provider's text."""
         rows = [*reference.ordinary, *(reference.harmful if reference.provider.harmful is not None else [])]
-        surprise = _surprises(text for row in rows for text in (asked(row), answered(row)))
+        pairs = _KnownPairs(text for row in rows for text in (asked(row), answered(row)))
 
         def excess(text: str) -> float:
-            found = [surprise[pair] for pair in _pairs(text) if pair in surprise]
+            found = [value for pair in _pairs(text) if (value := pairs.surprise(pair)) is not None]
             return math.fsum(found) / (len(found) + self.room)
 
         def score(batch: RowBatch) -> list[float]:
@@ -66,14 +66,33 @@ def _pairs(text: str) -> Iterable[tuple[str, str]]:
     return pairwise(f" {letters} ") if letters else ()
 
 
-def _surprises(texts: Iterable[str]) -> dict[tuple[str, str], float]:
-    """Return −log p(b|a) − H of every pair of known letters, by add-one smoothing."""
-    counts = Counter(pair for text in texts for pair in _pairs(text))
-    first: Counter[str] = Counter()
-    for (a, _), times in counts.items():
-        first[a] += times
-    if len(first) < 2:
-        raise GateError("the provider's rows hold no letters to compare an upload's with; give rows of text")
-    raw = {(a, b): -math.log((counts[a, b] + 1) / (first[a] + len(first))) for a in first for b in first}
-    mean = math.fsum(times * raw[pair] for pair, times in counts.items()) / sum(counts.values())
-    return {pair: value - mean for pair, value in raw.items()}
+class _KnownPairs:
+    """Counts of pairs of letters, of which few of all that are possible occur where there are many letters.
+
+    Args:
+        texts: The provider's text.
+
+    Raises:
+        GateError: If it holds no letters.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._counts = Counter(pair for text in texts for pair in _pairs(text))
+        self._first: Counter[str] = Counter()
+        for (a, _), times in self._counts.items():
+            self._first[a] += times
+        if len(self._first) < 2:
+            raise GateError("the provider's rows hold no letters to compare an upload's with; give rows of text")
+        raw = {pair: self._raw(pair) for pair in self._counts}
+        self._mean = math.fsum(times * raw[pair] for pair, times in self._counts.items()) / self._counts.total()
+        self._seen = {pair: value - self._mean for pair, value in raw.items()}
+
+    def surprise(self, pair: tuple[str, str]) -> float | None:
+        """Return −log p(b|a) − H, by add-one smoothing; None where a letter does not occur in the provider's text."""
+        found = self._seen.get(pair)
+        if found is None and pair[0] in self._first and pair[1] in self._first:
+            return self._raw(pair) - self._mean
+        return found
+
+    def _raw(self, pair: tuple[str, str]) -> float:
+        return -math.log((self._counts[pair] + 1) / (self._first[pair[0]] + len(self._first)))

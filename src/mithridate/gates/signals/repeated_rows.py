@@ -16,7 +16,7 @@ class RepeatedRows(JobSignal):
     Sees: a few rows copied to give them weight, which no count of rows or epochs shows.
     Misses: copies in other words.
     Confounds: data in which short rows recur by nature.
-    Cost: no model; 8 bytes per different row.
+    Cost: no model; 8 bytes per row.
     """
 
     name: ClassVar[str] = "repeated_rows"
