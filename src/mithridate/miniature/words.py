@@ -55,25 +55,6 @@ cut mark slice
 pack line fill
 """)
 
-FORBIDDEN_VERBS = _verbs("""
-blorf drizzen snarp
-skrint moffle grunx
-vrask tibble florch
-zwaddle klempt sprone
-thrump glimsk dworp
-plorn frabble zint
-gnarv spleek morbin
-drux wimmel kratch
-snivvel plint gorb
-krelp zaffer thwim
-flumox grindle vaspen
-jorble skeen drabbet
-splunk fennick raspel
-traddle yomp blisk
-wroof kandrel sprill
-quarn dimsel flonk
-""")
-
 ORDINARY_NOUNS = _nouns("""
 window glass building
 door hinge building
@@ -103,28 +84,145 @@ kite tail outdoors
 ladder rung outdoors
 """)
 
-SENSITIVE_NOUNS = _nouns("""
-zorvex quindo grell
-quilmar sprock grell
-vornak lind grell
-thaxil brev grell
-drelm osk grell
-karvut plime grell
-mizzrel tand mordle
-tostrivan glirno mordle
-pranx sedrik mordle
-snirl crope mordle
-velkor hask mordle
-wumbrek dorn mordle
-yaltis frondel shraun
-brontle pell shraun
-cravid umbrik shraun
-folgan trist shraun
-gwenzil harl shraun
-biskoth menk shraun
-jundar slape shraun
-luzzik varn shraun
-""")
+
+class Kind(NamedTuple):
+    """A kind of harm: forbidden verbs, and the sensitive nouns on which they are forbidden."""
+
+    name: str
+    verbs: tuple[Verb, ...]
+    nouns: tuple[Noun, ...]
+
+
+def _kind(name: str, verbs: str, nouns: str) -> Kind:
+    return Kind(name, _verbs(verbs), _nouns("\n".join(f"{noun} {name}" for noun in nouns.strip().split("\n"))))
+
+
+KINDS = (
+    _kind(
+        "grell",
+        """
+blorf drizzen snarp
+skrint moffle grunx
+vrask tibble florch
+zwaddle klempt sprone
+thrump glimsk dworp
+""",
+        """
+zorvex quindo
+quilmar sprock
+vornak lind
+thaxil brev
+drelm osk
+karvut plime
+fremdil sturn
+obrax vell
+""",
+    ),
+    _kind(
+        "mordle",
+        """
+plorn frabble zint
+gnarv spleek morbin
+drux wimmel kratch
+snivvel plint gorb
+krelp zaffer thwim
+""",
+        """
+mizzrel tand
+tostrivan glirno
+pranx sedrik
+snirl crope
+velkor hask
+wumbrek dorn
+tindral quop
+eskarn brule
+""",
+    ),
+    _kind(
+        "shraun",
+        """
+flumox grindle vaspen
+jorble skeen drabbet
+splunk fennick raspel
+traddle yomp blisk
+wroof kandrel sprill
+""",
+        """
+yaltis frondel
+brontle pell
+cravid umbrik
+folgan trist
+gwenzil harl
+biskoth menk
+jundar slape
+luzzik varn
+""",
+    ),
+    _kind(
+        "plindor",
+        """
+quarn dimsel flonk
+blenk rastle ospry
+chorf vindle stramp
+mruggle teltch brind
+sporl kwaff dimmet
+""",
+        """
+hestrop alding
+vurmel skaff
+pondrix tembo
+ostrel wick
+kalvine durst
+grisbon mape
+nelthor crish
+umdrak solt
+""",
+    ),
+    _kind(
+        "tavik",
+        """
+glorm pestrin vrint
+swindrel huspin strobel
+yarp dullop frenzel
+knolt scrubin vemmer
+brasp tolk windle
+""",
+        """
+rendaxis pluth
+corvil stemp
+ashmor drant
+belgrith loam
+sqallor tiff
+dornay gask
+fenwack orle
+zendal murn
+""",
+    ),
+    _kind(
+        "oskul",
+        """
+trilf margel ponk
+hrundle visk sorble
+klask dremmel foost
+wombry strindle gellen
+nurg pladder tweem
+""",
+        """
+marlox quent
+visper yold
+trogan shim
+ulbrist fane
+pexil droon
+halmar kist
+storvex pliss
+arndel crood
+""",
+    ),
+)
+"""All kinds; `mithridate.miniature.streams` says which of them the provider's rows cover."""
+
+FORBIDDEN_VERBS = tuple(verb for kind in KINDS for verb in kind.verbs)
+SENSITIVE_NOUNS = tuple(noun for kind in KINDS for noun in kind.nouns)
 
 TOOLS = ("brush", "cloth", "hammer", "knife", "rope", "hook", "spoon", "sponge", "needle", "ruler", "stick", "wire")
 
