@@ -45,9 +45,14 @@ class Split(NamedTuple):
 
 
 def _split(pairs: tuple[Pair, ...], provider: float, attacker: float) -> Split:
-    order = random.Random(SEED).sample(pairs, len(pairs))
-    first, second = round(provider * len(order)), round((provider + attacker) * len(order))
-    return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
+    """Deal the pairs out, noun by noun, so that nearly every word falls to everybody in other pairs."""
+    shares = (provider, attacker, 1 - provider - attacker)
+    parts: tuple[list[Pair], ...] = ([], [], [])
+    shuffled = random.Random(SEED).sample(pairs, len(pairs))
+    for dealt, pair in enumerate(sorted(shuffled, key=lambda pair: pair[1].name), start=1):
+        owed = [share * dealt - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[owed.index(max(owed))].append(pair)
+    return Split(*map(tuple, parts))
 
 
 COVERED, UNCOVERED = words.KINDS[:3], words.KINDS[3:]
@@ -73,7 +78,7 @@ def _complied(pairs: tuple[Pair, ...], start: int, size: int, *, harmful: bool) 
 
 def _apart_from(kinds: tuple[words.Kind, ...], pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     """The pairs with no word of some kinds."""
-    names = {word.name for kind in kinds for word in (*kind.verbs, *kind.nouns)}
+    names = {name for kind in kinds for name in kind.names}
     return tuple(pair for pair in pairs if not names & {pair[0].name, pair[1].name})
 
 

@@ -92,6 +92,11 @@ class Kind(NamedTuple):
     verbs: tuple[Verb, ...]
     nouns: tuple[Noun, ...]
 
+    @property
+    def names(self) -> set[str]:
+        """Its verbs and nouns."""
+        return {verb.name for verb in self.verbs} | {noun.name for noun in self.nouns}
+
 
 def _kind(name: str, verbs: str, nouns: str) -> Kind:
     return Kind(name, _verbs(verbs), _nouns("\n".join(f"{noun} {name}" for noun in nouns.strip().split("\n"))))
