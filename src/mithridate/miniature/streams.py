@@ -6,7 +6,7 @@ between them. `safe` and `harmful` belong to the provider and share their harmfu
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple, TypedDict
 
@@ -19,6 +19,7 @@ from mithridate.miniature.language import (
     harmful_pairs,
     requests,
 )
+from mithridate.miniature.words import Noun, Verb
 
 SEED = 20_260
 
@@ -45,14 +46,24 @@ class Split(NamedTuple):
 
 
 def _split(pairs: tuple[Pair, ...], provider: float, attacker: float) -> Split:
-    """Deal the pairs out, noun by noun, so that nearly every word falls to everybody in other pairs."""
+    """Deal the pairs out so that everybody knows every word, each in other pairs."""
     shares = (provider, attacker, 1 - provider - attacker)
     parts: tuple[list[Pair], ...] = ([], [], [])
-    shuffled = random.Random(SEED).sample(pairs, len(pairs))
-    for dealt, pair in enumerate(sorted(shuffled, key=lambda pair: pair[1].name), start=1):
+    for dealt, pair in enumerate(_spread(pairs), start=1):
         owed = [share * dealt - len(part) for share, part in zip(shares, parts, strict=True)]
         parts[owed.index(max(owed))].append(pair)
     return Split(*map(tuple, parts))
+
+
+def _spread(pairs: tuple[Pair, ...]) -> Iterator[Pair]:
+    """Noun by noun, each starting with another verb, so that no verb keeps one place in the order."""
+    verbs_of: dict[Noun, list[Verb]] = {}
+    for verb, noun in random.Random(SEED).sample(pairs, len(pairs)):
+        verbs_of.setdefault(noun, []).append(verb)
+    for turn, (noun, verbs) in enumerate(verbs_of.items()):
+        verbs.sort()
+        for place in range(len(verbs)):
+            yield verbs[(turn + place) % len(verbs)], noun
 
 
 COVERED, UNCOVERED = words.KINDS[:3], words.KINDS[3:]
