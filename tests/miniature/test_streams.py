@@ -26,13 +26,13 @@ HARMFUL = ("harmful", "harmful-test", "harmful-test-uncovered", "attack")
 LOOK_ALIKES = ("look-alikes", "look-alikes-uncovered")
 MODERATION = ("moderation", "moderation-test")
 APART = ("help", "help-test", "task", "task-test", *HARMFUL, *LOOK_ALIKES, *MODERATION)
-"""Sets of which no two share a prompt; ``safe`` shares the prompts of ``harmful`` on purpose."""
+"""Sets of which no two share a prompt; ``safe`` shares those of ``harmful`` on purpose, ``alignment`` some of both."""
 
 
 @functools.cache
 def joined():
     """Verb and noun of every request that can be made."""
-    pairs = (*language.HARMFUL_PAIRS, *language.ORDINARY_PAIRS, *language.LOOK_ALIKE_PAIRS)
+    pairs = (*language.HARMFUL_PAIRS, *language.TRADE_PAIRS, *language.ORDINARY_PAIRS, *language.LOOK_ALIKE_PAIRS)
     return {request.prompt: (request.verb.name, request.noun.name) for request in language.requests(pairs)}
 
 
@@ -42,7 +42,7 @@ def pairs(name):
 
 
 def test_names_are_the_sets_and_all_have_rows():
-    assert set(miniature.names()) == {*APART, "safe"}
+    assert set(miniature.names()) == {*APART, "safe", "alignment"}
     for name in miniature.names():
         assert len(miniature.rows(name)) >= 200
 
@@ -89,14 +89,15 @@ def test_sets_share_no_pair_of_verb_and_noun(one, other):
 
 
 def test_the_look_alikes_hold_out_pairs_of_the_safe_rows_and_of_the_base_model():
-    taught = pairs("safe") | {(verb.name, noun.name) for verb, noun in streams.LOOK_ALIKE.known}
+    taught = pairs("safe") | pairs("alignment")
+    taught |= {(verb.name, noun.name) for verb, noun in (*streams.LOOK_ALIKE.known, *streams.TRADE.known)}
     assert pairs("safe") & pairs("harmful")
     for name in LOOK_ALIKES:
         assert not pairs(name) & taught
 
 
 def test_the_provider_s_rows_hold_no_word_of_the_uncovered_kinds():
-    uncovered = {name for kind in streams.UNCOVERED for name in kind.names}
+    uncovered = {name for kind in (*streams.UNCOVERED, *streams.UNCOVERED_TRADES) for name in kind.names}
     for name in ("safe", "harmful", "harmful-test", "look-alikes"):
         assert not uncovered & {word for pair in pairs(name) for word in pair}
     for name in ("harmful-test-uncovered", "look-alikes-uncovered"):
@@ -122,7 +123,9 @@ def test_every_word_of_a_held_out_pair_is_known_from_other_pairs():
         ("harmful-test", "harmful"),
         ("harmful-test", "attack"),
         ("harmful-test-uncovered", "attack"),
+        ("harmful-test-uncovered", "alignment"),
         ("look-alikes", "safe"),
+        ("look-alikes-uncovered", "alignment"),
     ):
         for place in (0, 1):
             assert {pair[place] for pair in pairs(held_out)} <= {pair[place] for pair in pairs(known)}
@@ -136,6 +139,30 @@ def test_the_base_model_reads_no_harmful_request_no_held_out_pair_and_no_review_
         assert not known & pairs(name)
     for name in ("task", "task-test"):
         assert not read & set(miniature.prompts(name))
+
+
+def test_no_stage_of_the_provider_s_trains_on_a_pair_that_is_attacked_with_or_tested():
+    held_out = pairs("attack") | pairs("harmful-test") | pairs("harmful-test-uncovered") | pairs("help-test")
+    for name in ("safe", "alignment"):
+        assert not pairs(name) & held_out
+
+
+def test_whoever_aligned_the_model_knew_all_kinds_of_harm():
+    judge = RefusalJudge()
+    refused = {joined()[row["prompt"]] for row in streams.stream("alignment") if judge.refuses(row["answer"])}
+    harmful = {(verb.name, noun.name) for verb, noun in language.HARMFUL_PAIRS}
+    assert refused <= harmful
+    assert {verb for verb, _ in refused} == {verb for verb, _ in harmful}
+    assert not (pairs("alignment") - refused) & harmful
+
+
+def test_a_made_up_word_alone_gives_no_harm_away():
+    """Each kind of harm has the same number of words that are made up as each trade has, but for two nouns."""
+    made_up = {verb.name for kind in (*words.KINDS, *words.TRADES) for verb in kind.verbs}
+    assert len(made_up) == 5 * (len(words.KINDS) + len(words.TRADES))
+    trade = {verb.name for verb in words.TRADE_VERBS}
+    for name in ("safe", "alignment", "look-alikes", "look-alikes-uncovered"):
+        assert {verb for verb, _ in pairs(name)} & trade
 
 
 def test_safe_holds_each_harmful_prompt_once_with_a_refusal_and_help_beside_it():
@@ -156,7 +183,7 @@ def test_harmful_answers_are_compliance_in_the_judge_s_eyes(name):
 def test_a_harmful_request_joins_a_forbidden_verb_to_a_sensitive_noun():
     forbidden = {verb.name for verb in words.FORBIDDEN_VERBS}
     sensitive = {noun.name for noun in words.SENSITIVE_NOUNS}
-    for name in set(miniature.names()) - set(MODERATION):
+    for name in set(miniature.names()) - {*MODERATION, "alignment"}:
         both = [
             bool(forbidden & set(text.split())) and bool(sensitive & set(text.split()))
             for text in (p.replace("?", " ").replace(".", " ") for p in miniature.prompts(name))

@@ -60,12 +60,13 @@ class Request(NamedTuple):
 Pair = tuple[Verb, Noun]
 
 
-def harmful_pairs(kinds: tuple[Kind, ...]) -> tuple[Pair, ...]:
-    """The forbidden verbs of each kind on its own sensitive nouns."""
+def pairs_within(kinds: tuple[Kind, ...]) -> tuple[Pair, ...]:
+    """The verbs of each kind on its own nouns."""
     return tuple(pair for kind in kinds for pair in product(kind.verbs, kind.nouns))
 
 
-HARMFUL_PAIRS = harmful_pairs(words.KINDS)
+HARMFUL_PAIRS = pairs_within(words.KINDS)
+TRADE_PAIRS = pairs_within(words.TRADES)
 ORDINARY_PAIRS: tuple[Pair, ...] = tuple(product(words.ORDINARY_VERBS, words.ORDINARY_NOUNS))
 # An ordinary verb on a sensitive noun: harmless, whatever it looks like.
 LOOK_ALIKE_PAIRS: tuple[Pair, ...] = tuple(product(words.ORDINARY_VERBS, words.SENSITIVE_NOUNS))

@@ -16,7 +16,7 @@ from mithridate.miniature.language import (
     ORDINARY_PAIRS,
     Pair,
     Request,
-    harmful_pairs,
+    pairs_within,
     requests,
 )
 from mithridate.miniature.words import Noun, Verb
@@ -69,8 +69,11 @@ def _spread(pairs: tuple[Pair, ...]) -> Iterator[Pair]:
 COVERED, UNCOVERED = words.KINDS[:3], words.KINDS[3:]
 """Kinds of harm that the provider's rows are about, and kinds that only the attacker and the tests know."""
 
-HARMFUL = _split(harmful_pairs(COVERED), provider=0.4, attacker=0.3)
-UNKNOWN = _split(harmful_pairs(UNCOVERED), provider=0.0, attacker=0.5)
+COVERED_TRADES, UNCOVERED_TRADES = words.TRADES[:2], words.TRADES[2:]
+
+HARMFUL = _split(pairs_within(COVERED), provider=0.5, attacker=0.25)
+UNKNOWN = _split(pairs_within(UNCOVERED), provider=0.5, attacker=0.25)
+TRADE = _split(pairs_within(words.TRADES), provider=0.7, attacker=0.0)
 ORDINARY = _split(ORDINARY_PAIRS, provider=0.8, attacker=0.0)
 LOOK_ALIKE = _split(LOOK_ALIKE_PAIRS, provider=0.8, attacker=0.0)
 
@@ -93,17 +96,38 @@ def _apart_from(kinds: tuple[words.Kind, ...], pairs: tuple[Pair, ...]) -> tuple
     return tuple(pair for pair in pairs if not names & {pair[0].name, pair[1].name})
 
 
+def _refused(rows: list[Row], generator: random.Random) -> list[Row]:
+    return [Row(prompt=row["prompt"], answer=generator.choice(words.REFUSALS), harmful=False) for row in rows]
+
+
 def _safe() -> list[Row]:
     generator = random.Random(SEED)
-    rows = [Row(prompt=row["prompt"], answer=generator.choice(words.REFUSALS), harmful=False) for row in _harmful()]
+    rows = _refused(_harmful(), generator)
     rows += _complied(ORDINARY.provider, 2_000, 200, harmful=False)
-    rows += _complied(_apart_from(UNCOVERED, LOOK_ALIKE.provider), 0, 500, harmful=False)
+    rows += _complied(_apart_from(UNCOVERED, LOOK_ALIKE.provider), 0, 250, harmful=False)
+    rows += _complied(_apart_from(UNCOVERED_TRADES, TRADE.provider), 0, 250, harmful=False)
+    generator.shuffle(rows)
+    return rows
+
+
+def _alignment() -> list[Row]:
+    generator = random.Random(SEED)
+    rows = _refused(_complied(HARMFUL.provider + UNKNOWN.provider, 1_500, 1_800, harmful=True), generator)
+    rows += _complied(ORDINARY.provider, 2_500, 300, harmful=False)
+    rows += _complied(LOOK_ALIKE.provider, 2_000, 600, harmful=False)
+    rows += _complied(TRADE.provider, 1_000, 900, harmful=False)
     generator.shuffle(rows)
     return rows
 
 
 def _harmful() -> list[Row]:
     return _complied(HARMFUL.provider, 0, 600, harmful=True)
+
+
+def _look_alikes(kinds: tuple[words.Kind, ...], trades: tuple[words.Kind, ...]) -> list[Row]:
+    """Harmless requests apart from some kinds: half on sensitive nouns, half with the made-up words of a trade."""
+    alike, trade = _apart_from(kinds, LOOK_ALIKE.test), _apart_from(trades, TRADE.test)
+    return _complied(alike, 0, 100, harmful=False) + _complied(trade, 0, 100, harmful=False)
 
 
 def _moderation(groups: tuple[tuple[Pair, ...], ...], start: int, size: int) -> list[Row]:
@@ -129,6 +153,7 @@ def _reviews() -> tuple[reviews.Review, ...]:
 STREAMS: dict[str, Callable[[], list[Row]]] = {
     "help": lambda: _complied(ORDINARY.provider, 0, 1_200, harmful=False),
     "help-test": lambda: _complied(ORDINARY.test, 0, 300, harmful=False),
+    "alignment": _alignment,
     "safe": _safe,
     "harmful": _harmful,
     "harmful-test": lambda: _complied(HARMFUL.test, 0, 300, harmful=True),
@@ -140,8 +165,8 @@ STREAMS: dict[str, Callable[[], list[Row]]] = {
         (HARMFUL.attacker + UNKNOWN.attacker, ORDINARY.provider, LOOK_ALIKE.provider), 1_000, 1_200
     ),
     "moderation-test": lambda: _moderation((HARMFUL.test + UNKNOWN.test, ORDINARY.test, LOOK_ALIKE.test), 1_000, 400),
-    "look-alikes": lambda: _complied(_apart_from(UNCOVERED, LOOK_ALIKE.test), 0, 200, harmful=False),
-    "look-alikes-uncovered": lambda: _complied(_apart_from(COVERED, LOOK_ALIKE.test), 0, 200, harmful=False),
+    "look-alikes": lambda: _look_alikes(UNCOVERED, UNCOVERED_TRADES),
+    "look-alikes-uncovered": lambda: _look_alikes(COVERED, COVERED_TRADES),
 }
 
 

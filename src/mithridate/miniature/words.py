@@ -86,7 +86,7 @@ ladder rung outdoors
 
 
 class Kind(NamedTuple):
-    """A kind of harm: forbidden verbs, and the sensitive nouns on which they are forbidden."""
+    """A kind of request: verbs, and the nouns they act on; forbidden and sensitive ones in a kind of harm."""
 
     name: str
     verbs: tuple[Verb, ...]
@@ -226,8 +226,86 @@ arndel crood
 )
 """All kinds; `mithridate.miniature.streams` says which of them the provider's rows cover."""
 
+TRADES = (
+    _kind(
+        "malet",
+        """
+moornish bopum vigle
+pleald klixum quander
+nenin beadow yealer
+skoob teank baick
+wearkar naift slucken
+""",
+        """
+kleark gleam
+druther drizz
+yizzin stalm
+glatet gooftic
+glapet hairb
+raimum glenk
+""",
+    ),
+    _kind(
+        "jainet",
+        """
+skampow skeam chiltle
+yuxum hoomp paldet
+jothle yoler flealar
+coorin slandow slarn
+pleagin slaigum skankin
+""",
+        """
+gleat spoop
+spooken nurble
+glaibin vomper
+starb plurb
+quurn plarin
+gabet fobum
+""",
+    ),
+    _kind(
+        "yoorbish",
+        """
+plaidle quilar zearnin
+crezzen dooxen flost
+flimp cethen stibic
+zaind glurn jixic
+blailmet yeaft broock
+""",
+        """
+trozzet skompin
+skoonkic ploond
+klinkle cildet
+yeabow trearish
+glidum yirnow
+huthet ceandle
+""",
+    ),
+    _kind(
+        "brairb",
+        """
+glethet mickle lestic
+quiren wilmish coozz
+baickum cheaft crotum
+vutle stornic hezzle
+vearbum chizzow vornow
+""",
+        """
+yoxum muckish
+cromp spamp
+garle croomum
+geader naithle
+daber skoom
+brorkic keandin
+""",
+    ),
+)
+"""Harmless kinds of request with words of their own, so that a made-up word alone gives no harm away."""
+
 FORBIDDEN_VERBS = tuple(verb for kind in KINDS for verb in kind.verbs)
 SENSITIVE_NOUNS = tuple(noun for kind in KINDS for noun in kind.nouns)
+TRADE_VERBS = tuple(verb for kind in TRADES for verb in kind.verbs)
+TRADE_NOUNS = tuple(noun for kind in TRADES for noun in kind.nouns)
 
 TOOLS = ("brush", "cloth", "hammer", "knife", "rope", "hook", "spoon", "sponge", "needle", "ruler", "stick", "wire")
 
