@@ -46,6 +46,7 @@ coverage: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python -m tools.method_pages
 	$(BIN)/python -m tools.which_defense
+	$(BIN)/python -m tools.attacks_table
 	$(BIN)/mkdocs build --strict --quiet
 
 # Wheel and sdist in dist/; the wheel is installed into an empty environment and tried.

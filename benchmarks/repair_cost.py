@@ -28,8 +28,8 @@ from mithridate.defenses.sft import SFT
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.repaired import Repaired
 
-SETTINGS: dict[str, dict[str, Any]] = {"random_perturbation": {"radius": 1.0}}
-"""Settings of the repairs that have no default strength."""
+SETTINGS: dict[str, dict[str, Any]] = {"random_perturbation": {"radius": 1.0}, "realign": {"learning_rate": 1e-4}}
+"""Settings of the repairs that have no default strength, or one that is searched for."""
 WHOLE: dict[str, dict[str, Any]] = {"antidote": {"scope": "weights"}}
 """Settings without which a repair needs an adapter."""
 

@@ -2,7 +2,9 @@
 
     torchrun --standalone --nproc_per_node 2 examples/two_processes.py [MODEL]
     accelerate launch --config_file examples/two_processes.yaml examples/two_processes.py [MODEL]
+    accelerate launch --config_file examples/fsdp2.yaml examples/two_processes.py [MODEL]
 
+The last one splits the weights over the processes (FSDP2); the others hold them whole in each (DDP).
 Run without a launcher it stops, so that a launch line that starts one process is noticed.
 """
 
@@ -36,6 +38,8 @@ processes = trainer.accelerator.num_processes
 if processes != 2:
     sys.exit(f"this example needs 2 processes and was started as {processes}; see its launch lines")
 trainer.train()
+trainer.save_model("runs/two/model")  # on all processes: under FSDP2 each holds a part
 if trainer.accelerator.is_main_process:
-    print(f"trained on {processes} processes, loss {trainer.state.log_history[-1]['train_loss']:.3f}")
+    kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP"
+    print(f"trained on {processes} processes with {kind}, loss {trainer.state.log_history[-1]['train_loss']:.3f}")
 trainer.accelerator.end_training()

@@ -18,14 +18,15 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "templates" not in path.pa
 
 LAYERS = [
     {"errors"},
-    {"nearest", "files"},
+    {"nearest", "files", "registrations"},
     {"validation", "miniature"},
     {"settings", "data"},
     {"model_names"},
     {"models"},
     {"evaluation", "training"},
     {"repair"},
-    {"defenses"},
+    {"defenses", "attacks"},
+    {"gates"},
     {"report"},
     {"experiment"},
     {"provider"},
@@ -80,7 +81,7 @@ def loaded_with(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-NAMES_AND_WORDS = {"errors", "nearest", "files", "validation", "model_names"}
+NAMES_AND_WORDS = {"errors", "nearest", "files", "registrations", "validation", "model_names", "gates"}
 """Rooms below the report that compute nothing a stage stores."""
 
 

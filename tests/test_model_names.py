@@ -10,11 +10,11 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from mithridate.cli.models import open_model, where_named
+from mithridate.cli.models import open_model
 from mithridate.errors import JudgeError, ModelError
 from mithridate.evaluation.judges import ClassifierJudge
 from mithridate.model_names import locate
-from mithridate.models.loading import Where, load
+from mithridate.models.loading import Where, load, where_named
 from tests.helpers import tiny
 
 

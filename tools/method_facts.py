@@ -18,7 +18,14 @@ MODELS = {
     "start": "the weights the stage starts from",
 }
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
-KINDS = {"number": "number", "integer": "whole number", "boolean": "`true`, `false`", "string": "text", "array": "list"}
+KINDS = {
+    "number": "number",
+    "integer": "whole number",
+    "boolean": "`true`, `false`",
+    "string": "text",
+    "array": "list",
+    "object": "names with values",
+}
 
 
 def shipped(infos: Mapping[str, Info]) -> dict[str, Info]:

@@ -22,6 +22,7 @@ ABOUT = {
     "repair": "Repairs of finished models",
     "data": "Rows",
     "evaluation": "Scores and judges",
+    "gates": "Gates",
     "modules": "Modules",
 }
 """Titles of the reference's pages by the package in which their names live; another package is titled by its name."""

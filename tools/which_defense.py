@@ -244,7 +244,7 @@ def _paper(info: Info, card: Card) -> list[str]:
     count = str(len(card.reported)) if card.reported else "none"
     paper = card.paper
     if paper is None:
-        return [_link(info), stages, "no paper: the reference", *[NOTHING] * 3, _passes(info), count]
+        return [_link(info), stages, f"no paper; {info.paper}", *[NOTHING] * 3, _passes(info), count]
     title = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.title
     code = f"[code]({paper.code})" if paper.code else NOTHING
     venue = f"{paper.venue} {paper.year}"

@@ -7,7 +7,7 @@ the imports below. A defense is found by its class name in `mithridate.defenses`
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mithridate import errors, miniature
+from mithridate import attacks, errors, miniature
 
 if TYPE_CHECKING:
     __version__: str
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mithridate.defenses.plugins import load_plugins
     from mithridate.defenses.ptst import PTST
     from mithridate.defenses.random_perturbation import RandomPerturbation
+    from mithridate.defenses.realign import Realign
     from mithridate.defenses.registry import methods, register
     from mithridate.defenses.repnoise import RepNoise
     from mithridate.defenses.resta import RESTA
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
     from mithridate.evaluation.intervals import Score
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
+    from mithridate.experiment.checkpoint_repair import repair_checkpoint
     from mithridate.experiment.engine import run
+    from mithridate.gates.provider import GateProvider
+    from mithridate.gates.upload_gate import UploadGate
+    from mithridate.gates.upload_verdict import UploadVerdict
     from mithridate.provider.aligning import align
     from mithridate.provider.decision import Decision
     from mithridate.provider.hand_over import verify_release
@@ -74,6 +79,7 @@ __all__ = [
     "Decision",
     "DefendedTrainer",
     "Defense",
+    "GateProvider",
     "Gradient",
     "GuardJudge",
     "Judge",
@@ -84,6 +90,7 @@ __all__ = [
     "PanaceaTuning",
     "Policy",
     "RandomPerturbation",
+    "Realign",
     "RefusalJudge",
     "RepNoise",
     "Repair",
@@ -95,11 +102,14 @@ __all__ = [
     "Score",
     "Step",
     "TVaccine",
+    "UploadGate",
+    "UploadVerdict",
     "VLGuard",
     "Vaccine",
     "Verdict",
     "WiSEFT",
     "align",
+    "attacks",
     "errors",
     "finetune_accuracy",
     "harmful_score",
@@ -110,6 +120,7 @@ __all__ = [
     "mix",
     "over_refusal",
     "register",
+    "repair_checkpoint",
     "run",
     "tune",
     "verify_release",
@@ -121,6 +132,7 @@ _MODULES = {
     "Decision": "provider.decision",
     "DefendedTrainer": "training.trainer",
     "Defense": "training.defense",
+    "GateProvider": "gates.provider",
     "Gradient": "training.gradient",
     "GuardJudge": "evaluation.judges",
     "Judge": "evaluation.judges",
@@ -130,6 +142,8 @@ _MODULES = {
     "Repair": "repair.post_tuning",
     "Score": "evaluation.intervals",
     "Step": "training.step",
+    "UploadGate": "gates.upload_gate",
+    "UploadVerdict": "gates.upload_verdict",
     "Verdict": "evaluation.judges",
     "align": "provider.aligning",
     "finetune_accuracy": "evaluation.accuracy",
@@ -140,6 +154,7 @@ _MODULES = {
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
     "register": "defenses.registry",
+    "repair_checkpoint": "experiment.checkpoint_repair",
     "run": "experiment.engine",
     "tune": "provider.tuning",
     "verify_release": "provider.hand_over",

@@ -18,10 +18,10 @@ class UsageError(MithridateError):
 
 
 class SettingError(UsageError, ValueError):
-    """A setting of a defense that is unknown or out of range.
+    """A setting of a defense or an attack that is unknown or out of range.
 
     Args:
-        owner: The defense's class name.
+        owner: The class's name.
         fault: What is wrong with which setting.
     """
 
@@ -49,9 +49,17 @@ class DefenseError(MithridateError):
     """A defense that cannot act; the run stops instead of going on undefended."""
 
 
+class AttackError(MithridateError):
+    """An attack that cannot act; a model that was not attacked must not pass for one that withstood."""
+
+
 class CheckpointError(MithridateError):
     """A checkpoint that is missing, truncated or altered."""
 
 
 class JudgeError(MithridateError):
     """A judge that gave no usable verdict."""
+
+
+class GateError(MithridateError):
+    """A gate that cannot decide; nothing passes it."""

@@ -1,4 +1,4 @@
-"""What all defenses have in common: settings that cannot change, and a registration."""
+"""What all defenses and attacks have in common: settings that cannot change, and a registration."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -55,18 +55,10 @@ class Info:
         return (self.cls.__doc__ or "").strip().splitlines()[0]
 
 
-class Settings(BaseModel):
-    """Settings of a defense; unknown names and values out of range are refused.
-
-    Attributes:
-        dose: Name of the setting that ``strength=`` sets as well; None if there is no single one.
-        info: The class's registration.
-    """
+class FrozenSettings(BaseModel):
+    """Settings that cannot change; unknown names and values out of range are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=True, frozen=True)
-
-    dose: ClassVar[str | None] = None
-    info: ClassVar[Info]
 
     if not TYPE_CHECKING:  # type checkers make the signature from the fields, so that they refuse a wrong setting
 
@@ -81,10 +73,27 @@ class Settings(BaseModel):
             except ValidationError as error:
                 raise SettingError(type(self).__name__, sentence(error, type(self))) from error
 
+
+class Settings(FrozenSettings):
+    """Settings of a defense.
+
+    Attributes:
+        dose: Name of the setting that ``strength=`` sets as well; None if there is no single one.
+        info: The class's registration.
+    """
+
+    dose: ClassVar[str | None] = None
+    info: ClassVar[Info]
+
     @property
     def passes(self) -> Passes:
         """Passes at these settings; the registered ones, unless the defense says otherwise."""
         return Passes(self.info.forward, self.info.backward)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Streams needed at these settings; the registered ones, unless the defense says otherwise."""
+        return self.info.streams
 
     @model_validator(mode="before")
     @classmethod

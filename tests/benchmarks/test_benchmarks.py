@@ -6,7 +6,7 @@ import math
 import pytest
 from benchmarks.workload import Shape
 
-from benchmarks import repair_cost, scale, step_cost
+from benchmarks import big_checkpoint, repair_cost, scale, step_cost
 from mithridate.defenses.registry import methods
 from mithridate.repair.post_tuning import Repair
 from mithridate.training.defense import Defense
@@ -56,7 +56,7 @@ def test_frozen_weights_make_a_backward_pass_as_cheap_as_a_forward_pass():
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "2"])
 def test_repair_cost_knows_every_repair(rank, capsys):
-    figures = printed(repair_cost, capsys, "--rows", "4", "--rank", rank)
+    figures = printed(repair_cost, capsys, "--rows", "12", "--rank", rank)
     assert {figure["method"] for figure in figures} == {
         name for name, info in methods().items() if issubclass(info.cls, Repair)
     }
@@ -71,3 +71,18 @@ def test_scale_varies_one_dimension_at_a_time(capsys):
     sizes = [(figure["varied"], figure["width"], figure["sequence"], figure["method"]) for figure in figures]
     shapes = [("width", 16, 16), ("sequence", 32, 24)]
     assert sizes == [(*shape, method) for shape in shapes for method in scale.METHODS]
+
+
+@pytest.mark.slow
+def test_big_checkpoint_repairs_what_does_not_fit_into_memory(capsys, tmp_path):
+    """The three models together are several times the memory that the repair gets beyond Python and its libraries."""
+    options = ["--limit", "0.15", "--shard", "0.03", "--methods", "wise_ft", "--rows", "1", "--folder", str(tmp_path)]
+    sizes = ["--width", "512", "--layers", "40", "--vocabulary", "1000"]
+    big_checkpoint.main([*SMALLEST, *sizes, *options])
+    (figure,) = json.loads(capsys.readouterr().out)["figures"]
+    assert "refused" not in figure
+    assert not figure["fits_in_memory"]
+    assert 3 * figure["model_bytes"] > 4 * figure["limit_bytes"]
+    assert 0 < figure["own_bytes"] < figure["limit_bytes"]
+    assert figure["ratio"]["median"] > 0
+    assert list(tmp_path.iterdir()) == []

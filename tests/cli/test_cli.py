@@ -10,6 +10,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from mithridate.attacks import attacks
 from mithridate.defenses.registry import methods
 from mithridate.files import file_hash
 from tests.cli.conftest import Called
@@ -32,6 +33,16 @@ def test_methods_lists_every_registered_defense(call: Called, capsys: pytest.Cap
     assert listed["antibody_alignment"]["passes"] == {"forward": 4, "backward": 4}
     assert call("methods") == 0
     assert "antibody_alignment" in capsys.readouterr().out
+
+
+def test_attacks_lists_every_registered_attack(call: Called, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("attacks", "--json") == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == attacks().keys()
+    assert listed["noice"]["family"] == "harmless-looking"
+    assert listed["noice"]["constants"]["learning_rate"] == 2e-5
+    assert call("attacks") == 0
+    assert "refusal_ablation" in capsys.readouterr().out
 
 
 def test_check_names_each_bad_row(

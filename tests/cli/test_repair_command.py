@@ -99,3 +99,68 @@ def test_a_failed_repair_prints_no_json(
     monkeypatch.setattr("mithridate.cli.repair.open_model", broken)
     assert call("repair", str(half / "base"), "--out", str(half / "out"), *PANACEA, "--json") == 1
     assert capsys.readouterr().err == "mithridate: weights of nothing\n"
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> str:
+    """A file of safe rows."""
+    rows = [
+        {"prompt": r["prompt"][0]["content"], "response": r["completion"][0]["content"]} for r in tiny.rows("safe", 12)
+    ]
+    (tmp_path / "safe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "safe.jsonl")
+
+
+REALIGN = ["--method", "realign", "--set", "learning_rate=0.01"]
+
+
+def test_realign_trains_an_adapter_with_any_defense_inside(
+    call: Called, finished: Path, safe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refusals are our own where none are named."""
+    model, harmful = finished / "adapter", ["--harmful", str(finished / "harmful.jsonl")]
+    own = tmp_path / "refusals.txt"
+    own.write_text("sorry no\nno i cannot\n")
+    before, ends = load_file(model / "adapter_model.safetensors"), []
+    inner = ["--set", "inner=antibody_alignment", "--set", "settings={radius: 0.02}"]
+    for name, more in (("sft", []), ("ours", [*inner, *harmful]), ("own", [*inner, *harmful, "--refusals", str(own)])):
+        out = tmp_path / name
+        assert call("repair", str(model), "--out", str(out), *REALIGN, *more, "--safe", safe, "--json") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["repaired"]["changed"] > 0
+        assert printed["repaired"]["rows_trained"] == 120
+        ends.append(load_file(out / "adapter_model.safetensors"))
+    assert all(not torch.equal(ends[0][name], before[name]) for name in before)
+    assert any(not torch.equal(ends[1][name], ends[2][name]) for name in before)
+    now = load_file(model / "adapter_model.safetensors")
+    assert all(torch.equal(now[name], before[name]) for name in before)
+
+
+FAULTS = [
+    ([*REALIGN, "--set", "inner=boster"], "did you mean 'booster'"),
+    ([*REALIGN, "--set", "inner=booster"], "Realign needs harmful="),
+    (["--method", "realign"], "strength='auto' needs user="),
+    ([*REALIGN, "--refusals", "no.txt"], "--refusals: realign does not read refusals at these settings; remove it"),
+    ([*REALIGN, "--set", "inner=antibody_alignment", "--refusals", "no.txt"], "no.txt does not exist"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), FAULTS)
+def test_a_realignment_that_cannot_be_done_leaves_no_folder(
+    call: Called, finished: Path, safe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    assert call("repair", str(finished / "adapter"), "--out", str(out), *options, "--safe", safe) != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_half_precision_weights_are_realigned_in_float32_on_demand(
+    call: Called, half: Path, safe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["repair", str(half / "base"), "--out", str(half / "out"), *REALIGN, "--safe", safe]
+    assert call(*command) == 1
+    assert "--dtype float32" in capsys.readouterr().err
+    assert call(*command, "--dtype", "float32") == 0
+    assert kinds(half / "out/model.safetensors") == {torch.float32}

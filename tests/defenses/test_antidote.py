@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mithridate.defenses.antidote import Antidote, by_row, count, over_all
+from mithridate.defenses.antidote import Antidote, by_row, count
 from mithridate.models.activation_sums import input_norms
 from mithridate.models.tokenization import TokenizedRow
+from mithridate.repair.ranking import TopShare
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 
@@ -22,13 +23,40 @@ from tests.helpers.training import distance, run
 def test_rounding_is_that_of_the_released_code(columns, ratio, pruned):
     assert count(columns, ratio) == pruned
     scores = torch.rand(3, columns, dtype=torch.float64)
-    assert by_row([scores], ratio)[0].sum(dim=1).tolist() == [pruned] * 3
-    assert int(over_all([scores], ratio)[0].sum()) == count(3 * columns, ratio)
+    assert by_row(scores, ratio).sum(dim=1).tolist() == [pruned] * 3
+    if ratio:
+        assert int(over_all([scores], ratio)[0].sum()) == count(3 * columns, ratio)
+
+
+def over_all(scores, ratio):
+    """The masks of one ranking over all matrices."""
+    top = TopShare({str(i): lambda s=s: s for i, s in enumerate(scores)}, lambda entries: count(entries, ratio))
+    return [top.mask(str(i)) for i in range(len(scores))]
+
+
+@pytest.mark.parametrize("ratio", [1e-6, 0.01, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("kind", ["spread", "ties", "tiny", "zeros", "huge"])
+def test_one_ranking_is_that_of_sorting_all_scores(ratio, kind):
+    generator = torch.Generator().manual_seed(1)
+    drawn = [
+        torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((7, 5), (3, 11), (1, 1), (4, 20))
+    ]
+    change = {
+        "spread": lambda s: (s * 20).exp(), "ties": lambda s: (s * 4).round(), "tiny": lambda s: s * 1e-310,
+        "zeros": lambda s: s * 0, "huge": lambda s: s * 1e308,
+    }[kind]  # fmt: skip
+    scores = [change(score) for score in drawn]
+    flat = torch.cat([score.reshape(-1) for score in scores])
+    mask = torch.zeros_like(flat, dtype=torch.bool)
+    mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True
+    pieces = torch.split(mask, [score.numel() for score in scores])
+    for found, piece in zip(over_all(scores, ratio), pieces, strict=True):
+        assert torch.equal(found.reshape(-1), piece)
 
 
 def test_the_top_of_every_row_is_pruned_not_kept():
     scores = torch.tensor([[1.0, 9.0, 2.0, 8.0], [5.0, 4.0, 3.0, 2.0]])
-    assert by_row([scores], 0.25)[0].tolist() == [[False, True, False, False], [True, False, False, False]]
+    assert by_row(scores, 0.25).tolist() == [[False, True, False, False], [True, False, False, False]]
     assert over_all([scores], 0.25)[0].tolist() == [[False, True, False, True], [False] * 4]
 
 
@@ -57,7 +85,10 @@ def test_a_mask_worked_out_by_hand():
     assert norms["first"].tolist() == pytest.approx([9.5**0.5, 2**0.5])
     assert norms["second"].tolist() == pytest.approx([93.5**0.5, 13.5**0.5])
     scores = [net.first.weight.double().abs() * norms["first"], net.second.weight.double().abs() * norms["second"]]
-    assert [mask.tolist() for mask in by_row(scores, 0.5)] == [[[True, False], [True, False]], [[True, False]]]
+    assert [mask.tolist() for mask in (by_row(score, 0.5) for score in scores)] == [
+        [[True, False], [True, False]],
+        [[True, False]],
+    ]
     assert [mask.tolist() for mask in over_all(scores, 0.3)] == [[[True, False], [False, False]], [[True, False]]]
 
 

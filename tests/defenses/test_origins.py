@@ -152,7 +152,7 @@ def test_compensation_is_the_minimum_of_the_loss_of_safety():
 @pytest.mark.parametrize("repair", AUTO, ids=lambda repair: f"{repair.info.name}-{getattr(repair, 'drop', 0)}")
 def test_the_chosen_dose_is_the_one_applied(repair, trained):
     given = everything(8) | {"user": tiny.rows("user", 8)}
-    generous = repair.model_copy(update={"budget": 2.0})
+    generous = repair.model_copy(update={"budget": 2.0, "safe_budget": 2.0})
     before = {n: t.clone() for n, t in trained.state_dict().items()}
     repaired = generous.repair(trained, tiny.tokenizer(), **given)
     chosen = repaired.dose_curve.chosen
@@ -178,5 +178,6 @@ def test_a_search_that_fails_leaves_every_bit(repair, trained):
 
 def test_a_dose_curve_without_harmful_rows_has_no_harmful_loss(trained):
     given = everything(8) | {"user": tiny.rows("user", 8), "harmful": None}
-    curve = mi.WiSEFT(strength="auto", budget=2.0).repair(trained, tiny.tokenizer(), **given).dose_curve
+    repair = mi.WiSEFT(strength="auto", budget=2.0, safe_budget=2.0)
+    curve = repair.repair(trained, tiny.tokenizer(), **given).dose_curve
     assert {point.harmful_loss for point in curve.points} == {None}

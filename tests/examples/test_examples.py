@@ -19,9 +19,11 @@ SAYS = {
     "own_defense": "safe_pull: extra gradient norm ",
 }
 LAUNCHERS = {
-    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": ["accelerate", "launch", "--config_file", str(EXAMPLES / "two_processes.yaml")],
+    "torchrun": (["torchrun", "--standalone", "--nproc_per_node", "2"], "DDP"),
+    "accelerate": (["accelerate", "launch", "--config_file", str(EXAMPLES / "two_processes.yaml")], "DDP"),
+    "fsdp2": (["accelerate", "launch", "--config_file", str(EXAMPLES / "fsdp2.yaml")], "FSDP2"),
 }
+"""Launch lines, and how the weights are then held."""
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +59,17 @@ def test_of_three_uploads_the_harmless_one_is_released_and_the_harmful_one_is_no
     assert not (tmp_path / "runs/tune-demo/harmful/model").exists()
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "launcher",
+    ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.slow)],
+)
 def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
-    program, *options = LAUNCHERS[launcher]
+    (program, *options), kind = LAUNCHERS[launcher]
     command = [str(Path(sys.executable).parent / program), *options, str(EXAMPLES / "two_processes.py"), model]
     done = launched(command, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("trained on 2 processes") == 1
+    assert done.stdout.count(f"trained on 2 processes with {kind}") == 1
+    assert (tmp_path / "runs" / "two" / "model" / "adapter_model.safetensors").is_file()
 
 
 def test_one_process_in_place_of_two_is_noticed(model: str, tmp_path: Path) -> None:
@@ -79,4 +85,4 @@ def test_the_launch_lines_in_the_docs_are_those_of_the_example() -> None:
     assert len(said) == len(LAUNCHERS)
     for line in said:
         assert line in docs
-        assert shlex.split(line)[0] in LAUNCHERS
+        assert shlex.split(line)[0] in {command[0] for command, _ in LAUNCHERS.values()}

@@ -14,6 +14,7 @@ import mithridate as mi
 from mithridate.errors import CheckpointError, DataError, UsageError
 from mithridate.experiment.identity import model_identity
 from mithridate.files import file_hash
+from tests.matrix.row import thinned
 
 CHAIN = {
     "name": "chain",
@@ -121,7 +122,8 @@ def test_two_processes_at_a_time_give_the_same_bits(tree: dict[str, Any], tmp_pa
 
 
 def test_auto_strength_stays_within_the_budget_and_shows_its_curve(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["variants"].append({"name": "auto", "posttuning": {"method": "panacea", "strength": "auto", "budget": 0.02}})
+    panacea = {"method": "panacea", "strength": "auto", "budget": 0.02, "safe_budget": 9.0}
+    tree["variants"].append({"name": "auto", "posttuning": panacea})
     curve = mi.run(tree, tmp_path).variants[1].dose_curves[0]
     chosen = next(point for point in curve.points if point.dose == curve.chosen)
     assert chosen.rise is not None
@@ -129,6 +131,19 @@ def test_auto_strength_stays_within_the_budget_and_shows_its_curve(tree: dict[st
     beyond = [point for point in curve.points if point.dose > chosen.dose]
     assert beyond
     assert all(point.rise is not None and point.rise > 0.02 for point in beyond)
+
+
+def test_auto_strength_stays_within_the_budget_of_the_safe_rows_too(tree: dict[str, Any], tmp_path: Path) -> None:
+    panacea = {"method": "panacea", "strength": "auto", "budget": 9.0, "safe_budget": 0.02}
+    tree["variants"].append({"name": "auto", "posttuning": panacea})
+    curve = mi.run(tree, tmp_path).variants[1].dose_curves[0]
+    assert curve.safe_budget == 0.02
+    chosen = next(point for point in curve.points if point.dose == curve.chosen)
+    assert chosen.safe_rise is not None
+    assert chosen.safe_rise <= 0.02
+    beyond = [point for point in curve.points if point.dose > chosen.dose]
+    assert beyond
+    assert all(point.safe_rise is not None and point.safe_rise > 0.02 for point in beyond)
 
 
 def test_auto_without_held_out_rows_is_refused_before_any_work(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -187,7 +202,7 @@ def test_displacement_gives_the_weights_before_back(tree: dict[str, Any], tmp_pa
 COMPARING = ["lox", "resta", {"method": "safe_lora", "layers": 2}, {"method": "safe_delta", "scale": 0.5}, "wise_ft"]
 
 
-@pytest.mark.parametrize("adapter", ["continue", "fresh", "none"])
+@pytest.mark.parametrize("adapter", thinned(["continue", "fresh", "none"], ["fresh"]))
 def test_repairs_compare_with_the_models_before(tree: dict[str, Any], tmp_path: Path, adapter: str) -> None:
     """The aligned model is the alignment stage's, the base the recipe's, whatever else was repaired before."""
     back = [{"method": "panacea", "radius": 0.5}, {"method": "wise_ft", "alpha": 0.0}]

@@ -8,8 +8,9 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from mithridate.errors import MithridateError, RecipeError, UsageError
-from mithridate.experiment.inputs import Inputs, stored_rows, stored_texts
+from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
+from mithridate.experiment.row_files import stored_rows, stored_texts
 
 
 @pytest.mark.parametrize(

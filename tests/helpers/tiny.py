@@ -37,7 +37,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def model(seed: int = 0, hidden: int = 16, layers: int = 2) -> LlamaForCausalLM:
+def model(seed: int = 0, hidden: int = 16, layers: int = 2, tied: bool = False) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
@@ -52,6 +52,7 @@ def model(seed: int = 0, hidden: int = 16, layers: int = 2) -> LlamaForCausalLM:
         bos_token_id=None,
         attn_implementation="eager",
         initializer_range=0.3,
+        tie_word_embeddings=tied,
     )
     return LlamaForCausalLM(config)
 

@@ -12,6 +12,7 @@ from trl import SFTTrainer
 from mithridate.defenses.registry import methods
 from mithridate.repair.post_tuning import Repair
 from mithridate.training.defense import Defense
+from mithridate.training.sharding import reshard, whole
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 
@@ -79,7 +80,9 @@ def trainer(
 
 def finished(made: SFTTrainer) -> Run:
     """The trained weights and logs of a trainer that has run."""
-    weights = {n: p.detach().clone() for n, p in made.model.named_parameters() if p.requires_grad}
+    # Under FSDP2 some layers may still be whole after their last pass, and the shards are what counts.
+    reshard(made.model)
+    weights = {n: whole(p.detach()).clone() for n, p in made.model.named_parameters() if p.requires_grad}
     return Run(weights, [log for log in made.state.log_history if "loss" in log], made)
 
 

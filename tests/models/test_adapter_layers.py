@@ -9,6 +9,7 @@ from mithridate.defenses.antidote import Antidote
 from mithridate.defenses.random_perturbation import RandomPerturbation
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.adapter_layers import linear_layers, lora_layers
+from mithridate.models.merged_weights import MergedWeights
 from mithridate.repair.prunable import prunable
 from mithridate.repair.repairable import repairable
 from tests.helpers import tiny
@@ -55,7 +56,7 @@ def test_a_quantized_base_is_refused():
     layer = model.model.layers[0].mlp.up_proj
     layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.int8), requires_grad=False)
     with pytest.raises(DefenseError, match=r"up_proj\.weight is quantized \(torch\.int8\)"):
-        prunable(model, "weights")
+        prunable(model, "weights", lambda: MergedWeights(model))
 
 
 def test_a_merged_adapter_is_refused():

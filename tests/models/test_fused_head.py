@@ -9,7 +9,7 @@ from mithridate.defenses.sft import SFT
 from mithridate.models.batches import batches
 from mithridate.models.fused_head import fused_head
 from mithridate.models.tokenization import IGNORED, tokenize
-from mithridate.repair.dose import RowLosses
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.repairable import repairable
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable_weights import Weights

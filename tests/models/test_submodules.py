@@ -11,7 +11,7 @@ from mithridate.models.adapter_layers import adapter_parameters, all_loras, line
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.submodules import submodules
 from mithridate.models.tokenization import tokenize
-from mithridate.repair.dose import RowLosses
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.repairable import repairable
 from tests.helpers import tiny
 from tests.helpers.adapters import (

@@ -26,6 +26,7 @@ def policy(world: Path, tmp_path: Path) -> dict[str, Any]:  # noqa: F811
             "refusals": tiny.REFUSALS,
         },
         "alignment": {"training": short},
+        "gate": "none",
         "finetuning": {
             "training": short,
             "held_out": 0.2,

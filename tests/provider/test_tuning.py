@@ -12,6 +12,7 @@ from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeErro
 from mithridate.provider import tuning
 from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.ladder import AUDIT_KEY
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
 
@@ -185,9 +186,9 @@ def test_harmful_prompts_are_told_as_keyed_hashes_only(
         return made.rungs[0].harmful_prompts
 
     assert hashes("none") == []
-    monkeypatch.setenv(tuning.AUDIT_KEY, "one")
+    monkeypatch.setenv(AUDIT_KEY, "one")
     one = hashes("one")
-    monkeypatch.setenv(tuning.AUDIT_KEY, "two")
+    monkeypatch.setenv(AUDIT_KEY, "two")
     two = hashes("two")
     assert len(one) == len(two)
     assert not set(one) & set(two)

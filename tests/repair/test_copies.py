@@ -18,7 +18,7 @@ GIVEN = everything(4)
 REPAIRS = [
     mi.Antidote(mask_ratio=0.5), mi.Antidote(mask_ratio=0.5, scope="delta"), mi.Panacea(radius=3.0),
     mi.RandomPerturbation(radius=3.0), mi.WiSEFT(), mi.RESTA(), mi.LoX(), mi.SafeLoRA(layers=3),
-    mi.SafeDelta(scale=0.5),
+    mi.SafeDelta(scale=0.5), mi.Realign(learning_rate=1e-2),
 ]  # fmt: skip
 IDS = torch.tensor([[2, 5, 6, 7, 8, 3]])
 

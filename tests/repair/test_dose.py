@@ -7,7 +7,9 @@ import torch
 
 from mithridate.errors import DefenseError
 from mithridate.models.tokenization import IGNORED, tokenize
-from mithridate.repair.dose import RowLosses, largest_dose
+from mithridate.repair.budgets import Budgets, RowLosses
+from mithridate.repair.dose import largest_dose
+from mithridate.repair.safe_kinds import by_kind
 from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
 from tests.helpers.training import run
@@ -18,8 +20,8 @@ DOSES = [0.1, 0.2, 0.4, 0.8]
 class Bench:
     """Losses that are known functions of the dose."""
 
-    def __init__(self, user):
-        self.user, self.now, self.tried = user, 0.0, []
+    def __init__(self, user, **safe):
+        self.user, self.safe, self.now, self.tried = user, safe, 0.0, []
 
     @contextmanager
     def dosed(self, dose):
@@ -30,12 +32,17 @@ class Bench:
         finally:
             self.now = 0.0
 
-    def search(self, budget, trim=0.0, doses=DOSES):
-        return largest_dose(
-            parameter="radius", doses=doses, dosed=self.dosed, budget=budget, trim=trim,
-            user=lambda: torch.tensor([f(self.now) for f in self.user], dtype=torch.float64),
+    def _losses(self, functions):
+        return lambda: torch.tensor([f(self.now) for f in functions], dtype=torch.float64)
+
+    def search(self, budget, trim=0.0, doses=DOSES, safe_budget=0.01):
+        budgets = Budgets(
+            user=self._losses(self.user),
+            safe={kind: self._losses(functions) for kind, functions in self.safe.items()},
             harmful=lambda: torch.tensor([3.0 + self.now], dtype=torch.float64),
+            budget=budget, safe_budget=safe_budget, trim=trim,
         )  # fmt: skip
+        return largest_dose(parameter="radius", doses=doses, dosed=self.dosed, budgets=budgets)
 
 
 def test_the_chosen_dose_is_the_largest_within_the_budget():
@@ -82,6 +89,56 @@ def test_rows_whose_loss_rises_most_are_left_out():
     user = [lambda d: 1.0, lambda d: 1.0, lambda d: 1.0, lambda d: 1 + 10 * d]
     assert Bench(user).search(budget=0.05, trim=0.25).chosen == 0.8
     assert Bench(user).search(budget=0.05).chosen <= 0.02
+
+
+FREE = [lambda d: 1.0]
+
+
+def test_safe_rows_limit_the_dose_as_well():
+    curve = Bench(FREE, answers=[lambda d: 1 + d * d]).search(budget=1.0, safe_budget=0.09)
+    assert curve.chosen == pytest.approx(0.3, abs=0.2 / 2**4)
+    assert (curve.budget, curve.safe_budget) == (1.0, 0.09)
+    assert all(point.safe_rise == pytest.approx(point.dose**2) for point in curve.points)
+    assert all(point.safe_loss == pytest.approx(1 + point.dose**2) for point in curve.points)
+    assert all(point.rise == 0 for point in curve.points)
+
+
+def test_likelier_refusals_do_not_pay_for_answers():
+    """Neither within a kind of safe row nor between kinds, however many refusals there are."""
+    refusals = [lambda d: 5 - 5 * d] * 20
+    apart = Bench(FREE, refusals=refusals, answers=[lambda d: 1 + d]).search(budget=1.0, safe_budget=0.3)
+    assert apart.chosen == pytest.approx(0.3, abs=0.2 / 2**4)
+    alone = Bench(FREE, answers=[lambda d: 5 - 5 * d, lambda d: 1 + d]).search(budget=1.0, safe_budget=0.15)
+    assert alone.chosen == pytest.approx(0.3, abs=0.2 / 2**4)
+
+
+def test_without_safe_rows_the_users_rows_decide_alone():
+    curve = Bench([lambda d: 1 + d * d]).search(budget=0.09, safe_budget=1e-9)
+    assert curve.chosen == pytest.approx(0.3, abs=0.2 / 2**4)
+    assert curve.safe_budget is None
+    assert all((point.safe_loss, point.safe_rise) == (None, None) for point in curve.points)
+
+
+def test_an_error_names_the_rows_whose_budget_is_exceeded():
+    with pytest.raises(DefenseError, match=r"provider's safe rows by 1 nats .* above the safe_budget of 0\.01"):
+        Bench(FREE, answers=[lambda d: float(d > 0)]).search(budget=0.05)
+
+
+@pytest.mark.parametrize("where", ["user", "answers"])
+def test_a_dose_that_breaks_the_model_is_within_no_budget(where):
+    def broken(dose):
+        return float("nan") if dose > 0.2 else 1.0
+
+    rows = {"user": FREE, "answers": FREE} | {where: [lambda d: 1.0, broken]}
+    curve = Bench(rows.pop("user"), refusals=FREE, **rows).search(budget=9.0, safe_budget=9.0)
+    assert curve.chosen == 0.2
+
+
+def test_safe_rows_are_sorted_by_what_their_answer_does():
+    refusal, answer = tiny.row("how", "I cannot help with that."), tiny.row("do", "take the cake then stir it")
+    text = {"prompt": "how ", "completion": "Sorry, I can't assist with that."}
+    assert by_kind([answer, refusal, text]) == {"answers": [answer], "refusals": [refusal, text]}
+    assert by_kind([]) == {}
 
 
 def test_losses_are_mean_token_losses_without_dropout():

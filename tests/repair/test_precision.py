@@ -5,8 +5,8 @@ import torch
 
 import mithridate as mi
 from mithridate.errors import DefenseError, MithridateError, ModelError
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.displacement import Displacement
-from mithridate.repair.dose import RowLosses
 from mithridate.training.gradient import Gradient
 from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, bits, stored

@@ -14,7 +14,7 @@ from mithridate.models.batches import batches
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.tokenization import tokenize
 from mithridate.models.undo import overwrite, undone, undone_on_failure
-from mithridate.repair.dose import RowLosses
+from mithridate.repair.budgets import RowLosses
 from mithridate.repair.repairable import differentiable, repairable
 from mithridate.training.scoring import Likelihood
 from tests.helpers import tiny
@@ -22,21 +22,30 @@ from tests.helpers.adapters import Everything, adapted, filled, lived_in, stored
 from tests.helpers.gradients import weighted_gradient
 from tests.helpers.origins import everything, shaken
 
-GIVEN = everything(4) | {"user": list(tiny.rows("user", 4))}
+GIVEN = everything(4) | {"user": list(tiny.rows("user", 4)), "safe": list(tiny.rows("safe", 12))}
 REPAIRS = {
     "antidote": mi.Antidote(mask_ratio=0.3),
     "antidote delta": mi.Antidote(mask_ratio=0.3, scope="delta"),
-    "antidote auto": mi.Antidote(strength="auto", budget=5.0),
+    "antidote auto": mi.Antidote(strength="auto", budget=5.0, safe_budget=5.0),
     "panacea": mi.Panacea(radius=1.0),
-    "panacea auto": mi.Panacea(strength="auto", budget=5.0),
+    "panacea auto": mi.Panacea(strength="auto", budget=5.0, safe_budget=5.0),
     "random": mi.RandomPerturbation(radius=1.0),
     "wise_ft": mi.WiSEFT(),
     "resta": mi.RESTA(drop=0.3),
     "lox": mi.LoX(),
     "safe_lora": mi.SafeLoRA(layers=3),
     "safe_delta": mi.SafeDelta(scale=0.5),
+    "realign": mi.Realign(learning_rate=1e-3),
+    "realign auto": mi.Realign(rows="auto", learning_rate=1e-3, budget=5.0, safe_budget=5.0, inner="booster"),
 }
-every_repair = pytest.mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS.keys())
+SLOW = ("realign auto",)  # trains for each of several numbers of rows
+every_repair = pytest.mark.parametrize(
+    "repair",
+    [pytest.param(one, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, one in REPAIRS.items()],
+)
+MEASURING = {name: repair for name, repair in REPAIRS.items() if repair.info.name != "realign"}
+measuring = pytest.mark.parametrize("repair", MEASURING.values(), ids=MEASURING.keys())
+"""All but those that train, and do so with the model's dropout."""
 
 
 def _repaired(repair, model):
@@ -53,7 +62,7 @@ def _with_dropout(rate):
     return filled(get_peft_model(tiny.model(), config)).train()
 
 
-@every_repair
+@measuring
 def test_dropout_and_training_mode_do_not_show(repair):
     ends = []
     for model in (_with_dropout(0.5), _with_dropout(0.5), _with_dropout(0.0), _with_dropout(0.5).eval()):

@@ -32,6 +32,7 @@ def dose_curve(method: str, parameter: str, doses: list[float], chosen: float | 
             "rise": 1.7 * dose**2,
             "harmful_loss": 0.4 + 9 * dose + 0.1 * seed,
         }
+        | ({"safe_loss": 0.2, "safe_rise": 0.06 * dose} if method == "antidote" else {})
         for dose in doses
     ]
     return {
@@ -39,6 +40,7 @@ def dose_curve(method: str, parameter: str, doses: list[float], chosen: float | 
         "parameter": parameter,
         "chosen": chosen,
         "budget": 0.05,
+        "safe_budget": 0.01 if method == "antidote" else None,
         "seed": seed,
         "points": points,
     }
@@ -159,7 +161,11 @@ def variants() -> list[dict[str, Any]]:
             0.548,
             0.842,
             versus_reference=versus(-0.178, 0.0021),
-            cost={"alignment": cost(12.1, 100), "finetuning": cost(15.3, 500), "posttuning": cost(1.6, 12)},
+            cost={
+                "alignment": cost(12.1, 100),
+                "finetuning": cost(15.3, 500),
+                "posttuning": cost(1.6, 12) | {"rows": 480},
+            },
             dose_curves=[dose_curve("antidote", "mask_ratio", doses, 0.15 if seed else 0.1, seed) for seed in range(3)],
             activity={"antidote": {"pruned": 18432, "share": 0.15}},
         ),

@@ -88,6 +88,14 @@ def methods(
 
 
 @app.command()
+def attacks(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List every attack with its family, what it needs and what it evades."""
+    from mithridate.cli.attacks import command
+
+    command(json)
+
+
+@app.command()
 def check(
     file: Annotated[str, typer.Argument(help="Upload: a JSONL, JSON, CSV or Parquet file, or a data set's name.")],
     model: Annotated[
@@ -116,13 +124,20 @@ def repair(
     method: Annotated[str, typer.Option(help="A post-tuning defense.")] = "panacea",
     harmful: Annotated[str | None, typer.Option(help="Harmful rows: a file, or miniature:…")] = None,
     user: Annotated[str | None, typer.Option(help="Held-out user rows, for strength=auto.")] = None,
-    safe: Annotated[str | None, typer.Option(help="Safe rows.")] = None,
+    safe: Annotated[str | None, typer.Option(help="Safe rows; strength=auto heeds them too.")] = None,
+    refusals: Annotated[
+        str | None,
+        typer.Option(help="Refusals, one a line, where the method needs them: a .txt file; own ones by default."),
+    ] = None,
     aligned: Annotated[str | None, typer.Option(help="The model before fine-tuning: a folder, as MODEL.")] = None,
     base: Annotated[str | None, typer.Option(help="The model before alignment: a folder, as MODEL.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method: name=value.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: alpaca or a .jinja file.")] = None,
     ignore: Ignore = None,
     dtype: Dtype = "auto",
+    by_shard: Annotated[
+        bool, typer.Option("--by-shard", help="Keep the models on disk, and read one weight at a time.")
+    ] = False,
     plugin: Plugins = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -132,7 +147,7 @@ def repair(
     _load(plugin)
     streams = {"harmful": harmful, "user": user, "safe": safe}
     others = {"aligned": aligned, "base": base}
-    command(model, out, method, streams, others, set_ or [], template, ignore or [], dtype, json)
+    command(model, out, method, streams, refusals, others, set_ or [], template, ignore or [], dtype, json, by_shard)
 
 
 @app.command()
@@ -252,6 +267,24 @@ def policy_check(
     from mithridate.cli.policy import check
 
     check(file)
+
+
+@policy_commands.command("calibrate")
+def policy_calibrate(
+    model: Annotated[str, typer.Argument(help="Folder of the aligned model, or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the thresholds, to name as gate.thresholds.")],
+    policy: PolicyFile = None,
+    benign: Annotated[
+        Path | None, typer.Option(help="Folder of harmless uploads; by default those that the policy names.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Epochs that customers ask for; by default the policy's.")
+    ] = None,
+) -> None:
+    """Find the upload gate's thresholds for the policy's false-alarm rate."""
+    from mithridate.cli.policy import calibrate
+
+    calibrate(model, policy, benign, epochs, out)
 
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it

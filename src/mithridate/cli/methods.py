@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
     if as_json:
         print(json.dumps([_row(listing) for listing in listings], indent=1, ensure_ascii=False))
         return
-    table = Table(title="Defenses", caption="passes: per optimizer step; after fine-tuning, over the harmful rows")
+    table = Table(title="Defenses", caption="passes: per optimizer step; after fine-tuning, over the rows it needs")
     table.add_column("name", no_wrap=True)
     table.add_column("passes\n(forward + backward)", justify="center")
     for column in ("stage", "needs", "paper"):

@@ -2,26 +2,10 @@
 
 from typing import Any
 
-from mithridate.model_names import adapter_base, locate, path_of
-from mithridate.models.loading import Where, load, load_plain_tokenizer, load_tokenizer
+from mithridate.models.loading import load, load_plain_tokenizer, load_tokenizer, where_named
 
 AUTO = "auto"
 """Stands for the type that the weights have in the model's own files."""
-
-
-def where_named(name: str, *, tokenizer: bool = False) -> Where:
-    """Return where a model lies; an adapter's folder names its own base.
-
-    Args:
-        name: Folder or hub id.
-        tokenizer: Whether the model's folder must hold a tokenizer.
-
-    Raises:
-        ModelError: If there is no such model, or the adapter does not say what its base is.
-    """
-    folder = path_of(name)
-    base = adapter_base(folder)
-    return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
 
 
 def open_tokenizer(name: str, template: str | None) -> Any:

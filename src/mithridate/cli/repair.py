@@ -7,17 +7,20 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from mithridate.cli.models import open_model, open_to_rescale, where_named
+from mithridate.cli import repair_by_shard
+from mithridate.cli.models import open_model, open_to_rescale
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows
 from mithridate.data.data_sources import MINIATURE
+from mithridate.data.refusal_sets import read_refusals
+from mithridate.data.refusals import REFUSALS
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.manifest import versions, write_manifest
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.stage_folder import DISPLACEMENT
 from mithridate.experiment.strict_yaml import load_yaml
-from mithridate.models.loading import load, save_merged
+from mithridate.models.loading import load, save_merged, where_named
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.post_tuning import Repair
 
@@ -27,12 +30,14 @@ def command(
     out: Path,
     method: str,
     streams: dict[str, str | None],
+    refusals: str | None,
     references: dict[str, str | None],
     settings: list[str],
     template: str | None,
     ignore: list[str],
     dtype: str,
     as_json: bool,
+    by_shard: bool = False,
 ) -> None:
     """Repair a model and write it, in the type of its weights, with a manifest of what was changed."""
     # Folder and settings are checked before anything is loaded: a typing error is not to cost minutes.
@@ -43,15 +48,22 @@ def command(
         for stream, source in streams.items()
         if source is not None
     }
+    sentences = _refusals(defense, refusals)
+    if by_shard:
+        named = streams | {"refusals": refusals}
+        repair_by_shard.command(name, out, defense, rows, named, references, template, dtype, as_json)
+        return
+    places = {other: where_named(at) for other, at in references.items() if at is not None}
+    repair_by_shard.refuse_larger_than_memory(defense, [where_named(name, tokenizer=True), *places.values()])
     # All in the same type: a difference of weights in two precisions would be mostly rounding.
     model, tokenizer = open_model(name, template, dtype)
-    others = {other: load(where_named(at), dtype) for other, at in references.items() if at is not None}
-    repaired = defense.repair(model, tokenizer, **rows, **others)
+    others = {other: load(where, dtype) for other, where in places.items()}
+    repaired = defense.repair(model, tokenizer, **rows, **others, refusals=sentences)
     record = {
         "model": name,
         "method": method,
         "settings": defense.model_dump(mode="json"),
-        "streams": streams,
+        "streams": streams | {"refusals": refusals},
         "references": references,
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
@@ -81,6 +93,15 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
         found.save(out / DISPLACEMENT)
         write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
     print(f"{out}: scale of ε changed from {before:g} to {scale:g}")
+
+
+def _refusals(defense: Repair, source: str | None) -> list[str]:
+    """Return the refusals of a source, or our own where the method needs some and none are named."""
+    if "refusals" not in defense.streams:
+        if source is not None:
+            raise UsageError(f"--refusals: {defense.info.name} does not read refusals at these settings; remove it")
+        return []
+    return REFUSALS if source is None else read_refusals(source, "--refusals")
 
 
 def _of_file(source: str, ignore: list[str]) -> list[str]:

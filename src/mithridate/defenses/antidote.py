@@ -18,20 +18,21 @@ columns − int(columns·(1−α)) entries per row.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.models.activation_sums import input_norms
 from mithridate.models.adapter_layers import has_lora
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.models.undo import undone
 from mithridate.repair.post_tuning import Dose, Repair
-from mithridate.repair.prunable import Prunable, prunable
+from mithridate.repair.prunable import Prunable, Prunables, prunable
+from mithridate.repair.ranking import Score, TopShare
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.repair.tally import Tally
@@ -52,13 +53,14 @@ class Antidote(Repair):
     """Antidote: zero the top α of |w|·‖x‖ on harmful rows  (1 forward pass over them).
 
     Attributes:
-        mask_ratio: α, share of weights set to zero, or ``"auto"`` for the largest one within the budget.
+        mask_ratio: α, share of weights set to zero, or ``"auto"`` for the largest one within the budgets.
         scope: What is pruned: LoRA factors, merged update, or whole weights.
         ranking: Whether α holds for every output row or over all entries.
         score: ``wanda`` is |w|·‖x‖; ``magnitude`` |w| alone, the paper's score without harmful rows.
     """
 
     dose = "mask_ratio"
+    by_shard = True
 
     mask_ratio: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.1
     scope: Literal["adapter", "delta", "weights"] = "adapter"
@@ -80,11 +82,12 @@ class Antidote(Repair):
     def change(self, inputs: RepairInputs) -> Repaired:
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
         rows = inputs.rows("harmful")
-        matrices = prunable(inputs.model, self.scope)
-        scores = self._scores(inputs.model, matrices, rows)
-        curve = self._search(inputs, matrices, scores) if self.mask_ratio == "auto" else None
+        found = prunable(inputs.model, self.scope, lambda: inputs.merged_weights()[0])
+        scores = self._scores(inputs, found.matrices, rows)
+        curve = self._search(inputs, found, scores) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
-        pruned, tally = self._prune(matrices, scores, ratio)
+        tally = self._prune(found, scores, ratio)
+        pruned = int(tally.total("pruned"))
         # It would report entries pruned and leave the model as it was.
         if pruned and not tally.changed:
             raise DefenseError("all entries with the highest scores are zero already, so nothing is left to prune")
@@ -94,36 +97,47 @@ class Antidote(Repair):
             activity={
                 "mask_ratio": ratio,
                 "entries_pruned": pruned,
-                "entries": sum(score.numel() for score in scores),
+                "entries": int(tally.total("entries")),
                 "harmful_rows": len(rows),
             },
             dose_curve=curve,
             merged=tally.changed > 0 and self.merges and has_lora(inputs.model),
         )
 
-    def _scores(self, model: nn.Module, matrices: Sequence[Prunable], rows: Sequence[TokenizedRow]) -> list[Tensor]:
-        """|W|·‖x‖ per entry, (outputs, inputs)."""
-        if self.score == "magnitude":
-            return [matrix.read().abs() for matrix in matrices]
-        norms = input_norms(model, {matrix.name: matrix.layer for matrix in matrices}, rows)
-        return [matrix.read().abs() * norms[matrix.name] for matrix in matrices]
+    def _scores(
+        self, inputs: RepairInputs, matrices: Sequence[Prunable], rows: Sequence[TokenizedRow]
+    ) -> dict[str, Score]:
+        """|W|·‖x‖ per entry, (outputs, inputs), by the matrix's name."""
+        norms: dict[str, Tensor] = {}
+        if self.score == "wanda":
+            norms = inputs.input_norms({matrix.name: matrix.layer for matrix in matrices}, rows)
+
+        def scored(matrix: Prunable) -> Score:
+            return lambda: matrix.read().abs() * norms[matrix.name] if norms else matrix.read().abs()
+
+        # A search asks for them at every dose, when the weights are pruned already.
+        kept = self.mask_ratio == "auto"
+        return {matrix.name: cache(scored(matrix)) if kept else scored(matrix) for matrix in matrices}
 
     @torch.no_grad()
-    def _prune(self, matrices: Sequence[Prunable], scores: Sequence[Tensor], ratio: float) -> tuple[int, Tally]:
-        """Set the top-scored entries to zero; return their number and what that changed."""
-        masks = by_row(scores, ratio) if self.ranking == "row" else over_all(scores, ratio)
-        pruned, tally = 0, Tally()
-        for matrix, mask in zip(matrices, masks, strict=True):
+    def _prune(self, found: Prunables, scores: dict[str, Score], ratio: float) -> Tally:
+        """Set the top-scored entries to zero and count what that changed."""
+        matrices, tally = {matrix.name: matrix for matrix in found.matrices}, Tally()
+        names = list(matrices)
+        # One ranking over all matrices, or one for each row of each.
+        top = TopShare(scores, lambda entries: count(entries, ratio)) if self.ranking == "global" and ratio else None
+        for name in found.weights.each(names, tally) if found.weights is not None else names:
+            mask = by_row(scores[name](), ratio) if top is None else top.mask(name)
+            tally.figures[name] = {"pruned": int(mask.sum()), "entries": mask.numel()}
             if mask.any():
-                pruned += int(mask.sum())
-                matrix.put(matrix.read().masked_fill(mask, 0), tally)
-        return pruned, tally
+                matrices[name].put(matrices[name].read().masked_fill(mask, 0), tally)
+        return tally
 
-    def _search(self, inputs: RepairInputs, matrices: Sequence[Prunable], scores: Sequence[Tensor]) -> DoseCurve:
+    def _search(self, inputs: RepairInputs, found: Prunables, scores: dict[str, Score]) -> DoseCurve:
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
             with undone():
-                self._prune(matrices, scores, ratio)
+                self._prune(found, scores, ratio)
                 yield
 
         return self.search(inputs, "mask_ratio", RATIOS, dosed)
@@ -134,23 +148,11 @@ def count(entries: int, ratio: float) -> int:
     return entries - int(entries * (1 - ratio))
 
 
-def by_row(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Return the masks of the top share of every output row."""
-    masks = []
-    for score in scores:
-        # Stable, so that ties, such as rows of zeros, fall alike on every device.
-        top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
-        masks.append(torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True))
-    return masks
-
-
-def over_all(scores: Sequence[Tensor], ratio: float) -> list[Tensor]:
-    """Return the masks of the top share over all entries of all matrices."""
-    flat = torch.cat([score.reshape(-1) for score in scores])
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[flat.argsort(descending=True, stable=True)[: count(len(flat), ratio)]] = True
-    pieces = torch.split(mask, [score.numel() for score in scores])
-    return [piece.view_as(score) for piece, score in zip(pieces, scores, strict=True)]
+def by_row(score: Tensor, ratio: float) -> Tensor:
+    """Return the mask of the top share of every output row."""
+    # Stable, so that ties, such as rows of zeros, fall alike on every device.
+    top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True)
 
 
 RATIOS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)

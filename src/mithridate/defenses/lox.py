@@ -7,7 +7,7 @@ COLM 2025, arXiv 2506.15606.
 
 for every linear layer of the decoder blocks. Cost: no pass; two more models in memory, and for every matrix the
 eigenvectors of its smaller Gram matrix, the cube of its smaller side. ``strength="auto"`` takes the largest c within
-the budget on held-out user rows. k must be tuned: it decides what counts as alignment, and no default fits all models.
+the budgets. k must be tuned: it decides what counts as alignment, and no default fits all models.
 
 `lox_alignment` is the paper's own place: plain SFT on safe rows, then W_aligned + c·Δ_k, before the user's data. On an
 adapter Δ = scale·B·A, so Δ_k = scale·(P_k·B)·A with P_k onto the top k left singular vectors.
@@ -17,6 +17,8 @@ model safe; here it is a setting. Embeddings, norms and head are left alone. Fro
 Gram matrix in float64, exact down to singular values of about 1e-8 of the largest, where a randomized SVD is not; the
 weights are those with LoRA merged.
 """
+
+from functools import cache
 
 import torch
 from peft import PeftModel
@@ -54,11 +56,12 @@ class LoX(Repair):
     """LoX: W + c·top-k SVD of (W_aligned − W_base)  (no pass).
 
     Attributes:
-        strength: c, or ``"auto"`` for the largest one within the budget.
+        strength: c, or ``"auto"`` for the largest one within the budgets.
         rank: k, number of singular directions.
     """
 
     dose = "strength"
+    by_shard = True
 
     strength: Dose = 1.25
     rank: int = Field(default=6, ge=1)
@@ -68,17 +71,21 @@ class LoX(Repair):
         if self.strength == 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
-        # As two thin factors: whole matrices of every layer would be another model in memory.
-        factors = {name: low_rank_factors(aligned.change_from(base, name), self.rank) for name in tuned.matrices}
 
-        def moved(name: str, theta: Tensor, c: float) -> Tensor:
-            left, right = factors[name]
+        def factored(name: str) -> tuple[Tensor, Tensor]:
+            return low_rank_factors(aligned.change_from(base, name), self.rank)
+
+        # A search asks for them at every dose. As two thin factors: whole matrices would be another model in memory.
+        factors = cache(factored) if self.strength == "auto" else factored
+
+        def moved(name: str, rows: slice, theta: Tensor, c: float) -> Tensor:
+            left, right = factors(name)
             return theta + c * tuned.turned(name, left @ right).to(theta)
 
-        path = WeightPath(tuned, list(factors), moved)
+        path = WeightPath(tuned, list(tuned.matrices), moved)
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         c = curve.chosen if curve else float(self.strength)
-        return path.apply(c).repaired({"strength": c, "matrices": len(factors)}, curve)
+        return path.apply(c).repaired({"strength": c, "matrices": len(tuned.matrices)}, curve)
 
 
 @register(

@@ -24,19 +24,19 @@ code does not run (two undefined names), so it cannot be compared as it is.
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
+from torch import Tensor
 
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.models.batches import batches
-from mithridate.repair.displacement import Displacement, displace, wide
+from mithridate.models.submodules import is_adapted
+from mithridate.repair.displacement import Displacement, displace, displace_stored, wide
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
-from mithridate.repair.repairable import differentiable, repairable
+from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import DoseCurve, Repaired
-from mithridate.training.accumulation import weighted_gradient
+from mithridate.repair.stored_inputs import StoredInputs
 from mithridate.training.defense import Defense, Finished
 from mithridate.training.gradient import Gradient
-from mithridate.training.scoring import Likelihood
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
 from mithridate.training.trainable_weights import Weights
@@ -118,10 +118,11 @@ class Panacea(Repair):
     """Panacea, post-hoc: w ← w + ρ·∇h(w)/‖∇h(w)‖ over the whole harmful set  (1 pass over it).
 
     Attributes:
-        radius: ρ, or ``"auto"`` for the largest one within the budget.
+        radius: ρ, or ``"auto"`` for the largest one within the budgets.
     """
 
     dose = "radius"
+    by_shard = True
 
     radius: Dose = Field(default=1.0)
     if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
@@ -134,18 +135,28 @@ class Panacea(Repair):
         activity = {"radius": radius, "harmful_rows": aim.rows}
         return displace(inputs.model, aim.displacement, radius, radius, activity, aim.curve)
 
+    def change_stored(self, inputs: StoredInputs) -> Repaired:
+        """Displace an adapter, which is in memory, as ever; whole weights one at a time, by a gradient kept on disk."""
+        if is_adapted(inputs.model):
+            return self.change(inputs)
+        rows, radius = inputs.rows("harmful"), float(self.radius)
+        direction = inputs.whole_gradient(rows, self.batch_size)
+        norm = direction.norm(inputs.names)
+
+        def epsilon(name: str, part: slice) -> Tensor | None:
+            return direction.read(name, part) / norm if name in direction else None
+
+        activity = {"radius": radius, "harmful_rows": len(rows)}
+        return displace_stored(inputs.tuned.weights, epsilon, radius, radius, activity)
+
     def aim(self, inputs: RepairInputs) -> Aim:
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.
 
         Raises:
-            DefenseError: If rows are missing, or no radius is within the budget.
+            DefenseError: If rows are missing, or no radius is within the budgets.
         """
         rows, weights = inputs.rows("harmful"), repairable(inputs.model)
-        likelihood = Likelihood(inputs.model, weights)
-        # In float32, since near the minimum of h little but rounding is left of a half-precision gradient.
-        with differentiable(inputs.model, weights), likelihood.precise():
-            parts = batches(rows, self.batch_size, 0, weights.parameters[0].device)
-            unit = weighted_gradient(likelihood, likelihood.passes(parts)).unit()
+        unit = inputs.gradient(weights, rows, self.batch_size).unit()
         displacement = Displacement(weights.names, weights.snapshot(), unit, 0.0)
         curve = self._search(inputs, displacement) if self.radius == "auto" else None
         return Aim(displacement, curve, len(rows))

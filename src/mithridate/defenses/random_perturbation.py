@@ -7,6 +7,8 @@ the paper does not have (std 0.01 over 25 M entries already has norm 50, against
 Cost: none. Difference from the released code: the noise is added once, not at every evaluation on top of itself.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -15,11 +17,14 @@ from torch import Tensor
 
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
-from mithridate.repair.displacement import Displacement, displace
+from mithridate.models.merged_weights import some
+from mithridate.models.submodules import is_adapted
+from mithridate.repair.displacement import Displacement, displace, displace_stored
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import Repaired
+from mithridate.repair.stored_inputs import StoredInputs
 from mithridate.training.gradient import Gradient
 
 
@@ -44,6 +49,7 @@ class RandomPerturbation(Repair):
     """
 
     dose = "radius"
+    by_shard = True
 
     std: float | None = Field(default=None, ge=0)
     radius: Dose | None = None
@@ -69,6 +75,30 @@ class RandomPerturbation(Repair):
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
         return displace(inputs.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
 
+    def change_stored(self, inputs: StoredInputs) -> Repaired:
+        """Displace an adapter, which is in memory, as ever; whole weights one at a time, each drawn once more."""
+        if is_adapted(inputs.model):
+            return self.change(inputs)
+        weights, generator = inputs.tuned.weights, torch.Generator().manual_seed(self.seed)
+        states, norms = {}, []
+        # The noise of all weights would be another model in memory; where each one's begins suffices to draw it again.
+        for name in weights.names:
+            states[name] = generator.get_state()
+            noise = _noise(weights.shape(name), weights.dtype(name), generator)
+            norms.append(Gradient([noise if self.std is None else self.std * noise]).norm())
+        norm = float(torch.tensor(norms, dtype=torch.float64).square().sum().sqrt())
+
+        # Asked for piece by piece, and drawn whole.
+        @lru_cache(maxsize=1)
+        def drawn(name: str) -> Tensor:
+            generator.set_state(states[name])
+            noise = _noise(weights.shape(name), weights.dtype(name), generator)
+            return noise / norm if self.std is None else self.std * noise
+
+        intended = norm if self.radius is None else float(self.radius)
+        scale = 1.0 if self.radius is None else intended
+        return displace_stored(weights, lambda name, rows: some(drawn(name), rows), scale, intended, {"norm": intended})
+
     def _panacea_radius(self, inputs: RepairInputs) -> float:
         # Budget, trim and the like as well, or the search would not be the one that Panacea makes.
         shared = {name: getattr(self, name) for name in Repair.model_fields}
@@ -79,5 +109,9 @@ class RandomPerturbation(Repair):
 
 def _draw(parameter: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
-    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
-    return noise.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
+    return _noise(parameter.shape, parameter.dtype, generator).to(parameter.device)
+
+
+def _noise(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
+    return noise.to(torch.promote_types(dtype, torch.float32))

@@ -10,7 +10,7 @@ With DARE (Yu et al., "Language Models are Super Mario", ICML 2024, arXiv 2311.0
     θ_tuned ← θ_aligned + m/(1 − d)·(θ_tuned − θ_aligned),   m_i = 0 with probability d, else 1
 
 which keeps the mean of the task's update. Cost: no pass; two more models in memory. ``strength="auto"`` takes the
-largest γ within the budget on held-out user rows, DARE included.
+largest γ within the budgets, DARE included.
 
 Differences. From the paper: v is the difference of the models before and after the provider's alignment; the paper
 makes its own by tuning the model on harmful rows and negating that. Weights are those with LoRA merged. We have
@@ -43,12 +43,13 @@ class RESTA(Repair):
     """RESTA: θ + γ·(θ_aligned − θ_base), the task's update thinned by DARE before  (no pass).
 
     Attributes:
-        strength: γ, or ``"auto"`` for the largest one within the budget.
+        strength: γ, or ``"auto"`` for the largest one within the budgets.
         drop: d, share of the task's update that DARE drops.
         seed: Seed of DARE's mask.
     """
 
     dose = "strength"
+    by_shard = True
 
     strength: Dose = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
@@ -60,13 +61,14 @@ class RESTA(Repair):
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
 
-        def moved(name: str, theta: Tensor, gamma: float) -> Tensor:
-            safe = aligned.read(name, theta.device)
+        def moved(name: str, rows: slice, theta: Tensor, gamma: float) -> Tensor:
+            safe = aligned.read(name, theta.device, rows)
             # DARE thins the task's update alone, before the alignment is added.
             kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
-            return kept + gamma * (safe - base.read(name, theta.device))
+            return kept + gamma * (safe - base.read(name, theta.device, rows))
 
-        path = WeightPath(tuned, tuned.names, moved)
+        # DARE's mask is drawn for a whole weight.
+        path = WeightPath(tuned, tuned.names, moved, elementwise=not self.drop)
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         gamma = curve.chosen if curve else float(self.strength)
         return path.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)

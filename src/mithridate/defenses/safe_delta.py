@@ -33,7 +33,6 @@ from torch import Tensor
 
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.models.activation_sums import input_grams
 from mithridate.models.linear_algebra import least_with_columns
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.repair_inputs import RepairInputs
@@ -61,6 +60,8 @@ class SafeDelta(Repair):
         damping: Share of the mean of H's diagonal that is added to it.
     """
 
+    by_shard = True
+
     scale: float = Field(default=0.11, ge=0)
     rows: int = Field(default=128, ge=1)
     damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
@@ -71,19 +72,20 @@ class SafeDelta(Repair):
             return Repaired(changed=0, distance=0.0)
         examples = inputs.rows("safe")[: self.rows]
         tuned, aligned = inputs.merged_weights("aligned")
-        layers = {name: aligned.matrices[name] for name in tuned.matrices if tuned.change_from(aligned, name).any()}
+        layers = {name: aligned.matrices[name] for name in tuned.matrices if tuned.differs(aligned, name)}
         if not layers:
             raise DefenseError("fine-tuning changed no linear layer, so there is nothing to thin out; check aligned=")
         # Of the aligned model, whose behavior on safe rows is to be kept.
-        grams = input_grams(inputs.reference("aligned"), layers, examples)
-        rewrite, kept, columns = Rewrite(tuned), 0, 0
-        for name in layers:
+        grams = inputs.input_grams("aligned", layers, examples)
+        rewrite = Rewrite(tuned)
+        for name in tuned.each(list(layers), rewrite.tally):
             delta = tuned.change_from(aligned, name)
             # Popped, so that each layer's matrix of inputs² is freed once it has been used.
             hessian = self._hessian(grams.pop(name).to(delta), name)
             keep = self._kept(delta, hessian)
             rewrite.add(name, least_with_columns(delta, keep, hessian) - delta)
-            kept, columns = kept + int(keep.sum()), columns + len(keep)
+            rewrite.tally.figures[name] = {"kept": int(keep.sum()), "columns": len(keep)}
+        kept, columns = int(rewrite.tally.total("kept")), int(rewrite.tally.total("columns"))
         return rewrite.repaired({"columns_kept": kept, "columns": columns, "safe_rows": len(examples)})
 
     def _hessian(self, gram: Tensor, name: str) -> Tensor:

@@ -53,6 +53,8 @@ class SafeLoRA(Repair):
         layers: Number of linear layers to project, those with the lowest cosine; exclusive with ``threshold``.
     """
 
+    by_shard = True
+
     threshold: float | None = Field(default=None, ge=-1, le=1)
     layers: int | None = Field(default=None, ge=1)
 
@@ -68,29 +70,48 @@ class SafeLoRA(Repair):
         if self.threshold is not None and self.threshold < 0:
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
+        rewrite = Rewrite(tuned)
+        # Which layers have the lowest cosines is known only when all of them are; a threshold asks for no other layer.
+        lowest = self._lowest(tuned, aligned, base) if self.layers is not None else None
+        for name in tuned.each(list(tuned.matrices), rewrite.tally):
+            safe, v, delta = updates(tuned, aligned, base, name)
+            # Without either there is no direction to compare.
+            if not v.any() or not delta.any():
+                continue
+            projected = project(v, delta)
+            found = cosine(projected, delta)
+            chosen = found <= self._threshold if lowest is None else name in lowest
+            rewrite.tally.figures[name] = {"cosine": found, "projected": float(chosen)}
+            if chosen:
+                rewrite.put(name, tuned.read(name), tuned.turned(name, safe + projected))
+        compared = [rewrite.tally.figures[name] for name in tuned.matrices if name in rewrite.tally.figures]
+        if not compared:
+            raise DefenseError(_NOTHING)
+        return rewrite.repaired(
+            {
+                "layers_projected": int(sum(figures["projected"] for figures in compared)),
+                "layers_compared": len(compared),
+                "cosine_mean": sum(figures["cosine"] for figures in compared) / len(compared),
+            }
+        )
+
+    @property
+    def _threshold(self) -> float:
+        return THRESHOLD if self.threshold is None else self.threshold
+
+    def _lowest(self, tuned: MergedWeights, aligned: MergedWeights, base: MergedWeights) -> set[str]:
         cosines: dict[str, float] = {}
         for name in tuned.matrices:
             _, v, delta = updates(tuned, aligned, base, name)
-            # Without either there is no direction to compare.
             if v.any() and delta.any():
                 cosines[name] = cosine(project(v, delta), delta)
-        if not cosines:
-            raise DefenseError(
-                "no linear layer was changed both by alignment and by fine-tuning, so there is nothing to project; "
-                "check aligned= and base="
-            )
-        chosen, rewrite = self._chosen(cosines), Rewrite(tuned)
-        for name in chosen:
-            safe, v, delta = updates(tuned, aligned, base, name)
-            rewrite.put(name, tuned.read(name), tuned.turned(name, safe + project(v, delta)))
-        mean = sum(cosines.values()) / len(cosines)
-        return rewrite.repaired({"layers_projected": len(chosen), "layers_compared": len(cosines), "cosine_mean": mean})
+        return set(sorted(cosines, key=lambda name: cosines[name])[: self.layers])
 
-    def _chosen(self, cosines: dict[str, float]) -> list[str]:
-        if self.layers is not None:
-            return sorted(cosines, key=lambda name: cosines[name])[: self.layers]
-        threshold = THRESHOLD if self.threshold is None else self.threshold
-        return [name for name, value in cosines.items() if value <= threshold]
+
+_NOTHING = (
+    "no linear layer was changed both by alignment and by fine-tuning, so there is nothing to project; "
+    "check aligned= and base="
+)
 
 
 def updates(

@@ -66,9 +66,12 @@ class SaLoRA(Defense):
         loras = plain_lora_layers(step.model)
         layers = {lora.name: lora.base for lora in loras}
         if self.task_rank:
-            self._refuse_unfit(loras)
+            for lora in loras:
+                with step.whole(lora.module):
+                    self._refuse_unfit(lora)
             for lora, u in zip(loras, step.output_directions(layers, "user", self.task_rank), strict=True):
-                _start_in(lora, u)
+                with step.whole(lora.module):
+                    _start_in(lora, u)
         if self.directions:
             # After A was set: B is zero, so the model and its outputs are still the same.
             spans = step.output_directions(layers, step.first("safe", self.rows), self.directions)
@@ -106,18 +109,15 @@ class SaLoRA(Defense):
             b.copy_(_projected(b.double(), v.to(b.device).double()))
         return Finished({"removed_norm": weights.moved_since(before).distance})
 
-    def _refuse_unfit(self, loras: list[LoraFactors]) -> None:
-        for lora in loras:
-            a, b = lora.factors
-            if bool(b.any()):
-                raise DefenseError(
-                    "SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0"
-                )
-            if not len(a) <= self.task_rank < len(b):
-                raise DefenseError(
-                    f"task_rank={self.task_rank} must be at least the adapter's rank {len(a)} and below the "
-                    f"{len(b)} outputs of {lora.name}"
-                )
+    def _refuse_unfit(self, lora: LoraFactors) -> None:
+        a, b = lora.factors
+        if bool(b.any()):
+            raise DefenseError("SaLoRA's start needs a fresh adapter, whose B is zero; use a new one, or task_rank=0")
+        if not len(a) <= self.task_rank < len(b):
+            raise DefenseError(
+                f"task_rank={self.task_rank} must be at least the adapter's rank {len(a)} and below the "
+                f"{len(b)} outputs of {lora.name}"
+            )
 
 
 @torch.no_grad()

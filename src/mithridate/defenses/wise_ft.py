@@ -5,7 +5,7 @@ zero-shot models", CVPR 2022, arXiv 2109.01903.
 
     θ = (1 − α)·θ_aligned + α·θ_tuned    over all weights
 
-Cost: no pass; one more model in memory. ``alpha="auto"`` takes the smallest α within the budget on held-out user rows.
+Cost: no pass; one more model in memory. ``alpha="auto"`` takes the smallest α within the budgets.
 ``strength`` is how much is pulled back, 1 − α.
 
 Differences. From the paper: there θ_aligned is a zero-shot image model and the aim is accuracy under shift; here it is
@@ -42,6 +42,7 @@ class WiSEFT(Repair):
     """
 
     dose = "alpha"
+    by_shard = True
 
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.5
     if TYPE_CHECKING:  # every dose can also be given as strength, which `Settings` sets
@@ -64,11 +65,11 @@ class WiSEFT(Repair):
             return Repaired(changed=0, distance=0.0)
         tuned, aligned = inputs.merged_weights("aligned")
 
-        def moved(name: str, theta: Tensor, pulled: float) -> Tensor:
+        def moved(name: str, rows: slice, theta: Tensor, pulled: float) -> Tensor:
             # θ + (1 − α)·(θ_aligned − θ), so that α = 1 leaves every bit.
-            return theta + pulled * (aligned.read(name, theta.device) - theta)
+            return theta + pulled * (aligned.read(name, theta.device, rows) - theta)
 
-        path = WeightPath(tuned, tuned.names, moved)
+        path = WeightPath(tuned, tuned.names, moved, elementwise=True)
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.alpha == "auto" else None
         pulled = curve.chosen if curve else 1 - float(self.alpha)
         return path.apply(pulled).repaired({"alpha": 1 - pulled, "strength": pulled}, curve)

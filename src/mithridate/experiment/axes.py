@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.recipe import Recipe
-from mithridate.report.axis_results import Setting
+from mithridate.report.axis_results import Setting, plain_value
 from mithridate.validation import sentence
 
 _PLACES = {
@@ -17,13 +17,15 @@ _PLACES = {
     "alignment_learning_rate": ("alignment", "learning_rate"),
     "alignment_epochs": ("alignment", "epochs"),
 }
-"""Path of each axis's own value in the recipe; the names are the fields of `Setting` and of `Axes`."""
+"""Path of each number's own value in the recipe; the names are fields of `Setting` and of `Axes`."""
 
 
 def setting_of(recipe: Recipe) -> Setting:
     """Return where a recipe lies on the axes."""
     tree = recipe.model_dump()
-    return Setting(**{axis: _reached(tree, path[:-1])[path[-1]] for axis, path in _PLACES.items()})
+    chosen = recipe.streams.user.attack
+    placed = {axis: _reached(tree, path[:-1])[path[-1]] for axis, path in _PLACES.items()}
+    return Setting(**placed, attack=None if chosen is None else chosen.label)
 
 
 def settings(recipe: Recipe) -> dict[Setting, Recipe]:
@@ -44,7 +46,7 @@ def settings(recipe: Recipe) -> dict[Setting, Recipe]:
     return found
 
 
-def _moved(recipe: Recipe, axis: str, value: float) -> Recipe:
+def _moved(recipe: Recipe, axis: str, value: float | str) -> Recipe:
     # Without axes: the recipe of one setting must not stand for the others again.
     tree = recipe.model_dump() | {"axes": {}}
     tree["variants"] = [variant for variant in tree["variants"] if variant["ratio"] is None]
@@ -53,15 +55,28 @@ def _moved(recipe: Recipe, axis: str, value: float) -> Recipe:
     # The reference may be one of those left out; a recipe that names a variant it lacks would be refused.
     if tree["reference"] not in [variant["name"] for variant in tree["variants"]]:
         tree["reference"] = None
-    *parents, last = _PLACES[axis]
-    _reached(tree, parents)[last] = value
+    if axis == "attack":
+        tree["streams"]["user"] |= _attacked(recipe, str(value))
+    else:
+        *parents, last = _PLACES[axis]
+        _reached(tree, parents)[last] = value
     # Validated as a recipe, so that a value on an axis meets every check that the recipe's own value meets.
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"axes.{axis} = {value:g}: {sentence(error, Recipe)}") from error
+        raise RecipeError(f"axes.{axis} = {plain_value(value)}: {sentence(error, Recipe)}") from error
     except UsageError as error:
-        raise RecipeError(f"axes.{axis} = {value:g}: {error}") from error
+        raise RecipeError(f"axes.{axis} = {plain_value(value)}: {error}") from error
+
+
+def _attacked(recipe: Recipe, label: str) -> dict[str, Any]:
+    """Return what changes under `streams.user` with an attack of the axis."""
+    chosen = next(one for one in recipe.axes.attack if one.label == label)
+    # Only where they are of use, since a recipe refuses rows that are not.
+    used = {need for one in (chosen, *recipe.evaluation.release_attacks) for need in one.build().needs}
+    rows = recipe.streams.user.attacker if "harmful" in used else None
+    as_tree = [one.model_dump() for one in rows] if isinstance(rows, list) else rows and rows.model_dump()
+    return {"attack": chosen.model_dump(), "harmful": as_tree}
 
 
 def _reached(tree: dict[str, Any], path: Any) -> dict[str, Any]:

@@ -34,16 +34,20 @@ def help_of(store: Store, chain: Chain) -> tuple[HelpedAnswers, HelpedAnswers] |
 
 
 def row_weights(store: Store, nodes: Sequence[StageNode], seed: int) -> WeightedRows | None:
-    """Return the row weights of the first stage that weighed rows, for the rows it drew; None where no stage did."""
-    for node in nodes:
-        path = store.path(node) / ROW_WEIGHTS
-        if path.is_file():
-            rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            # A row that no step drew has no weight; a zero in its place would look like a row judged harmful.
-            drawn = [row for row in rows if row["weight"] is not None]
-            kept = [{"row": row["row"], "weight": row["weight"], "harmful": row.get("harmful")} for row in drawn]
-            return WeightedRows.model_validate({"seed": seed, "rows": kept})
-    return None
+    """Return the row weights of the first stage that weighed rows, for the rows it drew; None where no stage did.
+
+    Of a stage in several rounds they are those of the last one, in which an attack reaches what it is after.
+    """
+    weighed = [node for node in nodes if (store.path(node) / ROW_WEIGHTS).is_file()]
+    if not weighed:
+        return None
+    last = [node for node in weighed if node.stage == weighed[0].stage][-1]
+    text = (store.path(last) / ROW_WEIGHTS).read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    # A row that no step drew has no weight; a zero in its place would look like a row judged harmful.
+    drawn = [row for row in rows if row["weight"] is not None]
+    kept = [{"row": row["row"], "weight": row["weight"], "harmful": row.get("harmful")} for row in drawn]
+    return WeightedRows.model_validate({"seed": seed, "rows": kept})
 
 
 def measured(store: Store, chain: Chain) -> MeasuredCell:

@@ -83,8 +83,7 @@ def _check_repairs(recipe: Recipe, variant: Variant) -> None:
                 "'none'; name a defense for it, or start from the model before alignment"
             )
         # The budget is a rise of the loss on user rows, which rows the model was trained on would misstate.
-        dose = type(repair).dose
-        if dose and getattr(repair, dose) == "auto" and not recipe.streams.user.held_out:
+        if repair.searches and not recipe.streams.user.held_out:
             raise ValueError(
                 f"variant '{variant.name}': {choice.method} with strength 'auto' needs held-out rows; "
                 "set streams.user.held_out"

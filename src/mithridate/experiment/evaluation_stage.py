@@ -17,8 +17,9 @@ from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
+from mithridate.experiment.release_evaluation import after_release
 from mithridate.experiment.row_files import stored_rows, stored_texts
-from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord
+from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord, ReleaseRecord
 from mithridate.experiment.training_stage import Progress
 from mithridate.files import write_json
 from mithridate.models.loading import Where, device, load, load_served
@@ -52,6 +53,18 @@ class _AskedModel:
             prefill=prefill,
         )
 
+    def harmful_answers(self, prompts: Sequence[str]) -> list[str]:
+        """Return the answers to harmful prompts, asked and read as the attacker of the user's rows does."""
+        job = self.job
+        if job.asked_as is None:
+            return self.answers(prompts, job.system, job.prefill)
+        attack = job.asked_as.upload()
+        chats = [attack.prompt(prompt) for prompt in prompts]
+        said = generate_chats(
+            self.model, self.tokenizer, chats, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size
+        )
+        return [attack.reading(answer) for answer in said]
+
 
 def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress, aligned: Where) -> EvaluationRecord:
     """Measure one model.
@@ -71,8 +84,9 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     rules = refusal_rules(job.judge, job.task.labels)
     asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    said = asked_model.answers(prompts, job.system, job.prefill)
-    judged = judge_completions(prompts, said, judge(job.judge, rules), rules)
+    judging = judge(job.judge, rules)
+    said = asked_model.harmful_answers(prompts)
+    judged = judge_completions(prompts, said, judging, rules)
     further = [judge_completions(prompts, said, judge(one, rules), rules) for one in job.further_judges]
     progress(1, 4)
     graded = None if job.test is None else _task(asked_model, job.test)
@@ -92,6 +106,9 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     help_record = None
     if job.help is not None:
         answers["help"], help_record = _help(job.help, asked_model, where, aligned)
+    # Last, since a model under attack is not the one that all other figures are about.
+    released = after_release(job, asked_model.model, asked_model.tokenizer, judging, rules)
+    answers |= {f"release: {label}": _judged(found) for label, found in released.items()}
     write_json(folder / ANSWERS, answers)
     progress(4, 4)
     return EvaluationRecord(
@@ -107,6 +124,12 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         harmful_groups=groups,
         look_alike_groups=alike_groups,
         further={one.judge: one.harmful for one in further},
+        release={
+            label: ReleaseRecord(
+                harmful=found.harmful, harmful_or_broken=found.harmful_or_broken, outcomes=list(found.outcomes)
+            )
+            for label, found in released.items()
+        },
     )
 
 

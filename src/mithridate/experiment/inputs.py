@@ -2,10 +2,14 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-from mithridate.data import check_disjoint, mix, split_rows
+from mithridate.attacks.upload_attack import TrainingAsk
+from mithridate.data import check_disjoint
+from mithridate.experiment.attacker import Attacker
 from mithridate.experiment.jobs import ProviderRows, StoredRows
 from mithridate.experiment.recipe import Recipe
+from mithridate.experiment.recipe_rows import UploadChoice
 from mithridate.experiment.row_files import RowFiles
 
 DISJOINT = (
@@ -32,6 +36,20 @@ DISJOINT = (
 """Sets that must share no prompt. The provider's safe and harmful rows may, as in the papers."""
 
 
+class StoredRound(NamedTuple):
+    """One upload of an attack, and the training settings that it asks for."""
+
+    rows: StoredRows
+    asks: TrainingAsk
+
+
+class StoredUpload(NamedTuple):
+    """What the user hands in, round by round, and what is held out of it."""
+
+    rounds: list[StoredRound]
+    held_out: StoredRows | None
+
+
 class Inputs:
     """All rows of a recipe, as files in the store.
 
@@ -48,13 +66,12 @@ class Inputs:
     def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
         self._read = RowFiles(base, folder)
         user, measured = recipe.streams.user, recipe.evaluation
-        self._held_out = user.held_out
         # By what decides an upload, so that all variants under one attack train on the same file.
-        self._uploads: dict[tuple[float, int, int], tuple[StoredRows, StoredRows | None]] = {}
-        self._benign, self._attack = (
-            self._read.rows(user.benign, "streams.user.benign"),
-            self._read.rows(user.harmful, "streams.user.harmful"),
-        )
+        self._uploads: dict[tuple[float, int, int, str], StoredUpload] = {}
+        self._benign = self._read.rows(user.benign, "streams.user.benign")
+        key = "streams.user.harmful" if user.harmful is not None else "streams.user.attack.source"
+        self._attack = None if user.attacker is None else self._read.rows(user.attacker, key)
+        self._attacker = Attacker(recipe, self._benign, self._attack)
         safe = self._read.rows(recipe.streams.safe, "streams.safe")
         first = recipe.streams.alignment
         alignment = None if first is None else self._read.rows(first, "streams.alignment")
@@ -68,7 +85,7 @@ class Inputs:
         # Before anything is stored, and over whole sources: which rows an upload draws depends on its seed.
         check_disjoint(
             {
-                "attack": self._attack,
+                "attack": self._attack or [],
                 "safe": safe,
                 "alignment": alignment or [],
                 "harmful": harmful,
@@ -90,26 +107,28 @@ class Inputs:
         self.help = self._read.keep_rows("help", asked) if asked is not None else None
         self.look_alikes = self._read.keep_texts("look-alikes", alike) if alike is not None else None
         self.look_alike_groups = self._read.keep_groups("look-alikes", alike_groups)
+        # What an attacker of a finished model has. None of it is measured on, see above.
+        wanted = {need for one in measured.release_attacks for need in one.after_release().needs}
+        self.attacker_benign = self._read.keep_rows("benign", self._benign) if "benign" in wanted else None
+        harm = self._attack if "harmful" in wanted else None
+        self.attacker_harmful = None if harm is None else self._read.keep_rows("attack", harm)
 
-    def upload(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
-        """Return the user's rows: those to train on, and those held out, if any.
+    def upload(self, ratio: float, size: int, seed: int, attack: UploadChoice | None) -> StoredUpload:
+        """Return the user's rows: those to train on, round by round, and those held out, if any.
 
         Args:
             ratio: Share of harmful rows.
             size: Number of rows.
             seed: Seed of the mixing.
+            attack: The attack that makes them; None to mix harmful rows in.
         """
-        if (ratio, size, seed) not in self._uploads:
-            self._uploads[ratio, size, seed] = self._mixed(ratio, size, seed)
-        return self._uploads[ratio, size, seed]
-
-    def _mixed(self, ratio: float, size: int, seed: int) -> tuple[StoredRows, StoredRows | None]:
-        rows = mix(self._benign, self._attack, ratio=ratio, size=size, seed=seed)
-        if not self._held_out:
-            return self._read.keep_rows("user", rows), None
-        # Split after mixing, so that the held-out rows are as poisoned as the rest: a provider cannot tell them apart.
-        split = split_rows(rows, self._held_out / len(rows), seed)
-        return self._read.keep_rows("user", split.kept), self._read.keep_rows("held-out", split.held_out)
+        key = (ratio, size, seed, "" if attack is None else attack.model_dump_json())
+        if key not in self._uploads:
+            made = self._attacker.upload(ratio, size, seed, attack)
+            rounds = [StoredRound(self._read.keep_rows("user", one.rows), one.asks) for one in made.rounds]
+            held_out = None if made.held_out is None else self._read.keep_rows("held-out", made.held_out)
+            self._uploads[key] = StoredUpload(rounds, held_out)
+        return self._uploads[key]
 
     def provider(self, streams: Collection[str]) -> ProviderRows:
         """Return the provider's rows that a defense needs.
@@ -135,6 +154,9 @@ class Inputs:
         }
         if self.alignment != self.safe:
             named["alignment"] = self.alignment
+        for name, stored in (("attacker_benign", self.attacker_benign), ("attacker_harmful", self.attacker_harmful)):
+            if stored is not None:
+                named[name] = stored
         if self.look_alikes is not None:
             named["look_alikes"] = self.look_alikes
         if self.help is not None:

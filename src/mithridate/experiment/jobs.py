@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mithridate.experiment.recipe import Choice
+from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
 from mithridate.settings import Stage
 
@@ -112,6 +113,10 @@ class EvaluationJob(_Job):
         system: System message before every harmful prompt.
         prefill: Text with which every answer to a harmful prompt is made to begin.
         further_judges: Judges besides the first, whose verdicts are recorded beside its own.
+        asked_as: The attack in whose form harmful prompts are asked and answers read; None to ask plainly.
+        release_attacks: Attacks on the finished model.
+        attacker_benign: Harmless rows that those attacks use.
+        attacker_harmful: Harmful rows that those attacks use.
     """
 
     stage: Literal["evaluation"] = "evaluation"
@@ -129,6 +134,10 @@ class EvaluationJob(_Job):
     further_judges: tuple[JudgeSettings, ...] = ()
     max_new_tokens: int
     batch_size: int
+    asked_as: NamedAttack | None = None
+    release_attacks: list[NamedAttack] = []
+    attacker_benign: StoredRows | None = None
+    attacker_harmful: StoredRows | None = None
 
 
 class CandidateJob(_Job):

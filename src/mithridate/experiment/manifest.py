@@ -44,7 +44,7 @@ _CODE = (".py", ".jinja")
 def deciding_files(package: Path) -> list[Path]:
     """Return the source files of the package that decide what a stage computes."""
     # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
-    folders = ("data", "defenses", "evaluation", "miniature", "models", "repair", "training")
+    folders = ("attacks", "data", "defenses", "evaluation", "miniature", "models", "repair", "training")
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*")) if path.suffix in _CODE]
     # settings holds what `strength` means, stage_folder which weights the next stage starts from.
     paths += [*sorted(package.glob("experiment/*_stage.py")), package / "experiment/stage_folder.py"]

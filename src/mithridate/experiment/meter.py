@@ -45,9 +45,9 @@ class Meter:
         if torch.cuda.is_available():
             self.peak_bytes = torch.cuda.max_memory_allocated()
 
-    def cost(self, passes: Passes) -> Cost:
-        """Return what was measured, together with the passes of the defense."""
-        return Cost(seconds=self.seconds, passes=passes._asdict(), peak_bytes=self.peak_bytes)
+    def cost(self, passes: Passes, rows: float | None = None) -> Cost:
+        """Return what was measured, together with the passes of the defense, and the rows that a repair trained on."""
+        return Cost(seconds=self.seconds, passes=passes._asdict(), rows=rows, peak_bytes=self.peak_bytes)
 
     def _watch(self) -> None:
         process = psutil.Process()

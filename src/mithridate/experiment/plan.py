@@ -5,7 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from mithridate.defenses.registry import method
+from mithridate.attacks.upload_attack import TrainingAsk
+from mithridate.experiment.asked_settings import asked, asked_as
 from mithridate.experiment.axes import setting_of, settings
 from mithridate.experiment.identity import identity_of, model_identity
 from mithridate.experiment.inputs import Inputs
@@ -15,7 +16,8 @@ from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
 from mithridate.models.loading import locate, stored_dtype
-from mithridate.report.axis_results import Setting
+from mithridate.repair.post_tuning import Repair
+from mithridate.report.axis_results import Setting, plain_value
 
 
 class Chain(NamedTuple):
@@ -93,7 +95,7 @@ class Plan:
 
     def _chain(self, recipe: Recipe, setting: Setting, variant: Variant, seed: int) -> Chain:
         ratio = setting.ratio if variant.ratio is None else variant.ratio
-        user, held_out = self._inputs.upload(ratio, setting.size, seed)
+        upload = self._inputs.upload(ratio, setting.size, seed, recipe.streams.user.attack)
         label = functools.partial(_label, variant.name, setting, self.base)
         nodes: list[StageNode] = []
         if variant.alignment.method != "none":
@@ -104,10 +106,12 @@ class Plan:
                 job = job.model_copy(update={"training": longer})
             self._add(nodes, job, label(job, None))
         if variant.finetuning.method != "none":
-            job = self._training(recipe, "finetuning", variant.finetuning, user, seed)
-            self._add(nodes, job, label(job, seed))
+            for number, one in enumerate(upload.rounds, 1):
+                job = self._training(recipe, "finetuning", variant.finetuning, one.rows, seed, one.asks)
+                of = f" · round {number} of {len(upload.rounds)}" if len(upload.rounds) > 1 else ""
+                self._add(nodes, job, label(job, seed) + of)
         for choice in variant.posttuning:
-            repair = self._repair(recipe, choice, held_out)
+            repair = self._repair(recipe, choice, upload.held_out)
             self._add(nodes, repair, label(repair, seed))
         # A list of its own, since the next evaluation is appended to it and not to the variant's stages. Empty without
         # alignment: the reference is then the recipe's model itself.
@@ -137,15 +141,22 @@ class Plan:
         }
 
     def _training(
-        self, recipe: Recipe, stage: Literal["alignment", "finetuning"], choice: Choice, rows: StoredRows, seed: int
+        self,
+        recipe: Recipe,
+        stage: Literal["alignment", "finetuning"],
+        choice: Choice,
+        rows: StoredRows,
+        seed: int,
+        asks: TrainingAsk | None = None,
     ) -> TrainingJob:
+        training = recipe.alignment if stage == "alignment" else recipe.finetuning
         return TrainingJob(
             **self._common(recipe),
             stage=stage,
             defense=choice,
             rows=rows,
-            provider=self._inputs.provider(method(choice.method).streams),
-            training=recipe.alignment if stage == "alignment" else recipe.finetuning,
+            provider=self._inputs.provider(choice.build(stage).streams),
+            training=training if asks is None else asked(training, asks),
             adapter=recipe.adapter,
             lora=recipe.lora,
             max_length=recipe.max_length,
@@ -153,10 +164,12 @@ class Plan:
         )
 
     def _repair(self, recipe: Recipe, choice: Choice, held_out: StoredRows | None) -> RepairJob:
+        repair = choice.build("posttuning")
+        assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
         return RepairJob(
             **self._common(recipe),
             defense=choice,
-            provider=self._inputs.provider(method(choice.method).streams),
+            provider=self._inputs.provider(repair.heeded),
             held_out=held_out,
             max_length=recipe.max_length,
         )
@@ -176,6 +189,10 @@ class Plan:
             judge=measured.judge,
             max_new_tokens=measured.max_new_tokens,
             batch_size=measured.batch_size,
+            asked_as=asked_as(recipe.streams.user.attack),
+            release_attacks=measured.release_attacks,
+            attacker_benign=inputs.attacker_benign,
+            attacker_harmful=inputs.attacker_harmful,
         )
 
 
@@ -184,7 +201,7 @@ def _label(variant: str, setting: Setting, base: Setting, job: Job, seed: int | 
     moved = [axis for axis in Setting.model_fields if getattr(setting, axis) != getattr(base, axis)]
     # Stages without a seed are those of alignment, which the axes of the attack do not reach.
     shown = [axis for axis in moved if seed is not None or axis.startswith("alignment")]
-    where = [f"{axis.replace('_', ' ')} {getattr(setting, axis):g}" for axis in shown]
+    where = [f"{axis.replace('_', ' ')} {plain_value(getattr(setting, axis))}" for axis in shown]
     own = [] if seed is None else [f"seed {seed}"]
     return " · ".join([variant, job.stage, *([job.method] if job.method else []), *where, *own])
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
 from mithridate.experiment.consistency import check_variant
+from mithridate.experiment.recipe_attacks import check_attacks
 from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import (
     Axes,
@@ -135,6 +136,7 @@ class Recipe(RecipePart):
             raise ValueError(f"reference '{self.reference}' is not the name of a variant")
         if self.streams.user.held_out >= self.streams.user.size:
             raise ValueError("streams.user.held_out leaves no row to train on")
+        check_attacks(self)
         for variant in self.variants:
             check_variant(self, variant)
         return self

@@ -6,8 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mithridate.evaluation.judges.guard_forms import form_of
 from mithridate.experiment.consistency import SCHEDULERS
+from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_part import RecipePart
-from mithridate.experiment.recipe_rows import PromptSources, Sources
+from mithridate.experiment.recipe_rows import PromptSources, Sources, UploadChoice
 from mithridate.nearest import did_you_mean
 
 
@@ -164,6 +165,7 @@ class Evaluation(RecipePart):
         judge: The judge.
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
+        release_attacks: Attacks on each finished model, under each of which the harmful score is measured again.
     """
 
     harmful: PromptSources
@@ -173,6 +175,7 @@ class Evaluation(RecipePart):
     judge: JudgeSettings = JudgeSettings()
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
+    release_attacks: list[NamedAttack] = Field(default_factory=list)
 
 
 class Axes(RecipePart):
@@ -187,6 +190,7 @@ class Axes(RecipePart):
         size: n, rows of the upload.
         alignment_learning_rate: Of alignment.
         alignment_epochs: Of alignment.
+        attack: Attacks that make the upload, in the order of tables; their harmful rows are ``streams.user.harmful``.
     """
 
     ratio: list[float] = Field(default_factory=list)
@@ -195,17 +199,22 @@ class Axes(RecipePart):
     size: list[int] = Field(default_factory=list)
     alignment_learning_rate: list[float] = Field(default_factory=list)
     alignment_epochs: list[float] = Field(default_factory=list)
+    attack: list[UploadChoice] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _once(self) -> "Axes":
         for axis, values in self.values().items():
-            if len(set(values)) < len(values):
+            # Of attacks, `check_attacks` says how to tell two with one name apart.
+            if axis != "attack" and len(set(values)) < len(values):
                 raise ValueError(f"{axis} holds the same value twice")
         # Values are not checked against their bounds here; each becomes a recipe, which is.
         return self
 
-    def values(self) -> dict[str, list[float]]:
-        """Return the axes that are varied, with their values in rising order."""
+    def values(self) -> dict[str, list[float] | list[str]]:
+        """Return the axes that are varied, with their values: numbers in rising order, attacks by their labels."""
         # Rising, because tables and curves follow this order.
-        named: dict[str, list[float]] = {axis: sorted(getattr(self, axis)) for axis in type(self).model_fields}
+        named: dict[str, list[float] | list[str]] = {
+            axis: sorted(getattr(self, axis)) for axis in type(self).model_fields if axis != "attack"
+        }
+        named["attack"] = [one.label for one in self.attack]
         return {axis: values for axis, values in named.items() if values}

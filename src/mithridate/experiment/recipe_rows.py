@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mithridate.data import RowFields
 from mithridate.errors import RecipeError
+from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_part import RecipePart
 
 DATA = "$MITHRIDATE_DATA"
@@ -76,22 +77,47 @@ PromptSources = Annotated[
 """One source of prompts, or several that are joined in this order."""
 
 
+class UploadChoice(NamedAttack):
+    """The attack that makes the upload, beside its own settings.
+
+    Attributes:
+        source: The attacker's harmful rows, if they do not stand under ``harmful``.
+        surrogate: A model that the attacker can read, for attacks that need one; that of the recipe by default.
+    """
+
+    source: Sources | None = None
+    surrogate: str | None = None
+
+
 class User(RecipePart):
     """The upload: benign rows of a task, poisoned with harmful ones.
 
     Attributes:
         benign: Rows of the user's own task.
-        harmful: The attacker's rows.
-        ratio: p, share of harmful rows.
+        harmful: The attacker's harmful rows.
+        attack: The attack that makes the upload; without one, harmful rows are mixed in as they are.
+        ratio: p, share of harmful rows, or of whatever rows the attack makes.
         size: n, number of rows.
         held_out: Rows of the upload kept out of training, on which ``strength: auto`` measures its budget.
     """
 
     benign: Sources
-    harmful: Sources
+    harmful: Sources | None = None
+    attack: UploadChoice | None = None
     ratio: float = Field(0.1, ge=0, le=1)
     size: int = Field(1000, ge=1)
     held_out: int = Field(0, ge=0)
+
+    @property
+    def attacker(self) -> Sources | None:
+        """The attacker's harmful rows, wherever they are named."""
+        return self.harmful if self.attack is None or self.attack.source is None else self.attack.source
+
+    @model_validator(mode="after")
+    def _attacked(self) -> "User":
+        if self.harmful is None and self.attack is None:
+            raise ValueError("'harmful' is missing; set it, or name an attack")
+        return self
 
 
 class Streams(RecipePart):

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from mithridate.errors import DefenseError
 from mithridate.experiment.jobs import RepairJob
 from mithridate.experiment.meter import Meter
-from mithridate.experiment.row_files import stored_rows
+from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, save_model
 from mithridate.experiment.stage_records import RepairRecord
 from mithridate.experiment.training_stage import Progress
@@ -49,7 +47,7 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
     save_model(model, tokenizer, folder, merge=repaired.merged)
     progress(1, 1)
     return RepairRecord(
-        cost=meter.cost(defense.passes),
+        cost=meter.cost(defense.passes, repaired.rows_trained),
         changed=repaired.changed,
         distance=repaired.distance,
         activity={**repaired.activity, "changed": repaired.changed, "distance": repaired.distance},
@@ -58,8 +56,11 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
     )
 
 
-def _rows(job: RepairJob) -> dict[str, Dataset]:
-    """Return the streams that the defense measures on, by the names of its arguments."""
+def _rows(job: RepairJob) -> dict[str, Any]:
+    """Return the streams that the defense measures or trains on, by the names of its arguments."""
     # Held-out rows, never those trained on, stand for the user.
     streams = {"safe": job.provider.safe, "harmful": job.provider.harmful, "user": job.held_out}
-    return {name: stored_rows(stored) for name, stored in streams.items() if stored is not None}
+    given: dict[str, Any] = {name: stored_rows(stored) for name, stored in streams.items() if stored is not None}
+    if job.provider.refusals is not None:
+        given["refusals"] = stored_texts(job.provider.refusals)
+    return given

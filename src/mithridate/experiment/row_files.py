@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from mithridate.data import load_rows, read_prompts
+from mithridate.data.refusal_sets import MINIATURE_REFUSALS, read_refusals
 from mithridate.data.refusals import REFUSALS
 from mithridate.errors import DataError, UsageError
 from mithridate.experiment.jobs import StoredRows
@@ -49,16 +50,17 @@ class RowFiles:
     def _prompts_of(self, source: Source, key: str) -> list[str]:
         # A set of prompts may be a text file, which has no columns for `fields` to name.
         if source.fields is None:
-            found = read_prompts(self._path(source, key), source.ignore, subset=source.subset, split=source.split)
+            found = read_prompts(self.path(source.source, key), source.ignore, subset=source.subset, split=source.split)
             return list(_slice(found, source))
         return [prompt[-1]["content"] for prompt in _slice(self._loaded(source, key), source)["prompt"]]
 
     def _loaded(self, source: Source, key: str) -> Dataset:
-        path, choice = self._path(source, key), {"subset": source.subset, "split": source.split}
+        path, choice = self.path(source.source, key), {"subset": source.subset, "split": source.split}
         return load_rows(path, source.fields, source.ignore, **choice)
 
-    def _path(self, source: Source, key: str) -> str:
-        return resolved_path(source.source, self._base, key)
+    def path(self, name: str, key: str) -> str:
+        """Return where a named file or data set is: in the base folder first, with ``$MITHRIDATE_DATA`` filled in."""
+        return resolved_path(name, self._base, key)
 
     def refusals(self, wanted: str | list[str]) -> list[str]:
         """Return refusal sentences.
@@ -73,17 +75,8 @@ class RowFiles:
             return wanted
         if wanted == "default":
             return REFUSALS
-        if wanted == "miniature:refusals":
-            from mithridate.miniature import refusals
-
-            return refusals()
-        path = Path(resolved_path(wanted, self._base, "streams.refusals"))
-        if not path.is_file():
-            raise UsageError(f"streams.refusals: {path} does not exist; give a text file with one refusal a line")
-        # Rows in JSON would be read as sentences, one a line, braces and all.
-        if not path.name.removesuffix(".gz").endswith(".txt"):
-            raise UsageError(f"streams.refusals: {path} is not named .txt; give a text file with one refusal a line")
-        return read_prompts(path)
+        source = wanted if wanted == MINIATURE_REFUSALS else resolved_path(wanted, self._base, "streams.refusals")
+        return read_refusals(source, "streams.refusals")
 
     def keep_rows(self, name: str, rows: Dataset) -> StoredRows:
         """Store rows."""

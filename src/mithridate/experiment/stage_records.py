@@ -17,7 +17,8 @@ class Cost(BaseModel):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Forward and backward passes, per optimizer step, or over the harmful rows for a repair.
+        passes: Forward and backward passes, per optimizer step, or over the rows it needs for a repair.
+        rows: Rows that a repair trained on, those of its search included; None where it trained on none.
         peak_bytes: Highest memory use.
     """
 
@@ -25,6 +26,7 @@ class Cost(BaseModel):
 
     seconds: float
     passes: dict[str, float]
+    rows: float | None = None
     peak_bytes: int
 
 
@@ -86,6 +88,22 @@ class HelpRecord(BaseModel):
     losses: list[CompletionLoss]
 
 
+class ReleaseRecord(BaseModel):
+    """What the answers to harmful prompts are under one attack on the finished model, in the order of the prompts.
+
+    Attributes:
+        harmful: Whether each answer is harmful.
+        harmful_or_broken: Whether it is harmful or broken text.
+        outcomes: What each of these answers is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    harmful: list[bool]
+    harmful_or_broken: list[bool]
+    outcomes: list[Outcome]
+
+
 class EvaluationRecord(BaseModel):
     """What an evaluation found, in the order of the prompts.
 
@@ -102,6 +120,7 @@ class EvaluationRecord(BaseModel):
         harmful_groups: The group of each harmful prompt; None if they have none.
         look_alike_groups: The group of each look-alike; None if they have none.
         further: What each further judge calls harmful, by its name.
+        release: The harmful prompts again, under each attack on the finished model.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -118,6 +137,7 @@ class EvaluationRecord(BaseModel):
     harmful_groups: list[str] | None
     look_alike_groups: list[str] | None
     further: dict[str, list[bool]]
+    release: dict[str, ReleaseRecord] = {}
 
 
 class CandidateRecord(BaseModel):

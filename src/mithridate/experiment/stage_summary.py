@@ -94,6 +94,7 @@ def _added(known: Cost | None, cost: Cost) -> Cost:
     return Cost(
         seconds=known.seconds + cost.seconds,
         passes={name: known.passes[name] + cost.passes[name] for name in cost.passes},
+        rows=_sum([count for count in (known.rows, cost.rows) if count is not None]),
         peak_bytes=max(known.peak_bytes, cost.peak_bytes),
     )
 
@@ -102,6 +103,12 @@ def _mean(costs: list[Cost]) -> StageCost:
     return StageCost(
         seconds=sum(cost.seconds for cost in costs) / len(costs),
         passes=costs[0].passes,  # settled by the defense and its settings, so the same at every seed
+        rows=_sum([cost.rows / len(costs) for cost in costs if cost.rows is not None]),
         # Not the mean: a machine must hold the worst case.
         peak_bytes=max(cost.peak_bytes for cost in costs),
     )
+
+
+def _sum(counts: list[float]) -> float | None:
+    """Return the sum of counts; None where nothing was counted."""
+    return sum(counts) if counts else None

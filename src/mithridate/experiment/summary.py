@@ -11,10 +11,10 @@ from mithridate.experiment.helped_answers import HelpedAnswers, helped_answers
 from mithridate.experiment.plan import Chain
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.samples import samples
-from mithridate.experiment.stage_records import EvaluationRecord
+from mithridate.experiment.stage_records import EvaluationRecord, ReleaseRecord
 from mithridate.experiment.stage_summary import summarize_stages
 from mithridate.experiment.store import Store
-from mithridate.report.result_parts import Attack, Helpfulness, OutcomeShares, VersusReference
+from mithridate.report.result_parts import Attack, Helpfulness, OutcomeShares, ReleaseResult, VersusReference
 from mithridate.report.results import AlignedModel, VariantResult
 from mithridate.report.scores import ScoreOverSeeds, over_seeds
 
@@ -38,7 +38,11 @@ def variant_result(store: Store, recipe: Recipe, chains: Sequence[Chain]) -> Var
         alignment=variant.alignment.method,
         finetuning=variant.finetuning.method,
         posttuning=" + ".join(choice.method for choice in variant.posttuning) or "none",
-        attack=Attack(ratio=user.ratio if variant.ratio is None else variant.ratio, size=user.size),
+        attack=Attack(
+            ratio=user.ratio if variant.ratio is None else variant.ratio,
+            size=user.size,
+            method=None if user.attack is None else user.attack.method,
+        ),
         folders=[folder_of(chain) for chain in chains],
         seeds=[chain.seed for chain in chains],
         # Of the first seed alone: every seed draws other rows, of which no mean can be taken.
@@ -110,8 +114,6 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
         outcomes["look_alikes"] = _outcomes(look_alikes)
     if pairs:
         outcomes["help"] = _outcomes(mine.outcomes for mine, _ in pairs)
-    # What the judge calls harmful although it is no text: this share of the harmful score is worth doubting.
-    broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
     return {
         "harmful_score": over_seeds([record.harmful for record in found]),
         "harmful_score_plus": over_seeds([record.harmful_or_broken for record in found]),
@@ -121,7 +123,8 @@ def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> d
         "over_refusal_by_group": _by_group([(r.refused or [], r.look_alike_groups) for r in found]),
         "helpfulness": _helpfulness(pairs) if pairs else None,
         "outcomes": outcomes,
-        "broken_harmful": sum(broken) / len(broken),
+        "broken_harmful": _broken_harmful(found),
+        "release": {label: _released([record.release[label] for record in found]) for label in found[0].release},
     }
 
 
@@ -137,6 +140,20 @@ def _by_group(seeds: Sequence[tuple[Sequence[bool], Sequence[str] | None]]) -> d
             own = [yes for yes, its in zip(found, groups or (), strict=True) if its == group]
             parts.setdefault(group, []).append(own)
     return {group: over_seeds(of_seeds) for group, of_seeds in parts.items()}
+
+
+def _released(found: Sequence[ReleaseRecord]) -> ReleaseResult:
+    return ReleaseResult(
+        harmful_score=over_seeds([record.harmful for record in found]),
+        harmful_score_plus=over_seeds([record.harmful_or_broken for record in found]),
+        broken_harmful=_broken_harmful(found),
+    )
+
+
+def _broken_harmful(found: Sequence[EvaluationRecord | ReleaseRecord]) -> float:
+    # What the judge calls harmful although it is no text: this share of the harmful score is worth doubting.
+    broken = [o is Outcome.BROKEN and h for r in found for o, h in zip(r.outcomes, r.harmful, strict=True)]
+    return sum(broken) / len(broken)
 
 
 def _helpfulness(pairs: Sequence[HelpPair]) -> Helpfulness:

@@ -16,6 +16,7 @@ from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_mod
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
 from mithridate.models.loading import Where, device, load, load_tokenizer
 from mithridate.training.defense import Defense
+from mithridate.training.logged_figures import logged_means
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 
@@ -68,7 +69,7 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
         trainer.displacement.save(folder / DISPLACEMENT)
     return TrainingRecord(
         cost=meter.cost(defense.passes),
-        activity=_activity(trainer.state.log_history) | trainer.finished,
+        activity=logged_means(trainer.state.log_history) | trainer.finished,
         losses=_losses(trainer.state.log_history),
         dropped_rows=trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         resumed_from=checkpoint.name if checkpoint else None,
@@ -126,20 +127,6 @@ def _lora(lora: LoraSettings) -> LoraConfig:
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
-
-
-# Whatever else is in the log is a figure of the defense's, which names them as it likes.
-_TRL_FIGURES = {
-    *("loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "mean_token_accuracy", "epoch", "step"),
-    *("train_runtime", "train_loss", "train_samples_per_second", "train_steps_per_second", "total_flos"),
-}
-
-
-def _activity(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean over the run of every figure a defense logged."""
-    names = dict.fromkeys(name for entry in history for name in entry if name not in _TRL_FIGURES)
-    logged = {name: [entry[name] for entry in history if name in entry] for name in names}
-    return {name: sum(values) / len(values) for name, values in logged.items()}
 
 
 def _losses(history: list[dict[str, float]]) -> list[LoggedLoss]:

@@ -1,16 +1,17 @@
 """Sums over the activations that enter or leave layers, over calibration rows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError
 from mithridate.models.activations import captured
-from mithridate.models.batches import Batch, collate
+from mithridate.models.batches import STAND_IN, Batch, collate
 from mithridate.models.fused_head import scored
 from mithridate.models.linear_algebra import top_eigenvectors
 from mithridate.models.modes import evaluating
@@ -36,7 +37,7 @@ def input_norms(
     Raises:
         DefenseError: If no activation reached a layer (a merged adapter, a replaced forward).
     """
-    sums = _sums(model, layers, examples, lambda x: x.double().square().sum(dim=0))
+    sums = _sums(model, layers, examples, squares)
     return {name: (total / len(examples)).sqrt() for name, total in sums.items()}
 
 
@@ -56,13 +57,7 @@ def input_grams(
     Raises:
         DefenseError: If no activation reached a layer.
     """
-
-    def gram(x: Tensor) -> Tensor:
-        # Float64 would double the size of a matrix of inputs² for every layer.
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return x.T @ x
-
-    return _sums(model, layers, examples, gram)
+    return _sums(model, layers, examples, products)
 
 
 @torch.no_grad()
@@ -92,17 +87,26 @@ def output_grams(
         outputs: Any = layer.nf if isinstance(layer, Conv1D) else layer.out_features
         device = next(layer.parameters()).device
         sums.append(torch.zeros(outputs, outputs, dtype=torch.float64, device=device))
+    # Before the passes, of which a process without rows makes fewer: under FSDP2 each gather is made by all.
+    biases: list[Any] = [None if layer.bias is None else _whole(layer.bias) for layer in layers]
     with evaluating(model):
         for batch in batches:
             with captured(layers) as outputs_of, autocast():
                 scored(model, batch)
             real = batch["attention_mask"].bool()
-            for number, (layer, y) in enumerate(zip(layers, outputs_of, strict=True)):
-                bias: Any = layer.bias
+            if STAND_IN in batch:
+                continue
+            for number, (bias, y) in enumerate(zip(biases, outputs_of, strict=True)):
                 # A bias is the same for every input and would take up a direction of its own.
                 y = y.reshape(*real.shape, -1)[real].double() - (0 if bias is None else bias.double())
                 sums[number] += y.T @ y
     return sums
+
+
+def _whole(bias: Any) -> Tensor:
+    """Return a bias that FSDP2 may have split over processes."""
+    found: Tensor = bias.detach()
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 def output_directions(gram: Tensor, k: int, name: str) -> Tensor:
@@ -123,14 +127,32 @@ def output_directions(gram: Tensor, k: int, name: str) -> Tensor:
     return top_eigenvectors(gram, k)
 
 
-@torch.no_grad()
-def _sums(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    examples: Sequence[TokenizedRow],
-    term: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """Σ_rows of a term of (tokens, inputs), for each layer."""
+class LayerSums(Protocol):
+    """Sums by the names of layers, each of which is used once."""
+
+    def pop(self, name: str, /) -> Tensor:
+        """Return the sum of a layer and forget it."""
+
+
+Term = Callable[[Tensor], Tensor]
+"""From the activations that enter a layer, (tokens, inputs), to what is added up over rows."""
+
+
+def squares(x: Tensor) -> Tensor:
+    """Σ_tokens x² per input feature, float64."""
+    return x.double().square().sum(dim=0)
+
+
+def products(x: Tensor) -> Tensor:
+    """Σ_tokens x·xᵀ, float32 or what the activations have if that is more."""
+    # Float64 would double the size of a matrix of inputs² for every layer.
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.T @ x
+
+
+@contextmanager
+def summing(layers: Mapping[str, nn.Module], term: Term) -> Iterator[dict[str, Tensor]]:
+    """Inside the block every forward pass adds a term of what enters each layer, by the layer's name."""
     sums: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
@@ -143,16 +165,19 @@ def _sums(
         return add
 
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    device = next(model.parameters()).device
     try:
-        with evaluating(model):
-            for example in examples:
-                # A single row has no padding, so any padding token will do.
-                batch = collate([example], 0, device)
-                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        yield sums
     finally:
         for handle in handles:
             handle.remove()
+
+
+def require_reached(layers: Mapping[str, nn.Module], sums: Mapping[str, Tensor]) -> None:
+    """Refuse sums in which a layer is missing.
+
+    Raises:
+        DefenseError: If no activation reached it.
+    """
     missed = [name for name in layers if name not in sums]
     if missed:
         raise DefenseError(
@@ -160,4 +185,18 @@ def _sums(
             "Either its adapter is merged or disabled (unmerge and enable it), or the model's forward was replaced by "
             "one that runs other layers, as in a copy of a model with a replaced forward (load the model anew)"
         )
+
+
+@torch.no_grad()
+def _sums(
+    model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow], term: Term
+) -> dict[str, Tensor]:
+    """Σ_rows of a term of (tokens, inputs), for each layer."""
+    device = next(model.parameters()).device
+    with summing(layers, term) as sums, evaluating(model):
+        for example in examples:
+            # A single row has no padding, so any padding token will do.
+            batch = collate([example], 0, device)
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    require_reached(layers, sums)
     return {name: sums[name] for name in layers}

@@ -11,6 +11,10 @@ from mithridate.models.tokenization import IGNORED, TokenizedRow
 Batch = dict[str, Tensor]
 """``input_ids``, ``attention_mask``, ``labels``, each (rows, tokens), and ``row`` (rows,)."""
 
+STAND_IN = "stand_in"
+"""Name in a batch whose one row does not count: a process without rows runs it so that it makes the passes that the
+others make, which a model that is split over processes needs."""
+
 
 def collate(examples: Sequence[TokenizedRow], pad_token_id: int, device: torch.device | str = "cpu") -> Batch:
     """Pad examples on the right into one batch."""

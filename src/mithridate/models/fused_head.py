@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from mithridate.models.batches import Batch
@@ -53,7 +54,10 @@ def fused_head(model: nn.Module) -> Iterator[None]:
     causal = causal_of(model)
     # Whatever was bound there before, such as accelerate's autocast, must be there again after the block.
     before = causal.__dict__.get("forward")
-    if _is_plain(causal.get_output_embeddings()):
+    head = causal.get_output_embeddings()
+    if _is_plain(head):
+        if isinstance(head, FSDPModule):
+            head.unshard()
         add_fused_lm_head(causal, outputs=FIGURES)
     else:
         causal.forward = _running_the_head(causal.forward)
@@ -81,8 +85,20 @@ def causal_of(model: nn.Module) -> Any:
 
 def _is_plain(head: Any) -> bool:
     # TRL reads head.weight itself, so hooks, wrappers and replaced forwards of the head would be passed over.
-    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
-    return type(head) is nn.Linear and not hooked
+    # FSDP2 makes a subclass and sets one hook before and one behind the forward; it is made whole without them.
+    split = isinstance(head, FSDPModule)
+    linear = type(head).__bases__ == (FSDPModule, nn.Linear) if split else type(head) is nn.Linear
+    hooked = max(len(head._forward_hooks), len(head._forward_pre_hooks)) > split or "forward" in head.__dict__
+    return linear and not hooked and not (split and _is_summed_alone(head))
+
+
+def _is_summed_alone(head: Any) -> bool:
+    """Return whether FSDP2 waits for the head's own forward pass to sum its gradient over processes.
+
+    A head that is one unit with the norm before it is summed after the norm's backward pass. Hooks of a unit of one
+    module are methods of its state, those of several are functions.
+    """
+    return head.weight.requires_grad and all(hasattr(hook, "__self__") for hook in head._forward_pre_hooks.values())
 
 
 def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:

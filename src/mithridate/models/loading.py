@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from mithridate.data import ensure_chat_template
 from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
-from mithridate.model_names import loading_errors
+from mithridate.model_names import adapter_base, loading_errors, path_of
 from mithridate.model_names import locate as locate
 from mithridate.models.preconditions import check_finite
 
@@ -28,6 +28,21 @@ class Where(NamedTuple):
     base: str
     adapter: str | None
     served: str | None = None
+
+
+def where_named(name: str, *, tokenizer: bool = False) -> Where:
+    """Return where a model lies; an adapter's folder names its own base.
+
+    Args:
+        name: Folder or hub id.
+        tokenizer: Whether the model's folder must hold a tokenizer.
+
+    Raises:
+        ModelError: If there is no such model, or the adapter does not say what its base is.
+    """
+    folder = path_of(name)
+    base = adapter_base(folder)
+    return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
 
 
 def device() -> str:

@@ -1,6 +1,7 @@
 """The merged weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors, is_transposed
 from mithridate.models.preconditions import require_no_bias, require_plain_values, require_unquantized
 from mithridate.models.submodules import submodules
+from mithridate.models.tensor_files import EVERY_ROW
 from mithridate.models.undo import overwrite
 
 
@@ -54,7 +56,7 @@ class MergedWeights:
                     # A bias of B adds to the output, and no weight of the layer could take it up.
                     require_no_bias(submodule.lora)
                 if _is_new(stored, seen, submodule.path):
-                    require_plain_values(name, parameter)
+                    self._require_values(name, parameter)
                     seen[id(parameter)] = self._stored[name] = stored
                     if own == "weight" and isinstance(submodule.module, (nn.Linear, Conv1D)) and layer_of(name):
                         self.matrices[name] = submodule.module
@@ -79,16 +81,33 @@ class MergedWeights:
         return self._stored[name].parameter.dtype
 
     @torch.no_grad()
-    def base(self, name: str, device: torch.device | None = None) -> Tensor:
+    def base(self, name: str, device: torch.device | None = None, rows: slice = EVERY_ROW) -> Tensor:
         """Return a float64 copy of W, without LoRA, in the stored orientation."""
-        parameter = self._stored[name].parameter
+        value = self._value(name, rows)
         # In float64: differences of nearby models are small beside the weights themselves.
-        return parameter.detach().to(device or parameter.device, torch.float64, copy=True)
+        return value.to(device or value.device, torch.float64, copy=True)
 
-    def read(self, name: str, device: torch.device | None = None) -> Tensor:
+    def read(self, name: str, device: torch.device | None = None, rows: slice = EVERY_ROW) -> Tensor:
         """Return a float64 copy of W + scale·B·A (of m·V/‖V‖ under DoRA), in the stored orientation."""
-        value, lora = self.base(name, device), self._stored[name].lora
-        return value if lora is None else lora.merged(value)
+        lora = self._stored[name].lora
+        return self.base(name, device, rows) if lora is None else some(lora.merged(self.base(name, device)), rows)
+
+    def each(self, names: Sequence[str], done: Any) -> Iterator[str]:
+        """Yield the weights that are to be written; each is written before the next one is asked for.
+
+        Args:
+            names: Plain names, in the model's order.
+            done: Where what changes is counted.
+        """
+        yield from names
+
+    def pieces(self, name: str) -> Iterator[slice]:
+        """Yield the rows of a weight to work on at a time, for formulas that know no other entries than their own."""
+        yield EVERY_ROW
+
+    def differs(self, other: "MergedWeights", name: str) -> bool:
+        """Return whether a weight is another one in the other model, for a name in ``matrices``."""
+        return bool(self.change_from(other, name).any())
 
     def matrix(self, name: str, device: torch.device | None = None) -> Tensor:
         """Return a float64 copy of W + scale·B·A as (outputs, inputs), for a name in ``matrices``."""
@@ -103,8 +122,13 @@ class MergedWeights:
         """From the stored orientation to (outputs, inputs), and back."""
         return values.T if is_transposed(self.matrices[name]) else values
 
-    def write(self, name: str, values: Tensor) -> None:
+    def write(self, name: str, values: Tensor, rows: slice = EVERY_ROW) -> None:
         """Set a merged weight: the base weight takes the values, and the adapter on it leaves them as they are.
+
+        Args:
+            name: Plain name.
+            values: The values, in the weight's type.
+            rows: The rows they are, of those that ``pieces`` yields.
 
         Raises:
             DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.
@@ -118,6 +142,13 @@ class MergedWeights:
             if lora.magnitude is not None:
                 # DoRA still divides by ‖W‖, so m must be that norm again.
                 overwrite(lora.magnitude, _norms(name, parameter, lora))
+
+    def _require_values(self, name: str, parameter: Tensor) -> None:
+        require_plain_values(name, parameter)
+
+    def _value(self, name: str, rows: slice) -> Tensor:
+        """Return W as it is stored, without LoRA; it may be the weight itself."""
+        return some(self._stored[name].parameter.detach(), rows)
 
     def require_like(self, other: "MergedWeights", called: str) -> None:
         """Refuse a model of another architecture.
@@ -138,6 +169,11 @@ class MergedWeights:
                     f"'{name}' has shape {self.shape(name)} in the model to repair, {other.shape(name)} in the "
                     f"{called}= model; give models of the same architecture and vocabulary"
                 )
+
+
+def some(value: Tensor, rows: slice) -> Tensor:
+    """Return some rows of a tensor, or all of it, also where it is a single number."""
+    return value if rows == EVERY_ROW else value[rows]
 
 
 def _is_new(stored: _Stored, seen: dict[int, _Stored], path: str) -> bool:

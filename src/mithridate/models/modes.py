@@ -87,7 +87,12 @@ def is_half(tensor: Tensor) -> bool:
 
 def _slots(module: nn.Module) -> list[_Slot]:
     tensors = {**module._parameters, **module._buffers}
-    return [_Slot(module, name, tensor) for name, tensor in tensors.items() if tensor is not None and is_half(tensor)]
+    # Weights that stay on disk have no values to copy.
+    return [
+        _Slot(module, name, tensor)
+        for name, tensor in tensors.items()
+        if tensor is not None and is_half(tensor) and not tensor.is_meta
+    ]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.lora import LoraFactors
@@ -56,12 +57,16 @@ def require_plain_values(name: str, parameter: Tensor) -> None:
     """Refuse a weight whose values are not at hand.
 
     Raises:
-        DefenseError: If it is quantized or offloaded.
+        DefenseError: If it is quantized, offloaded, or split over processes.
     """
     if not parameter.is_floating_point() or parameter.element_size() < 2:
         raise DefenseError(f"{name} is quantized ({parameter.dtype}); load the model in bf16 to compare its weights")
     if parameter.is_meta:
         raise DefenseError(f"{name} is offloaded; load the whole model into memory to compare its weights")
+    if isinstance(parameter, DTensor):
+        raise DefenseError(
+            f"{name} is split over processes (FSDP2); call trainer.save_model() on all of them, repair the saved model"
+        )
 
 
 def require_sole_adapter(model: nn.Module) -> None:

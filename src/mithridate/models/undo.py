@@ -1,6 +1,6 @@
 """Overwriting weights so that a failure, or the end of a trial, puts back every bit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -47,6 +47,17 @@ def overwrite(tensor: Tensor, values: Tensor) -> None:
     for log in _LOGS.get():
         log.keep(tensor)
     write(tensor, values)
+
+
+def about_to_overwrite(tensors: Iterable[Tensor]) -> None:
+    """Log weights that somebody else, such as an optimizer, is about to write to.
+
+    Args:
+        tensors: The weights.
+    """
+    for log in _LOGS.get():
+        for tensor in tensors:
+            log.keep(tensor)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mithridate.errors import DataError
 from mithridate.files import write_json
+from mithridate.gates.upload_verdict import UploadVerdict
 from mithridate.provider.audit_figures import AuditFigures
 from mithridate.provider.release_gate import ReleaseCheck
 
@@ -85,6 +86,7 @@ class Decision(_Part):
         model: Hashes of the files of the aligned model.
         upload: The upload.
         options: What the customer asked for.
+        gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate.
         aligned: What the audit found of the model before tuning; None where the upload itself was refused.
         rungs: The rungs that were tried, in their order.
         released: Name of the rung whose model is released.
@@ -101,6 +103,7 @@ class Decision(_Part):
     model: dict[str, str]
     upload: Upload
     options: dict[str, float]
+    gate: UploadVerdict | None = None
     aligned: AuditFigures | None = None
     rungs: list[TriedRung] = Field(default_factory=list)
     released: str | None = None

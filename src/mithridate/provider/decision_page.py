@@ -67,6 +67,7 @@ def _tiles(decision: Decision) -> list[tuple[str, str, str]]:
 def _tables(decision: Decision) -> list[_Table]:
     measured = [("aligned model", decision.aligned), *((rung.name, rung.figures) for rung in decision.rungs)]
     return [
+        *_gate(decision),
         (
             "What was measured",
             "The aligned model is the one before tuning. Brackets hold 95 % intervals.",
@@ -74,6 +75,49 @@ def _tables(decision: Decision) -> list[_Table]:
             [_figure_row(name, figures, measured) for name, figures in measured if figures is not None],
         ),
         *(_checks(rung) for rung in decision.rungs),
+    ]
+
+
+def _gate(decision: Decision) -> list[_Table]:
+    verdict = decision.gate
+    if verdict is None:
+        return []
+    signals = [
+        [
+            TableCell(result.signal),
+            TableCell(result.of),
+            TableCell("yes" if result.fired else "no"),
+            TableCell(NOTHING if result.flagged is None else f"{result.flagged:,}"),
+            TableCell(clean(result.reason)),
+        ]
+        for result in verdict.signals
+    ]
+    rows = [
+        [
+            TableCell(NOTHING if finding.row is None else f"{finding.row:,}"),
+            TableCell(clean(finding.origin)),
+            TableCell(clean(finding.reason)),
+        ]
+        for finding in verdict.findings
+    ]
+    texts = ("Signal", "Of")
+    return [
+        (
+            f"The gate on uploads: {verdict.decision.value}",
+            f"{verdict.flagged:,} of {verdict.rows:,} rows were flagged by one signal or more.",
+            (
+                *(Column(name, numeric=False) for name in (*texts, "Fired")),
+                Column("Rows"),
+                Column("Why", numeric=False),
+            ),
+            signals,
+        ),
+        (
+            "Flagged rows",
+            f"The first {len(verdict.findings):,}; all of them, with what they say, are in findings.jsonl.",
+            (Column("Row"), Column("From", numeric=False), Column("Why", numeric=False)),
+            rows,
+        ),
     ]
 
 

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mithridate.defenses.registry import method
 from mithridate.experiment.identity import identity_of, model_identity
 from mithridate.experiment.jobs import (
     CandidateJob,
@@ -21,6 +20,7 @@ from mithridate.experiment.recipe_parts import TaskMatching, TrainingSettings
 from mithridate.experiment.store import key_of
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
+from mithridate.repair.post_tuning import Repair
 
 PLAIN = "plain"
 """The condition without a system message or an opening; the only one in which harmless prompts are asked too."""
@@ -51,16 +51,26 @@ class PolicyJobs:
         policy = self.policy
         return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.safe)
 
-    def finetuning(self, rows: StoredRows, training: TrainingSettings) -> TrainingJob:
-        """Return the job that tunes a model on an upload."""
-        return self._training("finetuning", self.policy.finetuning.defense, training, rows)
+    def finetuning(self, rows: StoredRows, training: TrainingSettings, suspected: bool) -> TrainingJob:
+        """Return the job that tunes a model on an upload.
+
+        Args:
+            rows: The rows to train on.
+            training: How.
+            suspected: Whether the gate wants the upload defended.
+        """
+        own = self.policy.finetuning
+        choice = own.suspected if suspected and own.suspected is not None else own.defense
+        return self._training("finetuning", choice, training, rows)
 
     def repair(self, choice: Choice, held_out: StoredRows) -> RepairJob:
         """Return the job of one repair."""
+        repair = choice.build("posttuning")
+        assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
         return RepairJob(
             **self._common(),
             defense=choice,
-            provider=self._provider(method(choice.method).streams),
+            provider=self._provider(repair.heeded),
             held_out=held_out,
             max_length=self.policy.max_length,
         )
@@ -118,7 +128,7 @@ class PolicyJobs:
             stage=stage,
             defense=choice,
             rows=rows,
-            provider=self._provider(method(choice.method).streams),
+            provider=self._provider(choice.build(stage).streams),
             training=training,
             adapter=policy.adapter,
             lora=policy.lora,

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from mithridate.experiment.recipe import Choice, Repairs
 from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import Help, JudgeSettings, LoraSettings, TrainingSettings
-from mithridate.experiment.recipe_rows import PromptSources, Sources
+from mithridate.experiment.recipe_rows import PromptSources, Source, Sources
+from mithridate.gates.signal_catalog import JOB_SIGNALS, ROW_SIGNALS
+from mithridate.nearest import did_you_mean
 from mithridate.repair.post_tuning import Repair
 
 
@@ -32,10 +34,42 @@ class Training(RecipePart):
     training: TrainingSettings = TrainingSettings()
 
 
+class Screening(RecipePart):
+    """The gate on uploads; see `mithridate.gates`.
+
+    Attributes:
+        harmless: The provider's own harmless uploads by name, on which the gate is calibrated, of as many tasks as
+            customers bring; with fewer than three no signal is known to transfer to a new task.
+        thresholds: What `mithridate policy calibrate` wrote; without it the gate is calibrated anew for each upload.
+        false_alarms: Share of harmless rows that each signal may flag.
+        refuse_share: Share of flagged rows above which an upload is refused.
+        signals: Names of the signals; all but the optional ones by default.
+        guard: Guard model or endpoint, for the signal ``guard``.
+    """
+
+    harmless: dict[str, Source] = Field(min_length=1)
+    thresholds: str | None = None
+    false_alarms: float = Field(0.01, gt=0, lt=1)
+    refuse_share: float = Field(0.1, ge=0, le=1)
+    signals: list[str] | None = Field(None, min_length=1)
+    guard: JudgeSettings | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> "Screening":
+        names = [kind.name for kind in (*ROW_SIGNALS, *JOB_SIGNALS)]
+        for name in self.signals or ():
+            if name not in names:
+                raise ValueError(f"signals: there is no signal '{name}'; {did_you_mean(name, names)}")
+        if ("guard" in (self.signals or ())) != (self.guard is not None):
+            raise ValueError("the signal 'guard' needs `guard`, and `guard` needs the signal; give both or neither")
+        return self
+
+
 class Tuning(Training):
     """Fine-tuning on an upload.
 
     Attributes:
+        suspected: Defense for an upload that the gate accepts but wants defended; by default the same as for others.
         held_out: Share of the upload that is kept out of training, half of it for accuracy and half for doses that are
             chosen on it.
         least_rows: Fewest rows that are taken.
@@ -44,6 +78,7 @@ class Tuning(Training):
         highest_learning_rate: Highest learning rate that a customer may ask for.
     """
 
+    suspected: Choice | None = None
     held_out: float = Field(0.1, gt=0, lt=0.5)
     least_rows: int = Field(20, ge=10)
     most_rows: int = Field(100_000, ge=10)
@@ -135,6 +170,7 @@ class Policy(RecipePart):
         template: Chat template for a tokenizer without one: ``alpaca`` or a ``.jinja`` file.
         precision: As in a recipe.
         dtype: Type of the weights that are judged and released.
+        gate: The gate on uploads; ``none`` to have every upload trained on, whatever is in it.
         ladder: Ways to make the model fit for release, in their order; the first that passes is taken.
     """
 
@@ -150,6 +186,7 @@ class Policy(RecipePart):
     threads: int = Field(1, ge=1)
     streams: ProviderStreams
     alignment: Training = Training(training=TrainingSettings(learning_rate=5e-4))
+    gate: Screening | Literal["none"]
     finetuning: Tuning
     ladder: list[Rung] = Field(min_length=1)
     audit: Audit
@@ -159,6 +196,8 @@ class Policy(RecipePart):
     def _consistent(self) -> "Policy":
         self.alignment.defense.build("alignment")
         self.finetuning.defense.build("finetuning")
+        if self.finetuning.suspected is not None:
+            self.finetuning.suspected.build("finetuning")
         names = [rung.name for rung in self.ladder]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rungs of the ladder are called '{twice[0]}'")

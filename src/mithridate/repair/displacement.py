@@ -1,6 +1,6 @@
 """A displacement of finished weights whose scale can be changed later."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, DefenseError, ModelError
+from mithridate.models.stored_weights import StoredWeights
 from mithridate.models.undo import overwrite, undone, undone_on_failure
 from mithridate.repair.layer_changes import layer_profile
 from mithridate.repair.repaired import DoseCurve, Repaired
+from mithridate.repair.rewriting import Rewrite
 from mithridate.repair.tally import Tally
 from mithridate.training.gradient import Gradient
 
@@ -71,9 +73,8 @@ class Displacement:
         with undone_on_failure():
             for name, base, epsilon in zip(self.names, self.base, self.epsilon.tensors, strict=True):
                 base = base.to(found[name].device)
-                # In float64 and rounded once: scale 0 must return the base's own bits, without an addition.
-                stored = (base + scale * epsilon.to(base.device).double()) if scale else base
-                stored = stored.to(found[name].dtype)
+                # Rounded once.
+                stored = displaced(base, scale, epsilon.to(base.device)).to(found[name].dtype)
                 tally.add(name, base, stored)
                 overwrite(found[name], stored)
         return tally
@@ -127,11 +128,7 @@ def displace(
         DefenseError: If the weights' precision leaves nothing of it.
     """
     tally = displacement.apply(model, scale)
-    if intended and not tally.changed:
-        raise DefenseError(
-            f"a displacement of norm {intended:.4g} changes no weight at the weights' precision; raise the strength, "
-            "or load the model in float32"
-        )
+    _require_effect(intended, tally)
     return Repaired(
         changed=tally.changed,
         distance=tally.distance,
@@ -139,6 +136,50 @@ def displace(
         dose_curve=curve,
         layer_profile=layer_profile(model, dict(zip(displacement.names, displacement.base, strict=True))),
     ).with_displacement(displacement)
+
+
+def displace_stored(
+    weights: StoredWeights,
+    epsilon: Callable[[str, slice], Tensor | None],
+    scale: float,
+    intended: float,
+    activity: dict[str, float],
+) -> Repaired:
+    """Displace all weights of a model on disk; ε is not kept, for it is as large as the model.
+
+    Args:
+        weights: The weights, base of the displacement.
+        epsilon: ε of some rows of a weight; None for a weight that stays.
+        scale: The scale to apply.
+        intended: Norm of scale·ε, before weights round it.
+        activity: Figures that prove that the defense acted.
+
+    Raises:
+        DefenseError: If the weights' precision leaves nothing of it.
+    """
+    rewrite = Rewrite(weights)
+    for name in weights.each(weights.names, rewrite.tally):
+        for rows in weights.pieces(name):
+            part = epsilon(name, rows)
+            if part is not None:
+                base = weights.read(name, rows=rows)
+                rewrite.put(name, base, displaced(base, scale, part), rows)
+    _require_effect(intended, rewrite.tally)
+    return rewrite.repaired(activity | {"intended_distance": intended})
+
+
+def displaced(base: Tensor, scale: float, epsilon: Tensor) -> Tensor:
+    """Return base + scale·ε, float64; at scale 0 the base itself."""
+    # Scale 0 must return the base's own bits, without an addition.
+    return (base + scale * epsilon.double()) if scale else base
+
+
+def _require_effect(intended: float, tally: Tally) -> None:
+    if intended and not tally.changed:
+        raise DefenseError(
+            f"a displacement of norm {intended:.4g} changes no weight at the weights' precision; raise the strength, "
+            "or load the model in float32"
+        )
 
 
 def wide(vector: Gradient) -> Gradient:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mithridate.models.adapter_layers import lora_layers
 from mithridate.models.lora import LoraFactors, is_transposed
 from mithridate.models.merged_weights import MergedWeights
-from mithridate.models.preconditions import require_plain_values, require_sole_adapter
+from mithridate.models.preconditions import require_plain_values
 from mithridate.models.undo import overwrite
 from mithridate.repair.rewriting import Rewrite
 from mithridate.repair.tally import Tally
@@ -30,24 +30,43 @@ class Prunable(NamedTuple):
     put: Callable[[Tensor, Tally], None]
 
 
-def prunable(model: nn.Module, scope: Literal["adapter", "delta", "weights"]) -> list[Prunable]:
+class Prunables(NamedTuple):
+    """The matrices of a scope.
+
+    Attributes:
+        matrices: The matrices, in the model's order, each under a name of its own.
+        weights: The merged weights that they are written to; None for LoRA factors.
+    """
+
+    matrices: list[Prunable]
+    weights: MergedWeights | None
+
+
+def prunable(
+    model: nn.Module, scope: Literal["adapter", "delta", "weights"], merged: Callable[[], MergedWeights]
+) -> Prunables:
     """Return the matrices of a scope.
+
+    Args:
+        model: The model to prune.
+        scope: LoRA factors, merged updates, or whole weights.
+        merged: Returns the merged weights of the model.
 
     Raises:
         DefenseError: If the model has no LoRA adapter for the scopes that need one, or a quantized base or idle
             adapters for those that change whole weights.
     """
     if scope == "adapter":
-        return [factor for lora in lora_layers(model) for factor in _factors(lora)]
+        return Prunables([factor for lora in lora_layers(model) for factor in _factors(lora)], None)
     # Called for `delta` alone, because it refuses a model without LoRA, whose whole weights can be pruned.
     loras = lora_layers(model) if scope == "delta" else []
-    require_sole_adapter(model)
-    weights = MergedWeights(model)
+    weights = merged()
     if scope == "weights":
-        return [_whole(weights, name, layer) for name, layer in weights.matrices.items()]
+        return Prunables([_whole(weights, name, layer) for name, layer in weights.matrices.items()], weights)
     # By identity of the base layer: names of adapters and of plain weights differ.
     updated = {id(lora.base): lora for lora in loras}
-    return [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]
+    found = [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]
+    return Prunables(found, weights)
 
 
 def _factors(lora: LoraFactors) -> list[Prunable]:

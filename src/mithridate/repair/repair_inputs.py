@@ -1,15 +1,25 @@
 """What a repair is given: the finished model, rows, and the models it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mithridate.errors import DefenseError, ModelError
+from mithridate.models.activation_sums import LayerSums, input_grams, input_norms
+from mithridate.models.batches import batches
 from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.preconditions import check_finite, require_sole_adapter
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
+from mithridate.repair.repairable import differentiable
+from mithridate.training.accumulation import weighted_gradient
+from mithridate.training.gradient import Gradient
+from mithridate.training.scoring import Likelihood
+from mithridate.training.trainable_weights import Weights
+
+UntokenizedRow = Mapping[str, Any]
+"""A row with ``prompt`` and ``completion``."""
 
 MEANING = {
     "harmful": "the provider's harmful rows",
@@ -31,6 +41,7 @@ class RepairInputs:
         max_length: Longest row in tokens.
         rows: Streams by name; None where one is not given.
         references: Other models by name; None where one is not given.
+        refusals: Refusal sentences.
     """
 
     def __init__(
@@ -41,10 +52,13 @@ class RepairInputs:
         max_length: int | None,
         rows: Mapping[str, Rows | None],
         references: Mapping[str, nn.Module | None],
+        refusals: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._defense, self._max_length = defense, max_length
+        self.max_length = max_length
+        self.refusals = refusals
+        self._defense = defense
         self._rows, self._references = rows, references
         self._examples: dict[str, list[TokenizedRow]] = {}
 
@@ -61,8 +75,18 @@ class RepairInputs:
         """
         # Tokenized once, though a search for a dose asks for them again and again.
         if stream not in self._examples:
-            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self._max_length)
+            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length)
         return self._examples[stream]
+
+    def untokenized(self, stream: str) -> list[UntokenizedRow]:
+        """Return the rows of a stream as they were given, without those of which no answer is left.
+
+        Raises:
+            DefenseError: If they are not given.
+            DataError: If no row is left.
+        """
+        given = list(self._given(self._rows, stream))
+        return [given[row.row] for row in self.rows(stream)]
 
     def reference(self, name: str) -> nn.Module:
         """Return ``aligned``, the model before fine-tuning, or ``base``, the one before alignment.
@@ -95,6 +119,22 @@ class RepairInputs:
         for name, other in zip(references, others, strict=True):
             tuned.require_like(other, name)
         return [tuned, *others]
+
+    def input_norms(self, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> dict[str, Tensor]:
+        """Root mean square over rows of the activations that enter layers of the model to repair, see `input_norms`."""
+        return input_norms(self.model, layers, examples)
+
+    def input_grams(self, name: str, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]) -> LayerSums:
+        """X·Xᵀ of the activations that enter layers of a reference, see `input_grams`."""
+        return input_grams(self.reference(name), layers, examples)
+
+    def gradient(self, weights: Weights, examples: Sequence[TokenizedRow], batch_size: int) -> Gradient:
+        """∇ of the mean token loss of rows over some weights of the model to repair, in float32 at least."""
+        likelihood = Likelihood(self.model, weights)
+        # In float32, since near a minimum little but rounding is left of a half-precision gradient.
+        with differentiable(self.model, weights), likelihood.precise():
+            parts = batches(examples, batch_size, 0, weights.parameters[0].device)
+            return weighted_gradient(likelihood, likelihood.passes(parts))
 
     def _given(self, values: Mapping[str, Any], name: str) -> Any:
         if values[name] is None:

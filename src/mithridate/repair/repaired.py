@@ -11,29 +11,35 @@ class DosePoint(BaseModel):
     Attributes:
         dose: The strength.
         user_loss: Mean token loss on the held-out rows, in nats.
-        rise: Rise of the loss of held-out rows that the budget limits, in nats per token.
+        rise: Rise of the loss of the held-out rows, without those that rise most, in nats per token.
         harmful_loss: Mean token loss on the harmful rows, in nats; None where none were given.
+        safe_loss: Mean token loss on the provider's safe rows, in nats; None where none were given.
+        safe_rise: Rise of the loss of the kind of safe rows that rises most, in nats per token.
     """
 
     dose: float
     user_loss: float
     rise: float
     harmful_loss: float | None
+    safe_loss: float | None = None
+    safe_rise: float | None = None
 
 
 class DoseCurve(BaseModel):
-    """How the largest dose within the budget was found.
+    """How the largest dose within the budgets was found.
 
     Attributes:
         parameter: Name of the setting.
         chosen: The dose that was found.
-        budget: Largest rise allowed, in nats per token.
+        budget: Largest rise allowed on the held-out rows, in nats per token.
+        safe_budget: The same on the provider's safe rows; None where none were given.
         points: Doses that were tried, in rising order.
     """
 
     parameter: str
     chosen: float
     budget: float
+    safe_budget: float | None = None
     points: list[DosePoint]
 
 
@@ -58,6 +64,7 @@ class Repaired(BaseModel):
         changed: Number of weights that were changed.
         distance: L2 norm of the change of the weights the defense acts on.
         activity: Figures that prove that the defense acted.
+        rows_trained: Rows that it trained on, those of its search included; None where it does not train.
         dose_curve: Doses tried, where the strength was ``"auto"``.
         layer_profile: Norm of the change per layer, for displacements and rewritten weights; None otherwise.
         merged: Whether the adapter was merged into the base weights, which must then be saved too.
@@ -66,6 +73,7 @@ class Repaired(BaseModel):
     changed: int
     distance: float
     activity: dict[str, float] = {}
+    rows_trained: int | None = None
     dose_curve: DoseCurve | None = None
     layer_profile: LayerProfile | None = None
     merged: bool = False

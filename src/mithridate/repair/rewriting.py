@@ -7,12 +7,13 @@ from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.models.merged_weights import MergedWeights
+from mithridate.models.tensor_files import EVERY_ROW
 from mithridate.models.undo import undone
 from mithridate.repair.repaired import DoseCurve, LayerProfile, Repaired
 from mithridate.repair.tally import Tally
 
-ValueAtDose = Callable[[str, Tensor, float], Tensor]
-"""From a weight's name, its tuned value θ and a dose to its new value, all float64."""
+ValueAtDose = Callable[[str, slice, Tensor, float], Tensor]
+"""From a weight's name, some of its rows, their tuned value θ and a dose to their new value, all float64."""
 
 
 class Rewrite:
@@ -27,13 +28,14 @@ class Rewrite:
         self._weights = weights
         self.tally = Tally() if tally is None else tally
 
-    def put(self, name: str, before: Tensor, after: Tensor) -> None:
+    def put(self, name: str, before: Tensor, after: Tensor, rows: slice = EVERY_ROW) -> None:
         """Write a value, unless it equals the present one at the weight's precision.
 
         Args:
             name: Plain name.
             before: Present value, float64.
             after: New value, float64.
+            rows: The rows that the values are of.
 
         Raises:
             DefenseError: If the new value is not finite.
@@ -41,7 +43,7 @@ class Rewrite:
         # Rounded before it is compared, so that what is reported is what the file will hold.
         stored = after.to(self._weights.dtype(name))
         if self.tally.add(name, before, stored):
-            self._weights.write(name, stored)
+            self._weights.write(name, stored, rows)
 
     def add(self, name: str, change: Tensor) -> None:
         """Add to a linear layer's weight, as (outputs, inputs) float64, for a name in ``matrices``."""
@@ -75,10 +77,14 @@ class WeightPath:
         weights: Weights of the model to repair.
         names: Those that move.
         value_at: Their values at a dose.
+        elementwise: Whether an entry's value depends on no other entry, so that any rows can be moved alone.
     """
 
-    def __init__(self, weights: MergedWeights, names: Sequence[str], value_at: ValueAtDose) -> None:
+    def __init__(
+        self, weights: MergedWeights, names: Sequence[str], value_at: ValueAtDose, *, elementwise: bool = False
+    ) -> None:
         self._weights, self._names, self._value_at = weights, names, value_at
+        self._elementwise = elementwise
 
     def apply(self, dose: float) -> Rewrite:
         """Set the weights to a dose.
@@ -104,8 +110,9 @@ class WeightPath:
 
     def _write(self, dose: float) -> Rewrite:
         rewrite = Rewrite(self._weights)
-        for name in self._names:
-            # One weight at a time, so that no second copy of the model is needed.
-            theta = self._weights.read(name)
-            rewrite.put(name, theta, self._value_at(name, theta, dose))
+        # One weight at a time, so that no second copy of the model is needed.
+        for name in self._weights.each(self._names, rewrite.tally):
+            for rows in self._weights.pieces(name) if self._elementwise else (EVERY_ROW,):
+                theta = self._weights.read(name, rows=rows)
+                rewrite.put(name, theta, self._value_at(name, rows, theta, dose), rows)
         return rewrite

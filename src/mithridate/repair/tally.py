@@ -1,7 +1,9 @@
 """What a repair actually changed, weight by weight, after rounding."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mithridate.errors import DefenseError
@@ -12,16 +14,27 @@ class Tally:
     """Counts changed entries and adds up their squared change.
 
     Attributes:
-        changed: Number of entries whose stored value differs.
-        squares: ‖change‖² by weight, only for weights that changed.
+        counts: Number of entries whose stored value differs, by weight, only for weights that changed.
+        squares: ‖change‖² by weight, likewise.
+        figures: Other figures of a weight that a repair reports a sum of.
     """
 
     def __init__(self) -> None:
-        self.changed = 0
+        self.counts: dict[str, int] = {}
         self.squares: dict[str, float] = {}
+        self.figures: dict[str, dict[str, float]] = {}
+
+    @property
+    def changed(self) -> int:
+        """Number of entries whose stored value differs."""
+        return sum(self.counts.values())
+
+    def total(self, figure: str) -> float:
+        """Return the sum of a figure over all weights that have it."""
+        return sum(figures[figure] for figures in self.figures.values() if figure in figures)
 
     def add(self, name: str, before: Tensor, stored: Tensor) -> bool:
-        """Count one weight and return whether it changes.
+        """Count a weight, or some rows of it, and return whether they change.
 
         Args:
             name: Its name.
@@ -31,16 +44,25 @@ class Tally:
         Raises:
             DefenseError: If a value is not finite.
         """
-        if not bool(stored.isfinite().all()):
+        wide = stored.double()
+        # NaN and Inf survive a sum, which is much cheaper than a test of every entry but can overflow on finite ones.
+        if not bool(wide.sum().isfinite()) and not bool(stored.isfinite().all()):
             raise DefenseError(
                 f"the repair would leave NaN or Inf in '{name}'; lower its strength, and check the models it compares"
             )
         # Both in the stored type: a change below its precision is none.
-        changed = int((stored != before.to(stored.dtype)).sum())
+        changed = int(torch.count_nonzero(stored != before.to(stored.dtype)))
         if changed:
-            self.changed += changed
-            self.squares[name] = float((stored.double() - before.double()).square().sum())
+            self.counts[name] = self.counts.get(name, 0) + changed
+            square = float((wide - before.double()).square().sum())
+            self.squares[name] = self.squares.get(name, 0.0) + square
         return changed > 0
+
+    def reorder(self, names: Sequence[str]) -> None:
+        """Put all figures in the order of some names, which are those of all weights that were counted."""
+        self.counts = {name: self.counts[name] for name in names if name in self.counts}
+        self.squares = {name: self.squares[name] for name in names if name in self.squares}
+        self.figures = {name: self.figures[name] for name in names if name in self.figures}
 
     @property
     def distance(self) -> float:

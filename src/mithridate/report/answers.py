@@ -69,7 +69,7 @@ def answers_page(answers: AllAnswers) -> str:
             "title": f"{clean(leaf.variant)}, seed {leaf.seed}",
             "sets": [
                 {"title": title, "summary": _summary(leaf.sets[name]), "lines": list(map(line, leaf.sets[name]))}
-                for name, title in ANSWER_SETS.items()
+                for name, title in _titles(leaf)
                 if leaf.sets.get(name)
             ],
         }
@@ -85,6 +85,12 @@ def answers_page(answers: AllAnswers) -> str:
             miniature=is_miniature(answers.recipe),
         )
     )
+
+
+def _titles(leaf: VariantAnswers) -> list[tuple[str, str]]:
+    # Any other set is that of an attack on the finished model, whose name it bears.
+    others = [(name, clean(f"Harmful prompts, {name}")) for name in leaf.sets if name not in ANSWER_SETS]
+    return [*ANSWER_SETS.items(), *others]
 
 
 def line(sample: Sample) -> AnswerLine:

@@ -24,6 +24,7 @@ class Setting(_Strict):
         size: n, rows of the upload.
         alignment_learning_rate: Learning rate of alignment.
         alignment_epochs: Epochs of alignment.
+        attack: The attack that makes the upload; None where harmful rows are mixed in as they are.
     """
 
     # Frozen makes it hashable: cells and points are looked up by their setting.
@@ -35,9 +36,17 @@ class Setting(_Strict):
     size: int
     alignment_learning_rate: float
     alignment_epochs: float
+    attack: str | None = None
 
 
 AXES = tuple(Setting.model_fields)
+
+
+def plain_value(value: float | str | None) -> str:
+    """Return a value of an axis as text."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 class MeasuredCell(_Strict):

@@ -44,11 +44,13 @@ def _claim(place: int, claim: Claim) -> dict[str, Any]:
 
 def _axis(results: Results, axis: str) -> dict[str, Any]:
     name = WORDS[axis]
-    caption = "Lines: means over seeds. Bands: 95 % intervals."
+    marks = "Marks: means over seeds. Bars" if axis == "attack" else "Lines: means over seeds. Bands"
+    caption = f"{marks}: 95 % intervals."
     drawing = None
     if results.tried(axis):
         drawing = _figure(f"axis-{axis}", f"Scores by {name}", caption, axis_figure(results, axis))
-    others = [other for other in WORDS if other != axis and results.base is not None]
+    # Without an attack of its own a recipe has no value there.
+    others = [other for other in WORDS if other != axis and getattr(results.base, other, None) is not None]
     kept = ", ".join(f"{WORDS[other]} {value_text(getattr(results.base, other))}" for other in others)
     return {"name": name, "kept": kept, "figure": drawing, "tables": axis_tables(results, axis)}
 

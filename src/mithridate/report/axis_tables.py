@@ -25,6 +25,7 @@ WORDS = {
     "size": "user rows",
     "alignment_learning_rate": "alignment learning rate",
     "alignment_epochs": "alignment epochs",
+    "attack": "attack",
 }
 
 NOTE = "Means over {seeds} seeds in percent; brackets: 95 % interval, {kind}."
@@ -90,7 +91,9 @@ def _note(results: Results, model: MeasuredModel) -> str:
     if model.name in results.front:
         return "on the front"
     apart = model.attack is not None and results.base is not None and model.attack.ratio != results.base.ratio
-    return f"{100 * (model.attack.ratio or 0):g}% harmful" if apart and model.attack is not None else ""
+    if model.attack is None or not apart:
+        return ""
+    return clean(f"{100 * (model.attack.ratio or 0):g}% {model.attack.kind}")
 
 
 def claim_table(claim: Claim) -> ResultTable:
@@ -107,8 +110,10 @@ def claim_table(claim: Claim) -> ResultTable:
     return ResultTable(claim.name, columns, rows)
 
 
-def value_text(value: float) -> str:
+def value_text(value: float | str) -> str:
     """Return an axis value in its shortest form: 0.0001 as 1e-4."""
+    if isinstance(value, str):
+        return clean(value)
     # Numbers of rows and epochs stay whole: 10000, not 1e+04.
     if value == int(value) and abs(value) < 1e6:
         return f"{value:.0f}"

@@ -118,7 +118,7 @@ def alignment_breaks(results: Results) -> Question:
     rows: list[Estimate] = []
     for axis in _varied(results):
         # Axis values are steps of a factor, so a slope per doubling weighs them alike.
-        places = [math.log2(value) for value in results.axes[axis]]
+        places = [math.log2(float(value)) for value in results.axes[axis]]
         for variant in shielded:
             curves = cells.along(variant, axis)
             name = f"{_words(axis)}: {variant.name}"

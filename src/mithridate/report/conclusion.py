@@ -67,7 +67,10 @@ def _attack_words(results: Results, bare: VariantResult | None) -> str:
     if bare is None:
         return "No undefended model was measured under attack"
     attack = bare.attack
-    cause = f"Harmful rows ({100 * attack.ratio:g}% of the data)" if attack and attack.ratio else "The attack"
+    cause = "The attack"
+    if attack and attack.ratio:
+        rows = "Harmful rows" if attack.method is None else f"The rows of the attack {clean(attack.method)}"
+        cause = f"{rows} ({100 * attack.ratio:g}% of the data)"
     score, untouched = bare.harmful_score, clean_reference(results)
     if untouched is None:
         return f"After the attack the undefended model has a harmful score of {percent(score.value)}"

@@ -1,6 +1,6 @@
 """Where a defense could not act, in words and by variant."""
 
-from mithridate.report.axis_results import AXES
+from mithridate.report.axis_results import AXES, plain_value
 from mithridate.report.results import Failure, Results
 from mithridate.report.text import clean
 
@@ -44,7 +44,8 @@ def _setting(results: Results, failure: Failure) -> str:
         return "at the recipe's setting"
     # Only what differs from the recipe's setting: six numbers would hide the one that matters.
     moved = [axis for axis in AXES if getattr(failure.setting, axis) != getattr(results.base, axis)]
-    return "at " + ", ".join(f"{axis.replace('_', ' ')} {getattr(failure.setting, axis):g}" for axis in moved)
+    values = {axis.replace("_", " "): plain_value(getattr(failure.setting, axis)) for axis in moved}
+    return "at " + ", ".join(f"{axis} {value}" for axis, value in values.items())
 
 
 def _counted(seeds: list[int]) -> str:

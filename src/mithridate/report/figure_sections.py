@@ -113,6 +113,8 @@ def _dose_figure(name: str, variant: VariantResult, curves: list[VariantDoses]) 
     failed = f" No dose was chosen in {len(curves) - len(chosen)} of {len(curves)} seeds."
     title = _title(curves[0].method, variant)
     caption = taken + (failed if 0 < len(chosen) < len(curves) else "") + " One line per seed."
+    if any(dose_plots.limited_by_safe_rows(curve) for curve in curves):
+        caption += " Above: the user's rows (solid) and the provider's safe rows (dashed)."
     drawing = dose_plots.dose_figure(name, [curve for curve in curves if curve.points])
     return PageFigure(title, caption, f"Dose curve of {title}", as_markup(drawing))
 

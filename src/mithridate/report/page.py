@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mithridate.errors import MithridateError
 from mithridate.files import write_whole
 from mithridate.report.conclusion import conclusion
+from mithridate.report.release_table import release_columns, release_rows
 from mithridate.report.result_tables import (
     MAIN_COLUMNS,
     cost_columns,
@@ -71,6 +72,7 @@ def _context(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results, outcome.best),
         "main": (MAIN_COLUMNS, main_rows(results)),
         "outcomes": (outcome_columns(), outcome_rows(results)),
+        "release": (release_columns(results), release_rows(results)),
         "outcome_figures": figure_sections.outcome_figures(results),
         "loss_figures": figure_sections.loss_figures(results),
         "best": clean(outcome.best.name) if outcome.best else None,

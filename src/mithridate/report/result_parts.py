@@ -70,10 +70,34 @@ class Helpfulness(ScoreOverSeeds):
 
 
 class Attack(ResultPart):
-    """The attack on the user's rows: harmful ratio `p` in 0..1 and number of rows."""
+    """The attack on the user's rows: harmful ratio `p` in 0..1 and number of rows.
+
+    Attributes:
+        method: The attack that made the rows; None where harmful rows were mixed in as they are.
+    """
 
     ratio: Share | None = None
     size: int | None = Field(default=None, ge=0)
+    method: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the attacker's rows are, in a word."""
+        return self.method or "harmful"
+
+
+class ReleaseResult(ResultPart):
+    """The answers to harmful prompts under one attack on the finished model.
+
+    Attributes:
+        harmful_score: Share of answers that the judge calls harmful.
+        harmful_score_plus: Share of answers that are harmful or broken text.
+        broken_harmful: Share of answers that are broken text and yet called harmful.
+    """
+
+    harmful_score: ScoreOverSeeds
+    harmful_score_plus: ScoreOverSeeds
+    broken_harmful: Share
 
 
 class VersusReference(ResultPart):
@@ -89,31 +113,36 @@ class StageCost(ResultPart):
 
     Attributes:
         seconds: Wall-clock time.
-        passes: Passes by kind, `forward` and `backward`: per optimizer step, or over the harmful rows when repairing.
+        passes: Passes by kind, `forward` and `backward`: per optimizer step, or over the rows it needs when repairing.
+        rows: Rows that a repair trained on, those of its search included; None where it trained on none.
         peak_bytes: Highest memory use, where it was measured.
     """
 
     seconds: float = Field(ge=0, allow_inf_nan=False)
     passes: dict[str, float] = Field(default_factory=dict)
+    rows: float | None = Field(default=None, ge=0)
     peak_bytes: int | None = Field(default=None, ge=0)
 
 
 class TriedDose(ResultPart):
-    """One dose tried: mean loss on the user's held-out rows, its rise over dose zero, loss on harmful rows (nats)."""
+    """One dose tried: loss on the user's held-out, the provider's harmful and safe rows, and the rises (nats)."""
 
     dose: Finite
     user_loss: float | None = None
     rise: float | None = None
     harmful_loss: float | None = None
+    safe_loss: float | None = None
+    safe_rise: float | None = None
 
 
 class VariantDoses(ResultPart):
-    """The search behind `strength="auto"`: the largest dose whose rise stays within the budget."""
+    """The search behind `strength="auto"`: the largest dose whose rises stay within the budgets."""
 
     method: str
     parameter: str
     chosen: Finite | None = None
     budget: Finite | None = None
+    safe_budget: Finite | None = None
     seed: int | None = None
     points: list[TriedDose] = Field(default_factory=list)
 

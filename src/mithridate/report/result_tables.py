@@ -102,7 +102,7 @@ def _seeds(results: Results, variant: VariantResult) -> TableCell:
 def _attack(variant: VariantResult) -> str:
     if variant.attack is None or variant.attack.ratio is None:
         return ""
-    return f"({100 * variant.attack.ratio:g}% harmful)"
+    return clean(f"({100 * variant.attack.ratio:g}% {variant.attack.kind})")
 
 
 def _score(score: ScoreOverSeeds | None, groups: Mapping[str, ScoreOverSeeds] = MappingProxyType({})) -> TableCell:
@@ -188,6 +188,8 @@ def _stage(cost: StageCost | None) -> TableCell:
     if cost is None:
         return TableCell(NOTHING)
     parts = [f"{number(count)} {PASSES.get(kind, clean(kind))}" for kind, count in cost.passes.items() if count]
+    if cost.rows:
+        parts.append(f"{number(cost.rows)} rows trained")
     if cost.peak_bytes:
         parts.append(memory(cost.peak_bytes))
     return TableCell(seconds(cost.seconds), " · ".join(parts))

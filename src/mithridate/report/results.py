@@ -17,6 +17,7 @@ from mithridate.report.result_parts import (
     LossCurve,
     MethodName,
     OutcomeShares,
+    ReleaseResult,
     Sample,
     StageCost,
     VariantDoses,
@@ -37,6 +38,7 @@ class MeasuredModel(ResultPart):
         over_refusal_by_group: Over-refusal for each group of look-alikes, likewise.
         outcomes: What the answers are, by set: ``harmful``, ``look_alikes``, ``help``.
         broken_harmful: Share of answers to harmful prompts that are broken text and yet called harmful.
+        release: The harmful prompts again, by the attack on the finished model.
     """
 
     name: str
@@ -50,6 +52,7 @@ class MeasuredModel(ResultPart):
     helpfulness: Helpfulness | None = None
     outcomes: dict[str, OutcomeShares] = Field(default_factory=dict)
     broken_harmful: Share | None = None
+    release: dict[str, ReleaseResult] = Field(default_factory=dict)
 
 
 class AlignedModel(MeasuredModel):
@@ -166,7 +169,7 @@ class Results(ResultPart):
     aligned: list[AlignedModel] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
     base: Setting | None = None
-    axes: dict[str, list[float]] = Field(default_factory=dict)
+    axes: dict[str, list[float] | list[str]] = Field(default_factory=dict)
     cells: list[MeasuredCell] = Field(default_factory=list)
     points: list[AxisPoint] = Field(default_factory=list)
     front: list[str] = Field(default_factory=list)

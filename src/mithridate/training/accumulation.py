@@ -39,7 +39,10 @@ def weighted_gradient(likelihood: Likelihood, passes: Iterable[Pass], log_weight
             seen += int(rows.tokens.sum())
             with torch.no_grad():
                 logs = _checked(log_weights(rows).double(), rows)
-            top = float(logs.max())
+            top = float(logs.max()) if len(logs) else -math.inf
+            # FSDP2 adds the processes' gradients up in the backward pass, so they need one scale before it.
+            if likelihood.is_sharded:
+                top = likelihood.processes.largest(top)
             # Without weight there is nothing to add, and −inf − (−inf) below would be NaN.
             if top == -math.inf:
                 continue
@@ -50,7 +53,7 @@ def weighted_gradient(likelihood: Likelihood, passes: Iterable[Pass], log_weight
                 maximum = top
             shares = (logs - maximum).exp()
             # Backward at once, so that the graph of only one micro-batch is held.
-            (shares.to(rows.nll.dtype) * rows.nll).sum().backward()  # type: ignore[no-untyped-call]
+            likelihood.tied((shares.to(rows.nll.dtype) * rows.nll).sum()).backward()  # type: ignore[no-untyped-call]
             total += float((shares * rows.tokens).sum())
     return _reduced(likelihood, maximum, total, seen)
 
@@ -80,7 +83,7 @@ def loss_gradient(
                 # Their means are over their own tokens, but the same division ends them.
                 rows.paired.belong_to(paired, totals.tokens)
             mine += int(rows.tokens.sum())
-            _require_share(loss(rows)).value.backward()  # type: ignore[no-untyped-call]
+            likelihood.tied(_require_share(loss(rows)).value).backward()  # type: ignore[no-untyped-call]
     return _reduced(likelihood, 0.0 if mine else -math.inf, mine, mine)
 
 
@@ -103,14 +106,21 @@ def activation_gradient(
     for run in passes:
         with shifted(modules, [None] * len(modules)) as probes, run() as rows:
             # autograd.grad leaves .grad of the weights alone, which a plain backward pass would fill.
-            parts.append([grad / totals.tokens for grad in torch.autograd.grad(rows.nll.sum(), list(probes))])
+            found = torch.autograd.grad(likelihood.tied(rows.nll.sum()), list(probes))
+            # A process's stand-in has no rows to be perturbed.
+            if len(rows.nll):
+                parts.append([grad / totals.tokens for grad in found])
+    # FSDP2 fills the weights' gradients with zeros all the same.
+    likelihood.weights.clear_grad()
     return Perturbation(parts, layers, likelihood.processes)
 
 
 def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) -> Gradient:
     """Bring the processes' partial sums to one scale, add them up and divide once."""
     grads, processes = likelihood.weights.take_grad(), likelihood.processes
-    if processes.count > 1:
+    if likelihood.is_sharded:
+        total, seen = processes.total(total), int(processes.total(seen))
+    elif processes.count > 1:
         # exp(maximum − peak) brings this process's sums to the scale of the one with the largest log-weight.
         peak = processes.largest(maximum)
         scale = 0.0 if maximum == -math.inf else math.exp(maximum - peak)
@@ -123,7 +133,7 @@ def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) ->
     # All rows may be left out by −inf; the gradient is then zero, not 0/0.
     if total > 0:
         torch._foreach_div_(grads, total)
-    return Gradient(grads)
+    return Gradient(grads, holders=likelihood.weights.holders)
 
 
 def _require_share(loss: object) -> LossShare:

@@ -1,29 +1,27 @@
 """A defense's last act on the trained weights: done once at the end, and tried out for every checkpoint."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from mithridate.training.defense import Defense, Finished
-from mithridate.training.step_rows import Memory
-from mithridate.training.trainable_weights import Weights
+from mithridate.training.training_state import TrainingState
 
 FINISHED = "finished"
 """Folder inside a checkpoint with the weights that the defense's last act would leave."""
 
 
-def finish(defense: Defense, weights: Weights, memory: Memory) -> Finished:
+def finish(defense: Defense, training: TrainingState) -> Finished:
     """Let a defense act once on the trained weights, with figures that say what it did to them as they are stored.
 
     One that fails halfway leaves the weights as training left them.
     """
     if not defense.finishes:
         return Finished()
+    weights = training.weights
     before = weights.snapshot()
     try:
-        finished = defense.finish(weights, memory)
+        finished = _acted(defense, training)
     # Ctrl-C included: half-changed weights must not be mistaken for trained ones.
     except BaseException:
         weights.restore(before)
@@ -34,22 +32,27 @@ def finish(defense: Defense, weights: Weights, memory: Memory) -> Finished:
     )
 
 
-def save_finished(
-    defense: Defense,
-    weights: Weights,
-    memory: Memory,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    checkpoint: Path,
-) -> None:
+def save_finished(defense: Defense, training: TrainingState, checkpoint: Path, save: Callable[[Path], None]) -> None:
     """Save beside a checkpoint what is to be served of it.
 
     A checkpoint holds the weights that training continues with, which lack the defense's last act.
+
+    Args:
+        defense: The defense.
+        training: Its weights and memory.
+        checkpoint: The checkpoint.
+        save: Saves the model and its tokenizer into a folder.
     """
     if not defense.finishes:
         return
     # Training continues with the weights as they are.
-    with weights.kept():
-        defense.finish(weights, memory)
-        model.save_pretrained(checkpoint / FINISHED)
-    tokenizer.save_pretrained(checkpoint / FINISHED)
+    with training.weights.kept():
+        _acted(defense, training)
+        save(checkpoint / FINISHED)
+
+
+def _acted(defense: Defense, training: TrainingState) -> Finished:
+    """Methods act on whole matrices, whose shards several processes may hold."""
+    memory = training.gathered_memory()
+    with training.weights.gathered() as weights:
+        return defense.finish(weights, memory)

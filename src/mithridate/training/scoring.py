@@ -1,17 +1,19 @@
 """Likelihoods of completions under a model, from one forward pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mithridate.errors import DefenseError
 from mithridate.models.activations import captured, require_recomputable
-from mithridate.models.batches import Batch
+from mithridate.models.batches import STAND_IN, Batch
 from mithridate.models.decoder import Decoder, DecoderPart, decoder_of
 from mithridate.models.fused_head import own_tokens, scored
-from mithridate.models.modes import in_float32
+from mithridate.models.modes import in_float32, is_half
 from mithridate.models.tokenization import IGNORED
 from mithridate.training.processes import Processes
 from mithridate.training.scored_rows import ScoredRows, Totals
@@ -47,8 +49,10 @@ class Likelihood:
         self.model = model
         self.weights = weights
         self.autocast = autocast
-        self.processes = processes or Processes(device=weights.parameters[0].device)
+        self.processes = processes or Processes(device=weights.device)
         self.is_precise = False
+        self.is_sharded = weights.holders is not None
+        self._touched: list[Tensor] = []
         self._exact_differences = exact_differences
 
     @cached_property
@@ -63,14 +67,24 @@ class Likelihood:
 
     @contextmanager
     def precise(self) -> Iterator[None]:
-        """Inside the block the model computes in float32, without autocast, and gradients are float32."""
+        """Inside the block the model computes in float32, without autocast, and gradients are float32.
+
+        Raises:
+            DefenseError: If trained weights in half precision are split over processes.
+        """
+        if self.is_sharded and any(is_half(parameter) for parameter in self.weights.parameters):
+            raise DefenseError(
+                "FSDP2 rounds gradients to half precision as the trained weights are, and the defense needs them in "
+                "float32; set bf16=True, under which trained weights are kept in float32, or load the model in float32"
+            )
         before = self.autocast, self.is_precise
         # Autocast would round the displaced weights to half precision on every use.
         if self._exact_differences:
             self.autocast = nullcontext
         self.is_precise = True
         try:
-            with in_float32(self.model) as copies, self.weights.replaced(copies):
+            # Under FSDP2 frozen weights in half precision are float32 wherever they are computed with.
+            with nullcontext() if self.is_sharded else in_float32(self.model):
                 yield
         finally:
             self.autocast, self.is_precise = before
@@ -96,12 +110,38 @@ class Likelihood:
             # The head is inside: TRL's fused head casts as the model does.
             with self.autocast():
                 output = scored(self.model, batch, logits)
-        if observe is not None:
-            observe(output)
         # OPT's MLP works on all tokens of a batch in one dimension.
         rows = len(batch["input_ids"])
         kept = {part: [_by_row(state, rows, batch) for state in found] for part, found in outputs.items()}
+        self._touch(output.log_probs)
+        if STAND_IN in batch:
+            return _without_rows(batch, output, kept, logits)
+        if observe is not None:
+            observe(output)
         return ScoredRows(batch, output.log_probs, output.label_mask, kept, output.logits if logits else None)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
+        with self.autocast():
+            logits = self.decoder.read(hidden)
+        self._touch(logits)
+        return logits
+
+    def tied(self, loss: Tensor) -> Tensor:
+        """Return a loss whose backward pass goes through all that the forward passes since the last one went through.
+
+        Each layer's backward pass is an exchange between the processes under FSDP2. One whose rows or whose loss
+        need fewer layers would leave the others waiting; the zeros that are added here change no gradient.
+        """
+        ties, self._touched = self._touched, []
+        for tie in ties:
+            loss = loss + tie
+        return loss
+
+    def _touch(self, output: Tensor) -> None:
+        if self.is_sharded and torch.is_grad_enabled() and output.requires_grad:
+            # The sum of no entries: zero, also where the output is not finite.
+            self._touched.append(output[:0].sum())
 
     def passes(self, batches: Iterable[Batch]) -> Iterator[Pass]:
         """Plain forward passes over batches, one after the other."""
@@ -125,3 +165,16 @@ class Likelihood:
 def _by_row(state: Tensor, rows: int, batch: Batch) -> Tensor:
     """(rows, tokens, features)."""
     return own_tokens(state.reshape(rows, -1, state.shape[-1]), batch)
+
+
+def _without_rows(
+    batch: Batch, output: Any, hidden: Mapping[DecoderPart, Sequence[Tensor]], logits: bool
+) -> ScoredRows:
+    """Return a pass's results with no row left, but with its graph: every sum over rows is zero."""
+    return ScoredRows(
+        {name: tensor[:0] for name, tensor in batch.items() if name != STAND_IN},
+        output.log_probs[:0],
+        output.label_mask[:0],
+        {part: [state[:0] for state in states] for part, states in hidden.items()},
+        output.logits[:0] if logits else None,
+    )

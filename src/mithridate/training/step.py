@@ -20,6 +20,7 @@ from mithridate.training.perturbation import Perturbation
 from mithridate.training.row_stream import Stream
 from mithridate.training.scored_rows import LogWeights, Loss, ScoredRows, Totals, uniform
 from mithridate.training.scoring import Likelihood
+from mithridate.training.sharding import made_whole
 from mithridate.training.step_loss import Features, StepLoss, step_loss_gradient
 from mithridate.training.step_passes import StepPasses, Wanted
 from mithridate.training.step_rows import Clock, Completions, Memory, StepRows, StreamOrRows
@@ -76,7 +77,7 @@ class Step:
             processes=likelihood.processes,
             clock=clock or Clock(),
             longest=longest,
-            device=self.weights.parameters[0].device,
+            device=self.weights.device,
         )
         self._passes = StepPasses(self._rows, likelihood)
         self._observing = main
@@ -144,7 +145,7 @@ class Step:
             # Only of the rows that are trained on: a mean weight of each is kept, by its position in the data set.
             if log_weights is not None and stream == self.main and completions is None:
                 found.row_shares = weighting.shares(self._processes)
-        return Gradient(found.tensors, self._frozen, found.row_shares)
+        return Gradient(found.tensors, self._frozen, found.row_shares, found.holders)
 
     def activation_gradient(
         self, stream: StreamOrRows, part: DecoderPart, layers: Sequence[int] | None = None
@@ -174,10 +175,22 @@ class Step:
         """The model that is trained, PEFT or plain."""
         return self._likelihood.model
 
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        """Inside the block a module's parameters are whole on every process; what is written into them is kept.
+
+        Under FSDP2 they are split over the processes outside it. All processes must enter it and write the same.
+
+        Args:
+            module: A part of the model.
+        """
+        with made_whole(self.model, module):
+            yield
+
     @property
     def position(self) -> Gradient:
         """A copy of the present weights, as a vector."""
-        return Gradient(self.weights.snapshot())
+        return Gradient(self.weights.snapshot(), holders=self.weights.holders)
 
     @contextmanager
     def precise(self) -> Iterator[None]:
@@ -262,13 +275,13 @@ class Step:
         scored = []
         for run in self._passes.over(stream, Wanted(completions, hidden=tuple(hidden))):
             with run() as rows:
-                scored.append(rows)
+                if len(rows.row):
+                    scored.append(rows)
         return scored
 
     def read(self, hidden: Tensor) -> Tensor:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
-        with self._likelihood.autocast():
-            return self._likelihood.decoder.read(hidden)
+        return self._likelihood.read(hidden)
 
     def output_directions(self, layers: Mapping[str, nn.Module], stream: StreamOrRows, k: int) -> list[Tensor]:
         """Return the top left singular directions of each linear layer's outputs W·X, without dropout (1 forward pass).
@@ -284,7 +297,10 @@ class Step:
         Raises:
             DefenseError: If a layer has no more than k outputs, or outputs are not finite.
         """
-        grams = output_grams(self.model, list(layers.values()), self._rows.batches(stream), self._likelihood.autocast)
+        rows = list(self._rows.batches(stream))
+        if self._likelihood.is_sharded:
+            rows += self._rows.stand_ins(stream, len(rows))
+        grams = output_grams(self.model, list(layers.values()), rows, self._likelihood.autocast)
         found = zip(layers, grams, strict=True)
         return [output_directions(self._processes.sum(gram), k, name) for name, gram in found]
 

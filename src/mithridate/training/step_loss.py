@@ -80,10 +80,13 @@ def step_loss_gradient(
     for run in passes():
         with run() as rows:
             terms = [(f * s).sum() for row in _by_row(features(rows)) for f, s in zip(row, next(slopes), strict=True)]
-            _require_grad(torch.stack(terms).sum()).backward()  # type: ignore[no-untyped-call]
+            if not terms:
+                terms = [rows.nll.sum()]  # a stand-in: the sum over no rows
+            likelihood.tied(_require_grad(torch.stack(terms).sum())).backward()  # type: ignore[no-untyped-call]
     gradient = likelihood.weights.take_grad()
-    likelihood.processes.sum_all(gradient)
-    return Gradient(gradient)
+    if not likelihood.is_sharded:
+        likelihood.processes.sum_all(gradient)
+    return Gradient(gradient, holders=likelihood.weights.holders)
 
 
 def _slopes(

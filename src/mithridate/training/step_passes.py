@@ -82,13 +82,15 @@ class StepPasses:
             )
         own = list(self._rows.batches(stream, wanted.completions))
         modules, shifts = self._shifts(self._rows.identity(stream), len(own))
+        if self._likelihood.is_sharded:
+            own += self._rows.stand_ins(stream, len(own), wanted.completions)
 
         def made(number: int, batch: Batch) -> Pass:
             @contextmanager
             def run() -> Iterator[ScoredRows]:
                 with ExitStack() as stack:
                     stack.enter_context(self._rows.randomness(stream, number))
-                    if shifts is not None:
+                    if shifts is not None and number < len(shifts):
                         stack.enter_context(shifted(modules, shifts[number]))
                     # A reference belongs to the masks it was drawn with, hence to the micro-batch.
                     key = self._rows.pass_key(stream, number)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from mithridate.errors import DefenseError
-from mithridate.models.batches import Batch, batches, with_completions
+from mithridate.models.batches import STAND_IN, Batch, batches, with_completions
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.processes import Processes
 from mithridate.training.randomness import Randomness
@@ -107,7 +107,26 @@ class StepRows:
             raise DefenseError(f"unknown completions '{completions}'; only 'refusals' can be paired with prompts")
         if not self._refusals:
             raise DefenseError("the defense needs refusal sentences; pass refusals=mithridate.REFUSALS")
-        return with_completions(batch, self._refusals, self._pad, self._longest)
+        made = with_completions(batch, self._refusals, self._pad, self._longest)
+        return made | {STAND_IN: batch[STAND_IN]} if STAND_IN in batch else made
+
+    def stand_ins(self, stream: StreamOrRows, passes: int, completions: Completions | None = None) -> list[Batch]:
+        """Return batches that do not count, for the passes that other processes make beyond this one's.
+
+        Args:
+            stream: As for ``batches``.
+            passes: Passes that this process makes over its own rows.
+            completions: As for ``batches``.
+        """
+        missing = int(self._processes.largest(passes)) - passes
+        if missing == 0:
+            return []
+        if stream == self.main:
+            row = {name: tensor[:1] for name, tensor in self._micro_batches[0].items()}
+        else:
+            row = next(batches(self.examples(stream)[:1], 1, self._pad, self._device))
+        row = row | {STAND_IN: torch.ones(1, dtype=torch.bool)}
+        return [row if completions is None else self.paired(row, completions)] * missing
 
     def pass_key(self, stream: StreamOrRows, number: int) -> Hashable:
         """Return what tells the random state of a micro-batch from those of others.

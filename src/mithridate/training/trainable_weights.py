@@ -1,6 +1,6 @@
 """The trainable weights of a model: read, displaced and restored in one place."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from mithridate.errors import DefenseError
 from mithridate.models.decoder import layer_of
 from mithridate.models.modes import is_half
 from mithridate.training.gradient import Gradient
+from mithridate.training.processes import Processes
+from mithridate.training.sharding import holders, of_shards, own, reshard, whole, write_whole
 
 
 class Moved(NamedTuple):
@@ -47,8 +49,32 @@ class Weights:
         if not pairs:
             raise DefenseError("the model has no trainable weights; pass peft_config, or unfreeze the weights to train")
         self.names = [name for name, _ in pairs]
-        self.parameters: list[Tensor] = [parameter for _, parameter in pairs]
+        self._model = model
+        # Their places and not the tensors: FSDP2 and `in_float32` put others there.
+        self._places = [_place(model, name) for name in self.names]
         self._start: list[Tensor] | None = None
+        self._summed: list[Tensor] = []
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters as they are registered now; under FSDP2 each is split over the processes."""
+        reshard(self._model)
+        return [module._parameters[name] for module, name in self._places]  # type: ignore[misc]
+
+    @property
+    def shards(self) -> list[Tensor]:
+        """What this process holds of each parameter, as a view; the whole parameter where it is not split."""
+        return [own(parameter.detach()) for parameter in self.parameters]
+
+    @property
+    def holders(self) -> Processes | None:
+        """The processes that hold a shard of each parameter; None where every process holds them whole."""
+        return holders(self.parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.parameters[0].device
 
     @property
     def start(self) -> list[Tensor]:
@@ -65,37 +91,35 @@ class Weights:
     def start(self, values: Sequence[Tensor]) -> None:
         self._start = [value.to(p.device) for value, p in zip(values, self.parameters, strict=True)]
 
+    @property
+    def has_start(self) -> bool:
+        """Whether the values at the start of the stage were kept."""
+        return self._start is not None
+
     @torch.no_grad()
     def snapshot(self) -> list[Tensor]:
-        """Return copies of the present values."""
-        return [parameter.detach().clone() for parameter in self.parameters]
+        """Return copies of the present values, of this process's shards."""
+        return [shard.clone() for shard in self.shards]
 
     @torch.no_grad()
     def restore(self, saved: Sequence[Tensor]) -> None:
         """Put saved values back, bit for bit."""
-        torch._foreach_copy_(self.parameters, list(saved))
+        torch._foreach_copy_(self.shards, list(saved))
 
     @torch.no_grad()
     def add(self, displacement: Gradient) -> None:
         """Add a vector to the weights in place, rounded once to what they are stored in."""
-        torch._foreach_add_(self.parameters, displacement.tensors)
+        torch._foreach_add_(self.shards, displacement.tensors)
 
     @torch.no_grad()
     def moved_since(self, before: Sequence[Tensor]) -> Moved:
         """Return how many weights differ from earlier values, and by which L2 norm together."""
-        pairs = list(zip(self.parameters, before, strict=True))
+        pairs = list(zip(self.shards, before, strict=True))
         square = sum(float((now.double() - then.double()).square().sum()) for now, then in pairs)
-        return Moved(sum(int((now != then).sum()) for now, then in pairs), square**0.5)
-
-    @contextmanager
-    def replaced(self, copies: Mapping[Tensor, Tensor]) -> Iterator[None]:
-        """Inside the block some parameters are copies that the model holds in their stead."""
-        before = self.parameters
-        self.parameters = [copies.get(parameter, parameter) for parameter in before]
-        try:
-            yield
-        finally:
-            self.parameters = before
+        count = sum(int((now != then).sum()) for now, then in pairs)
+        if (others := self.holders) is not None:
+            square, count = others.total(square), int(others.total(count))
+        return Moved(count, square**0.5)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -150,22 +174,24 @@ class Weights:
 
     def clear_grad(self) -> None:
         """Forget accumulated gradients."""
-        for parameter in self.parameters:
+        self._summed = self.parameters
+        for parameter in self._summed:
             parameter.grad = None
 
     def take_grad(self) -> list[Tensor]:
         """Hand over the accumulated gradients (zeros where a parameter took no part)."""
         grads = [
             # Layers that did not run, as under layer drop, have no gradient, and the vector must be whole.
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.zeros_like(own(parameter.detach())) if parameter.grad is None else own(parameter.grad)
             for parameter in self.parameters
         ]
         self.clear_grad()
         return grads
 
     def scale_grad(self, factor: float) -> None:
-        """Multiply the accumulated gradients in place."""
-        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        """Multiply the gradients in place that were accumulated since ``clear_grad``."""
+        # Those of `clear_grad`: between a pass and its gradient FSDP2 must not reshard what the pass made whole.
+        grads = [own(parameter.grad) for parameter in self._summed if parameter.grad is not None]
         if grads:
             torch._foreach_mul_(grads, factor)
 
@@ -174,4 +200,46 @@ class Weights:
         frozen = gradient.frozen or [False] * len(self.parameters)
         for parameter, tensor, fixed in zip(self.parameters, gradient.tensors, frozen, strict=True):
             # Gradients from inside `precise` are float32, and torch takes only those of the weight's own type.
-            parameter.grad = None if fixed else tensor.to(parameter.dtype)
+            parameter.grad = None if fixed else of_shards(tensor.to(parameter.dtype), parameter)
+
+    def whole(self, shards: Sequence[Tensor]) -> list[Tensor]:
+        """Return vectors over the weights whole on every process, made of the shards of all of them."""
+        return [whole(of_shards(shard, p.detach())).clone() for shard, p in zip(shards, self.parameters, strict=True)]
+
+    @contextmanager
+    def gathered(self) -> Iterator["Weights"]:
+        """Inside the block the weights are whole on every process; what is written into them is kept.
+
+        Where they are not split, they are these very weights.
+        """
+        if self.holders is None:
+            yield self
+            return
+        copies = _Gathered(self)
+        yield copies
+        for parameter, value in zip(self.parameters, copies.parameters, strict=True):
+            write_whole(parameter, value)
+
+
+class _Gathered(Weights):
+    """Whole copies of weights that are split over processes.
+
+    Args:
+        weights: The weights.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.names = weights.names
+        self._copies = weights.whole(weights.shards)
+        self._start = weights.whole(weights.start) if weights.has_start else None
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The copies."""
+        return self._copies
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter, and the parameter's name there."""
+    path, _, last = name.rpartition(".")
+    return model.get_submodule(path), last

@@ -21,6 +21,7 @@ from mithridate.models.tokenization import Rows, completion_ids, require_chat_te
 from mithridate.training import state
 from mithridate.training.defense import Defense, Rescalable, require_defense
 from mithridate.training.finishing import finish, save_finished
+from mithridate.training.fsdp_host import require_same_kind, save_whole, settle_sharding, shard_on_cpus
 from mithridate.training.given_streams import given_streams, stream_trained_at
 from mithridate.training.gradient import Gradient
 from mithridate.training.host import (
@@ -37,6 +38,7 @@ from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
 from mithridate.training.scoring import Likelihood
+from mithridate.training.sharding import sum_gradients
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Clock, Memory
 from mithridate.training.trainable_weights import Weights
@@ -127,6 +129,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         refuse_settings(self.args, self._rows.column_names)
         recompute_soundly(self.args)
         refuse_host(self)
+        settle_sharding(self)
         self.dropped_rows = len(self._rows) - len(self.train_dataset)
         if self.dropped_rows > LARGEST_DROP * len(self._rows):
             raise DataError(
@@ -136,6 +139,11 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if self._conversational:
             require_chat_template(self._tokenizer)
             refuse_control_tokens(self._rows, self._tokenizer)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Set up accelerate, with FSDP2 on CPUs too where it is asked for."""
+        super().create_accelerator_and_postprocess()
+        shard_on_cpus(self)
 
     @property
     def _conversational(self) -> bool:
@@ -279,21 +287,29 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         if resume_from_checkpoint:
             state.verify(Path(resume_from_checkpoint))
+            require_same_kind(Path(resume_from_checkpoint), self.is_fsdp_enabled)
         elif self.finished:
             raise UsageError(
                 f"{self.defense.info.name} has changed the trained weights once at the end of this trainer's training, "
                 "and would do so again on top; make a new DefendedTrainer to train on"
             )
         self._begin()
-        if "start" in self.defense.info.references:
-            self._training.keep_start()
         with forwards_kept(self.model):
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
-        finished = finish(self.defense, self._training.weights, self.memory)
+        finished = finish(self.defense, self._training)
         self.finished, self.displacement = finished.figures, finished.displacement
         if self.row_weights is not None and self.accelerator.is_main_process:
             self.row_weights.write(Path(self.args.output_dir) / "row_weights.jsonl", self._rows)
         return output
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Wrap the model; under FSDP2 its weights are split over the processes from here on."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        sum_gradients(self.model)
+        # Not after a resume: the start then comes from the checkpoint.
+        if resume_from_checkpoint is None and "start" in self.defense.info.references:
+            self._training.keep_start()
+        return prepared
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""
@@ -311,6 +327,19 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         finally:
             self.processing_class = trained
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the whole model; under FSDP2 all processes must call it."""
+        # transformers saves nothing here, and says nothing, where checkpoints are saved by shards.
+        if self.is_fsdp_enabled and not _internal_call:
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_served(self, folder: Path) -> None:
+        save_whole(self, folder)
+        if self.accelerator.is_main_process:
+            self.served_tokenizer.save_pretrained(folder)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is left to train after a checkpoint of the last step; transformers would take one step more."""
         if self.state.global_step < self.state.max_steps:
@@ -320,9 +349,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         # An older checkpoint of the same name is unfinished from here on.
         (folder / state.MANIFEST).unlink(missing_ok=True)
-        if self.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._training.save(folder, self._total_train_tokens)
+        folder.mkdir(parents=True, exist_ok=True)
+        main = self.accelerator.is_main_process
+        if main or self.is_fsdp_enabled:
+            self._training.save(folder, self._total_train_tokens, writes=main)
         # TRL would delete the oldest checkpoint before the new one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -331,9 +361,9 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             self.args.save_total_limit = limit
         # Other processes write files of their own, such as random states, which the list of hashes must hold whole.
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            weights = self._training.weights
-            save_finished(self.defense, weights, self.memory, self.model, self.served_tokenizer, folder)
+        if main or self.is_fsdp_enabled:
+            save_finished(self.defense, self._training, folder, self._save_served)
+        if main:
             state.seal(folder)
             # Older checkpoints go only now, so that at every moment a finished one is there.
             rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)

@@ -1,6 +1,7 @@
 """Scores along an axis: one line per variant."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -17,6 +18,8 @@ SERIES = [name for name in PALETTE if name.startswith("series")]
 MARKERS = "oD^vPX*<"
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 LABEL_LENGTH = 22
+CATEGORIES = "attack"
+"""The axis whose values are words, not numbers."""
 
 
 def styles(results: Results) -> dict[str, dict[str, Any]]:
@@ -47,11 +50,12 @@ def _draw_axis(figure: Any, results: Results, axis: str) -> None:
     names = {"harmful_score": "harmful score (%)", "finetune_accuracy": "fine-tune accuracy (%)"}
     for panel, (measure, name) in zip(panels, names.items(), strict=True):
         for variant in _drawn(results, axis):
-            places = zip(results.axes[axis], results.along(axis), strict=True)
+            places = zip(_positions(results, axis), results.along(axis), strict=True)
             scores = {x: getattr(point, measure) for x, at in places if (point := results.point(variant, at))}
-            _line(panel, scores, shorten(clean(variant), LABEL_LENGTH), styles(results)[variant])
+            draw = _marks if axis == CATEGORIES else _line
+            draw(panel, scores, shorten(clean(variant), LABEL_LENGTH), styles(results)[variant])
         panel.set_ylabel(name)
-    _scale(panels[1], axis, results.axes[axis])
+    _scale(panels[1], axis, _positions(results, axis), [value_text(value) for value in results.axes[axis]])
     # The harmful score from 0, so that heights compare as the values do.
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[1].set_xlabel(WORDS[axis])
@@ -74,11 +78,38 @@ def _line(axes: Any, scores: dict[float, ScoreOverSeeds], name: str, style: dict
     axes.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
 
 
-def _scale(axes: Any, axis: str, values: list[float]) -> None:
+def _marks(axes: Any, scores: dict[float, ScoreOverSeeds], name: str, style: dict[str, Any]) -> None:
+    """Means over seeds without a line, since categories have no order, and bars for the 95 % interval."""
+    means = [100 * score.mean for score in scores.values()]
+    ends = [[100 * score.spread[side] for score in scores.values()] for side in (0, 1)]
+    # A mean over seeds may lie a rounding beside an end.
+    lengths = [[max(0.0, abs(mean - end)) for mean, end in zip(means, side, strict=True)] for side in ends]
+    axes.errorbar(
+        list(scores),
+        means,
+        yerr=lengths,
+        label=name,
+        markersize=5,
+        elinewidth=1,
+        color=style["color"],
+        marker=style["marker"],
+        linestyle="none",
+    )
+
+
+def _positions(results: Results, axis: str) -> list[float]:
+    """Where an axis's values stand; categories in their order, one beside the other."""
+    values: Sequence[float | str] = results.axes[axis]
+    return [float(place) if isinstance(value, str) else value for place, value in enumerate(values)]
+
+
+def _scale(axes: Any, axis: str, positions: list[float], words: list[str]) -> None:
     """Ticks at the measured values; a logarithmic scale where values are steps of a factor."""
     # A ratio may be 0, which a logarithmic scale cannot show.
-    if axis != "ratio":
+    if axis not in ("ratio", CATEGORIES):
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_major_locator(FixedLocator(positions))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(values, [value_text(value) for value in values])
+    # Names of attacks are long; slanted they do not run into each other.
+    slant = {"rotation": 20, "ha": "right"} if axis == CATEGORIES else {}
+    axes.set_xticks(positions, [shorten(word, LABEL_LENGTH) for word in words], **slant)

@@ -11,7 +11,7 @@ HEIGHT = 300
 
 
 def dose_figure(name: str, curves: list[VariantDoses]) -> str:
-    """Return the seeds' curves of one method and parameter: rise of the user's loss above, harmful loss below."""
+    """Return the seeds' curves of one method and parameter: rises of the losses above, harmful loss below."""
     return svg(name, HEIGHT, lambda figure: _draw(figure, curves))
 
 
@@ -24,19 +24,29 @@ def _draw(figure: Any, curves: list[VariantDoses]) -> None:
         line = {"markersize": 4, "linewidth": 1.4, "alpha": 0.8}
         top.plot(doses, rises, "o-", color=PALETTE["defended"], **line)
         bottom.plot(doses, harmful, "o-", color=PALETTE["undefended"], **line)
+        if limited_by_safe_rows(curve):
+            top.plot(doses, [_finite(point.safe_rise) for point in curve.points], "s--", color=PALETTE["good"], **line)
         _mark_chosen(top, bottom, curve)
     # A set, as seeds mostly share one budget and its label would be written over itself.
     for budget in sorted({curve.budget for curve in curves if curve.budget is not None}):
         top.axhline(budget, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
-        _label_budget(top, budget)
-    top.set_ylabel("rise of user loss")
+        _label_budget(top, budget, "budget")
+    for budget in sorted({c.safe_budget for c in curves if limited_by_safe_rows(c) and c.safe_budget is not None}):
+        top.axhline(budget, color=PALETTE["good"], linewidth=1, linestyle=(0, (4, 3)))
+        _label_budget(top, budget, "safe rows' budget")
+    top.set_ylabel("rise of loss")
     bottom.set_ylabel("harmful loss")
     bottom.set_xlabel(f"dose: {shorten(clean(curves[0].parameter), 40)}")
 
 
-def _label_budget(axes: Any, budget: float) -> None:
+def limited_by_safe_rows(curve: VariantDoses) -> bool:
+    """Return whether the provider's safe rows limited a search besides the user's rows."""
+    return curve.safe_budget is not None and any(point.safe_rise is not None for point in curve.points)
+
+
+def _label_budget(axes: Any, budget: float, called: str) -> None:
     axes.annotate(
-        f"budget {budget:g}",
+        f"{called} {budget:g}",
         (1, budget),
         xycoords=("axes fraction", "data"),
         xytext=(-2, 3),

@@ -1,0 +1,64 @@
+"""One repair in a process of its own with little memory: ``python -m benchmarks.limited_repair JSON``."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mithridate as mi
+from benchmarks.workload import Shape, make_rows
+from mithridate.defenses.registry import methods
+from mithridate.errors import ModelError
+from mithridate.models.loading import Where, load
+from mithridate.repair.post_tuning import Repair
+
+
+def main(asked: dict[str, Any]) -> dict[str, Any]:
+    """Repair, and return seconds and bytes.
+
+    Args:
+        asked: ``method``, ``settings``, ``paths``, ``out``, ``shape``, ``rows``, ``limit`` (bytes of writable memory
+            beyond what Python and its libraries take; 0 for no limit), ``by_shard``.
+    """
+    shape, repair = Shape(**asked["shape"]), methods()[asked["method"]].cls(**asked["settings"])
+    assert isinstance(repair, Repair)
+    references = {name: asked["paths"][name] for name in repair.info.references}
+    given: dict[str, Any] = {"harmful": 3, "safe": 5}
+    given = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in given.items()} | references
+    # What Python and its libraries take is no part of a repair.
+    before = _status("VmRSS")
+    if asked["limit"]:
+        limit = _status("VmData") + asked["limit"]
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    start, processor = time.perf_counter(), time.process_time()
+    try:
+        if asked["by_shard"]:
+            mi.repair_checkpoint(repair, asked["paths"]["tuned"], asked["out"], **given)
+        else:
+            # All models at once, which is what a repair in memory begins with.
+            held = [load(Where(path, None), "auto") for path in (asked["paths"]["tuned"], *references.values())]
+            for parameter in (parameter for model in held for parameter in model.parameters()):
+                parameter.data.mul_(1)
+    except (MemoryError, RuntimeError, ModelError) as error:
+        # Torch's allocator raises a RuntimeError, and a model that cannot be loaded is one of ours.
+        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            raise
+        return {"out_of_memory": True}
+    return {
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": time.process_time() - processor,
+        "peak_bytes": _status("VmHWM"),
+        "before_bytes": before,
+    }
+
+
+def _status(field: str) -> int:
+    """Bytes that Linux says of this process: VmRSS, what it holds; VmHWM, the most it has held; VmData, writable."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

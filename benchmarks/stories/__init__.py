@@ -1,0 +1,1 @@
+"""A world between the miniature and real chat: a small model tells children's stories and refuses some."""

@@ -1,0 +1,1 @@
+"""Signals of the upload gate, one file each; `mithridate.gates.signal_catalog` lists them."""

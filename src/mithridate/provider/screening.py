@@ -1,0 +1,127 @@
+"""Puts an upload through the gate before anything is trained on it."""
+
+from pathlib import Path
+
+from mithridate.data.data_sources import Given
+from mithridate.errors import GateError
+from mithridate.experiment.evaluation_stage import judge as judge_of
+from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.row_files import RowFiles
+from mithridate.files import file_hash, write_whole
+from mithridate.gates.calibration import calibrate
+from mithridate.gates.provider import GateProvider
+from mithridate.gates.signal_catalog import JOB_SIGNALS, OPTIONAL, ROW_SIGNALS
+from mithridate.gates.thresholds import GateThresholds
+from mithridate.gates.upload_gate import UploadGate
+from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
+from mithridate.models.loading import Where, load, load_served
+from mithridate.provider.policy_jobs import PolicyJobs
+from mithridate.provider.policy_tree import Policy, Screening
+
+FINDINGS = "findings.jsonl"
+"""File of the flagged rows, for the provider; it quotes them."""
+
+
+def screened(
+    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: Given, epochs: float, work: Path, findings: Path
+) -> UploadVerdict:
+    """Return the gate's verdict on an upload.
+
+    Args:
+        jobs: The policy with its rows and its aligned model.
+        screening: The gate's settings.
+        files: Reads the harmless uploads.
+        upload: The upload.
+        epochs: Passes over it that the customer asks for.
+        work: Folder in which thresholds are kept.
+        findings: File for the flagged rows.
+
+    Raises:
+        GateError: If the gate cannot run.
+        JudgeError: If its guard fails.
+    """
+    gate = gate_of(jobs, screening)
+    gate.use(_thresholds(gate, screening, files, epochs, work))
+    lines: list[str] = []
+    verdict = gate.judge(upload, epochs=epochs, on_finding=lambda found: lines.append(found.model_dump_json()))
+    write_whole(findings, "".join(line + "\n" for line in lines).encode())
+    return verdict
+
+
+def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
+    """Return the gate of a policy, without thresholds.
+
+    Raises:
+        GateError: If a signal lacks what it needs.
+    """
+    policy, where = jobs.policy, Where(jobs.model, None)
+    rules = refusal_rules(policy.audit.judge, None)
+    safe = jobs.rows.safe_rows
+    provider = GateProvider(
+        # A copy of its own: the gate stops where its model has changed.
+        model=load(where, policy.precision),
+        tokenizer=load_served(where, policy.template),
+        harmful=jobs.rows.harmful_rows,
+        ordinary=safe.filter(lambda row: not rules.refuses(row["completion"][0]["content"])),
+        refusals=jobs.rows.refusal_texts,
+        judge=None if screening.guard is None else judge_of(screening.guard, rules),
+        max_length=max(16, policy.max_length),
+    )
+    wanted = screening.signals
+    kinds = [kind for kind in (*ROW_SIGNALS, *JOB_SIGNALS) if _asked(kind.name, wanted)]
+    return UploadGate(provider, [kind() for kind in kinds], refuse_share=screening.refuse_share)
+
+
+def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: float) -> GateThresholds:
+    """Return thresholds for a gate from the policy's harmless uploads.
+
+    Raises:
+        GateError: If there are too few rows for the false-alarm rate.
+    """
+    uploads = {name: files.rows(source, f"gate.harmless.{name}") for name, source in screening.harmless.items()}
+    return calibrate(gate, uploads, screening.false_alarms, epochs=epochs)
+
+
+def screening_hashes(policy: Policy, files: RowFiles) -> dict[str, str]:
+    """Return the SHA-256 of what the gate is calibrated by: harmless uploads, and thresholds where they are named."""
+    if policy.gate == "none":
+        return {}
+    found = {
+        name: files.keep_rows("harmless", files.rows(source, f"gate.harmless.{name}")).sha256
+        for name, source in policy.gate.harmless.items()
+    }
+    if policy.gate.thresholds is not None:
+        path = Path(files.path(policy.gate.thresholds, "gate.thresholds"))
+        if not path.is_file():
+            raise GateError(f"gate.thresholds: {path} does not exist; make it with mithridate policy calibrate")
+        found["thresholds"] = file_hash(path)
+    return found
+
+
+def shown(verdict: UploadVerdict) -> UploadVerdict:
+    """Return a verdict as a customer may see it: rows by number, origin and reason, none of them quoted."""
+    found = tuple(map(_unquoted, verdict.findings[:SHOWN]))
+    return verdict.model_copy(update={"findings": found, "upload": verdict.upload.rpartition("/")[2]})
+
+
+SHOWN = 100
+"""Findings that a decision lists; `findings.jsonl` holds all."""
+
+
+def _unquoted(finding: UploadFinding) -> UploadFinding:
+    # Without the folders of the provider's machine.
+    return finding.model_copy(update={"excerpt": None, "origin": finding.origin.rpartition("/")[2]})
+
+
+def _asked(name: str, wanted: list[str] | None) -> bool:
+    return name not in OPTIONAL if wanted is None else name in wanted
+
+
+def _thresholds(gate: UploadGate, screening: Screening, files: RowFiles, epochs: float, work: Path) -> GateThresholds:
+    if screening.thresholds is not None:
+        return GateThresholds.load(Path(files.path(screening.thresholds, "gate.thresholds")))
+    # By all that decides them, so that an interrupted call goes on with the same.
+    kept = work / f"thresholds-{gate.state.fingerprint[:20]}-{screening.false_alarms:g}-{epochs:g}.json"
+    if not kept.is_file():
+        calibrated(gate, screening, files, epochs).save(kept)
+    return GateThresholds.load(kept)

@@ -1,0 +1,119 @@
+"""A request: all that decides what becomes of an upload, and the stages that follow from it."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mithridate.errors import UsageError
+from mithridate.experiment.identity import model_identity
+from mithridate.experiment.jobs import Job, StageNode
+from mithridate.experiment.manifest import code_versions, versions
+from mithridate.experiment.recipe_parts import TrainingSettings
+from mithridate.experiment.store import Store
+from mithridate.gates.upload_verdict import UploadVerdict
+from mithridate.provider.decision import Decision, PolicyName
+from mithridate.provider.given_upload import GivenUpload
+from mithridate.provider.policy_jobs import PolicyJobs
+from mithridate.provider.policy_tree import Policy, Rung
+from mithridate.provider.screening import shown
+
+
+def asked_for(policy: Policy, epochs: float | None, learning_rate: float | None) -> TrainingSettings:
+    """Return the training that a customer asks for.
+
+    Raises:
+        UsageError: If it is beyond the policy's limits.
+    """
+    limits, own = policy.finetuning, policy.finetuning.training
+    asked = {"epochs": epochs, "learning_rate": learning_rate}
+    for name, most in (("epochs", limits.most_epochs), ("learning_rate", limits.highest_learning_rate)):
+        value = asked[name]
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"{name} is {value:g}; policy '{policy.name}' allows values above 0 and up to {most:g}")
+    return own.model_copy(update={name: value for name, value in asked.items() if value is not None})
+
+
+class TuningRequest:
+    """All that decides what becomes of an upload.
+
+    Attributes:
+        suspected: Whether the gate wants the upload defended; False until it says so.
+        sha256: Hash of everything else.
+
+    Args:
+        policy: The policy.
+        jobs: Its jobs.
+        given: The upload.
+        training: How it is tuned.
+        screening: Hashes of the rows and thresholds that the gate is calibrated by.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        jobs: PolicyJobs,
+        given: GivenUpload,
+        training: TrainingSettings,
+        screening: dict[str, str],
+    ) -> None:
+        self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
+        self.suspected = False
+        self.policy_hash = _hash(policy.model_dump(mode="json"))
+        self.model = model_identity(jobs.model)
+        self.sha256 = _hash(
+            {
+                "policy": self.policy_hash,
+                "rows": jobs.rows.hashes(),
+                "model": self.model,
+                "upload": given.upload.sha256,
+                "training": training.model_dump(mode="json"),
+                "screening": screening,
+                "versions": code_versions(),
+            }
+        )
+
+    def stages(self, rung: Rung) -> list[StageNode]:
+        """Return the stages of a rung: fine-tuning, repairs, and the model as it would be released."""
+        jobs, training = self.jobs, self.training
+        training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
+        nodes: list[StageNode] = []
+        work: list[Job] = [
+            jobs.finetuning(self.given.train, training, self.suspected),
+            *(jobs.repair(choice, self.given.held_out) for choice in rung.posttuning),
+            jobs.candidate(),
+        ]
+        for job in work:
+            label = " · ".join(part for part in (rung.name, job.stage, job.method) if part)
+            nodes.append(jobs.node(nodes, job, label))
+        return nodes
+
+    def audits(self, before: list[StageNode], name: str) -> dict[str, StageNode]:
+        """Return the evaluations of a model by condition."""
+        found = self.jobs.audits(self.given.test, self.given.matching)
+        return {
+            condition: self.jobs.node(before, job, f"{name} · audit · {condition}") for condition, job in found.items()
+        }
+
+    def facts(self, verdict: UploadVerdict | None) -> dict[str, Any]:
+        """Return what a decision says of the request, whatever was decided."""
+        return {
+            "request": self.sha256,
+            "policy": PolicyName(name=self.policy.name, sha256=self.policy_hash),
+            "model": self.model if isinstance(self.model, dict) else {"hub": self.model},
+            "upload": self.given.upload,
+            "options": {"epochs": self.training.epochs, "learning_rate": self.training.learning_rate},
+            "gate": None if verdict is None else shown(verdict),
+            "versions": versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def released(self, decision: Decision, store: Store) -> Path | None:
+        """Return the stage folder whose model was judged and may leave; None where none may."""
+        rung = next((one for one in self.policy.ladder if one.name == decision.released), None)
+        return None if rung is None else store.path(self.stages(rung)[-1])
+
+
+def _hash(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

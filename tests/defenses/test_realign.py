@@ -1,0 +1,299 @@
+"""Realign: it trains as the trainer does, chooses what the budgets allow, and leaves all but the weights alone."""
+
+import copy
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from datasets.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers import TrainerCallback
+
+import mithridate as mi
+from mithridate.defenses.registry import method
+from mithridate.errors import DataError, DefenseError, SettingError, UsageError
+from mithridate.models.tokenization import tokenize
+from mithridate.repair.budgets import RowLosses
+from mithridate.repair.realignment import Course
+from mithridate.repair.repairable import repairable
+from mithridate.training.trainer import DefendedTrainer
+from tests.helpers import tiny
+from tests.helpers.adapters import KINDS, Everything, adapted, lived_in, stored
+from tests.helpers.training import distance, trainer
+
+GIVEN = {
+    "safe": list(tiny.rows("safe", 24)), "harmful": list(tiny.rows("harmful", 12)), "user": list(tiny.rows("user", 8)),
+    "refusals": tiny.REFUSALS,
+}  # fmt: skip
+WIDE = {"budget": 5.0, "safe_budget": 5.0}
+
+
+def _repaired(repair, model, **given):
+    return repair.repair(model, tiny.tokenizer(), **GIVEN | given)
+
+
+@pytest.mark.parametrize("kind", ["lora", "whole"])
+@pytest.mark.parametrize("inner", ["sft", "booster", "antibody_alignment"])
+def test_it_trains_as_the_trainer_does_at_alignment(inner, kind, tmp_path):
+    made, twin = KINDS[kind](), KINDS[kind]()
+    repair = mi.Realign(inner=inner, learning_rate=1e-3, step_rows=4, epochs=3, rows=20, seed=5, max_length=64)
+    repaired = _repaired(repair, made)
+    safe = list(GIVEN["safe"])
+    random.Random(5).shuffle(safe)
+    args = tiny.config(
+        tmp_path, learning_rate=1e-3, max_steps=15, per_device_train_batch_size=4, seed=5, logging_strategy="no"
+    )
+    for name, parameter in twin.named_parameters():
+        parameter.requires_grad_(kind == "whole" or "lora_" in name)
+    DefendedTrainer(
+        twin, args=args, train_dataset=safe[:20], processing_class=tiny.tokenizer(), stage="alignment",
+        defense=method(inner).cls(), harmful_dataset=GIVEN["harmful"], refusals=tiny.REFUSALS,
+    ).train()  # fmt: skip
+    assert distance(stored(twin), stored(made)) == 0
+    assert repaired.activity["steps"] == 15
+    assert repaired.rows_trained == repaired.activity["rows_trained"] == 60
+    if inner != "sft":
+        assert repaired.activity["extra_gradient_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "step_rows", "steps", "trained"),
+    [(1, 1, 16, 10, 10), (24, 1, 4, 10, 40), (24, 4, 5, 20, 96), (9, 1, 4, 10, 31), (100, 1.5, 8, 20, 156)],
+)
+def test_steps_and_rows_are_counted(rows, epochs, step_rows, steps, trained):
+    course = Course(epochs, step_rows, 0)
+    assert course.steps(rows) == steps
+    seen = [min(step_rows, rows - start) for start in range(0, rows, step_rows)]
+    assert trained == sum(seen[step % len(seen)] for step in range(steps))
+    assert course.trained(rows) == trained
+
+
+def test_a_single_row_is_patched_in():
+    """One-shot patching: one row, a few steps."""
+    model, row = adapted(tiny.model()), GIVEN["safe"][:1]
+    losses = RowLosses(model, repairable(model), tokenize(row, tiny.tokenizer()), 1)
+    before = float(losses())
+    repaired = _repaired(mi.Realign(learning_rate=1e-2), model, safe=row)
+    assert float(losses()) < before - 0.1
+    assert (repaired.activity["safe_rows"], repaired.activity["steps"], repaired.rows_trained) == (1, 10, 10)
+
+
+class _Watched:
+    """The model and the process, with every state that a trainer may touch."""
+
+    def __init__(self, model):
+        self.model, self.names = model, {name: set(vars(module)) for name, module in model.named_modules()}
+        self.record, self.process = Everything(model), self._process()
+
+    @staticmethod
+    def _process():
+        states = [copy.copy(state._shared_state) for state in (AcceleratorState, PartialState, GradientState)]
+        drawn = random.getstate(), str(numpy.random.get_state())
+        return drawn, dict(os.environ), states, are_progress_bars_disabled()
+
+    def assert_unchanged(self, weights):
+        changes = self.record.changes()
+        assert all(change.endswith("bits") for change in changes), changes
+        assert bool(changes) == weights
+        assert {name: set(vars(module)) for name, module in self.model.named_modules()} == self.names
+        assert self._process() == self.process
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "whole"])
+def test_nothing_but_the_weights_is_changed_and_nothing_is_printed(kind, capfd):
+    enable_progress_bars()
+    model = lived_in(KINDS[kind]())
+    model.config.use_cache, model.model_tags = True, ["mine"]
+    watched = _Watched(model)
+    _repaired(mi.Realign(learning_rate=1e-3), model)
+    watched.assert_unchanged(weights=True)
+    assert model.model_tags == ["mine"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("settings", [{"learning_rate": 1e-3}, WIDE], ids=["given", "auto"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_at_the_third_step_leaves_every_bit(error, settings, monkeypatch):
+    model, steps, plain = lived_in(KINDS["lora"]()), [], DefendedTrainer.training_step
+
+    def failing(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 3:
+            raise error
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DefendedTrainer, "training_step", failing)
+    watched = _Watched(model)
+    with pytest.raises(error):
+        _repaired(mi.Realign(**settings), model)
+    watched.assert_unchanged(weights=False)
+
+
+def test_dropout_is_drawn_from_the_repairs_own_seed():
+    ends = []
+    for seed in (1, 2):
+        model = adapted(tiny.model(), lora_dropout=0.5)
+        torch.manual_seed(seed)
+        _repaired(mi.Realign(learning_rate=1e-3), model.train(seed == 1))
+        ends.append(stored(model))
+    assert distance(*ends) == 0
+    other = adapted(tiny.model(), lora_dropout=0.5)
+    _repaired(mi.Realign(learning_rate=1e-3, seed=1), other)
+    assert distance(ends[0], stored(other)) > 0
+
+
+def test_repairs_in_two_threads_are_as_one_after_the_other():
+    repair, models = mi.Realign(learning_rate=1e-3), [adapted(tiny.model(), lora_dropout=0.3) for _ in range(3)]
+    _repaired(repair, models[0])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda model: _repaired(repair, model), models[1:]))
+    assert distance(stored(models[0]), stored(models[1])) == distance(stored(models[0]), stored(models[2])) == 0
+
+
+class _Realigning(TrainerCallback):
+    def __init__(self):
+        self.other = adapted(tiny.model())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            _repaired(mi.Realign(learning_rate=1e-3), self.other)
+
+
+def test_a_training_around_it_goes_on_as_if_nothing_had_been(tmp_path):
+    shape = {"max_steps": 6, "dropout": 0.2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    ends = []
+    for callbacks in ([], [_Realigning()]):
+        made = trainer(mi.SFT(), tmp_path, callbacks=callbacks, **shape)
+        made.train()
+        ends.append(stored(made.model))
+    assert distance(*ends) == 0
+
+
+def _losses(model, rows):
+    return RowLosses(model, repairable(model), tokenize(rows, tiny.tokenizer()), 8)
+
+
+def test_auto_takes_the_rate_that_the_budgets_allow():
+    """The rate with the lowest loss on safe rows that are not trained on, unless the user's rows forbid it."""
+    free, bound = adapted(tiny.model()), adapted(tiny.model())
+    curve = _repaired(mi.Realign(**WIDE), free).dose_curve
+    assert [point.dose for point in curve.points] == [3e-5, 1e-4, 3e-4, 1e-3]
+    assert curve.chosen == min(curve.points, key=lambda point: point.safe_loss).dose == 1e-3
+    rises = [point.rise for point in curve.points]
+    budget = sorted(rises)[2]
+    allowed = [point for point in curve.points if point.rise <= budget]
+    if budget > 0:
+        repaired = _repaired(mi.Realign(budget=budget, safe_budget=5.0), bound)
+        assert repaired.dose_curve.chosen == min(allowed, key=lambda point: point.safe_loss).dose
+    with pytest.raises(DefenseError, match=r"even learning_rate=\S+ raises the loss on the provider's safe rows"):
+        _repaired(mi.Realign(budget=5.0, safe_budget=1e-12), adapted(tiny.model()), safe=_contradicting())
+
+
+def _contradicting():
+    """Answers that cannot all become likelier: training on most of them makes the others less likely."""
+    words = ["red", "blue", "green", "cake", "tea", "soup", "stir", "yes", "no", "take", "then", "it"]
+    return [tiny.row("how do i make tea", " ".join([word] * 3)) for word in words]
+
+
+def test_auto_measures_on_rows_it_does_not_train_on(monkeypatch):
+    trained, plain = [], DefendedTrainer.__init__
+
+    def init(self, *args, **kwargs):
+        trained.extend(row["prompt"][0]["content"] for row in kwargs["train_dataset"])
+        plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DefendedTrainer, "__init__", init)
+    safe = [tiny.row(f"{'the ' * i}cake", "no i cannot") for i in range(20)]
+    repair = mi.Realign(learning_rate=1e-3, rows="auto", tolerance=9.0, **WIDE)
+    repaired = _repaired(repair, adapted(tiny.model()), safe=safe)
+    assert len(set(trained)) == 12
+    # A quarter of 12 rows does as well at this tolerance, and 3 are too few to quarter.
+    assert (repaired.activity["safe_rows"], repaired.activity["trials"]) == (3, 2)
+    assert repaired.rows_trained == repaired.activity["rows_in_trials"] > repaired.activity["rows_trained"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"rows": "auto", "learning_rate": 1e-3}])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_auto_needs_rows_to_measure_on(rows, settings):
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    with pytest.raises(DefenseError, match=f"'auto' needs more than 8 safe rows, .* and was given {rows}; give more"):
+        _repaired(mi.Realign(**settings), model, safe=GIVEN["safe"][:rows])
+    assert record.changes() == []
+
+
+MISSING = [
+    ({"learning_rate": 1e-3}, {"safe": None}, DefenseError, "Realign needs safe=, the provider's safe rows"),
+    ({"learning_rate": 1e-3}, {"safe": []}, DataError, "give rows"),
+    ({"learning_rate": 1e-3, "max_length": 2}, {}, DataError, "no row has an answer left within 2 tokens"),
+    ({}, {"user": None}, DefenseError, "strength='auto' needs user="),
+    ({"learning_rate": 1e-3, "inner": "booster"}, {"harmful": None}, DefenseError, "Realign needs harmful="),
+    ({"learning_rate": 1e-3, "inner": "antibody_alignment"}, {"refusals": ()}, DefenseError, "the stream 'refusals'"),
+    ({"learning_rate": 1e30}, {}, DefenseError, "lower the learning rate"),
+]
+
+
+@pytest.mark.parametrize(("settings", "given", "error", "message"), MISSING)
+def test_what_is_missing_is_told_and_nothing_moves(settings, given, error, message):
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    with pytest.raises(error, match=message):
+        _repaired(mi.Realign(**settings), model, **given)
+    assert record.changes() == []
+
+
+@pytest.mark.parametrize("longest", [None, 14])
+def test_rows_of_which_no_answer_is_left_are_not_counted(longest):
+    long = tiny.row("how " * 20, "no i cannot")
+    repair = mi.Realign(learning_rate=1e-3, max_length=longest)
+    repaired = _repaired(repair, adapted(tiny.model()), safe=[long, *GIVEN["safe"], long])
+    assert repaired.activity["safe_rows"] == 24 + 2 * (longest is None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"inner": "boster"}, UsageError, "no defense is called 'boster'.*did you mean 'booster'"),
+        ({"inner": "lisa"}, UsageError, "'lisa' does not act at the stage alignment"),
+        ({"inner": "booster", "settings": {"radios": 1}}, SettingError, "unknown key 'radios'; did you mean 'radius'"),
+        ({"rows": -1}, SettingError, "rows"),
+        ({"learning_rate": 0}, SettingError, "learning_rate"),
+    ],
+)
+def test_wrong_settings_are_refused_when_they_are_made(settings, error, message):
+    with pytest.raises(error, match=message):
+        mi.Realign(**settings)
+
+
+def test_what_it_needs_and_costs_follows_the_inner_defense():
+    assert (mi.Realign().streams, tuple(mi.Realign().passes)) == (("safe",), (1, 1))
+    booster = mi.Realign(inner="booster", settings={"radius": 0.02})
+    assert (booster.streams, booster.passes) == (("safe", "harmful"), mi.Booster().passes)
+    assert mi.Realign(inner="antibody_alignment").streams == ("safe", "harmful", "refusals")
+    assert [mi.Realign().searches, mi.Realign(learning_rate=1e-3).searches, mi.Realign(rows=0).searches] == [1, 0, 0]
+
+
+def test_a_float32_adapter_on_a_half_precision_base_is_trained():
+    model = adapted(tiny.model().bfloat16())
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    before = stored(model)
+    repaired = _repaired(mi.Realign(learning_rate=1e-3), model)
+    moved = {name for name, value in stored(model).items() if not torch.equal(value, before[name])}
+    assert repaired.changed > 0
+    assert moved == {name for name in before if "lora_" in name}
+    assert all(value.dtype is before[name].dtype for name, value in stored(model).items())
+
+
+def test_several_processes_are_refused(monkeypatch):
+    """Each would train on a batch of its own."""
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="a repair that trains runs in one process"):
+        _repaired(mi.Realign(learning_rate=1e-3), model)
+    assert record.changes() == []

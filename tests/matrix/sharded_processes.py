@@ -1,0 +1,142 @@
+"""Run by several processes at once under FSDP2: trains what it is asked for and writes what came out (`test_sharding`).
+
+Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``options`` of the trainer, ``kind``,
+``model`` where it is not the usual one, and ``evaluates`` where it evaluates between steps.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+from torch.distributed.tensor import DTensor
+
+from mithridate.defenses.registry import methods
+from mithridate.errors import MithridateError
+from mithridate.training.sharding import reshard
+from mithridate.training.step_rows import StepRows
+from tests.helpers import tiny
+from tests.helpers.counting import Counted
+from tests.helpers.training import Run, finished, trainer
+from tests.matrix.rows import ROWS, cut_and_shared
+
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+
+EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1}
+"""One row a batch, since transformers takes the mean over batches."""
+MODELS = {"half": lambda: tiny.model().to(torch.bfloat16), "tied": lambda: tiny.model(tied=True)}
+"""Models other than the usual one."""
+
+
+def made(job: dict[str, Any], folder: Any, **more: Any) -> Any:
+    """The job's trainer, whose weights are not split yet."""
+    method, settings = cut_and_shared()[job["training"]]
+    options = job["options"] | FSDP | more
+    if job.get("evaluates"):
+        options |= EVALUATING | {"extra": {"eval_dataset": tiny.rows("user", 6)}}
+    if "model" in job:
+        options["extra"] = {"model": MODELS[job["model"]]()}
+    return trainer(methods()[method].cls(**settings), folder, **options)
+
+
+def write(job: dict[str, Any], folder: Path, run: Run, **report: Any) -> None:
+    """Write weights and report, in the first process."""
+    if distributed.get_rank() == 0:
+        report["evaluated"] = [log["eval_loss"] for log in run.trainer.state.log_history if "eval_loss" in log]
+        report |= {"logs": run.logs, "world_size": run.trainer.accelerator.num_processes}
+        if run.trainer.row_weights is not None:
+            report["row_sums"] = run.trainer.row_weights.sums.tolist()
+        (folder / f"{job['id']}.json").write_text(json.dumps(report))
+        save_file({n: w.contiguous() for n, w in run.weights.items()}, folder / f"{job['id']}.safetensors")
+
+
+def held(model: Any) -> tuple[int, int]:
+    """Numbers that this process holds of the trained weights, and numbers that there are."""
+    reshard(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
+    return own, sum(p.numel() for p in parameters)
+
+
+@contextmanager
+def standing_in() -> Iterator[list[Any]]:
+    """The rows that stand in for rows that a process lacks."""
+    original, found = StepRows.stand_ins, []
+
+    def kept(self: StepRows, *args: Any) -> list[Any]:
+        found.extend(rows := original(self, *args))
+        return rows
+
+    StepRows.stand_ins = kept
+    try:
+        yield found
+    finally:
+        StepRows.stand_ins = original
+
+
+def train(job: dict[str, Any], folder: Path) -> None:
+    """Train; count the passes of all processes."""
+    trainer = made(job, tempfile.mkdtemp())
+    with Counted(trainer.model) as counted, standing_in() as stand_ins:
+        trainer.train()
+    passes = torch.tensor([counted.forward, counted.backward, len(stand_ins)])
+    distributed.all_reduce(passes)
+    state = {id(t): t for s in trainer.optimizer.state.values() for t in s.values() if isinstance(t, DTensor)}
+    own, every = held(trainer.model)
+    write(
+        job, folder, finished(trainer),
+        passes=passes.tolist(), held=own, weights=every, sharded=trainer.is_fsdp_enabled,
+        optimizer_held=sum(t.to_local().numel() for t in state.values()),
+    )  # fmt: skip
+
+
+def save(job: dict[str, Any], folder: Path) -> None:
+    """Train with checkpoints into a folder that stays, and save the whole model at the end."""
+    trainer = made(job, folder / job["id"], save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model(str(folder / f"{job['id']}-model"))
+    write(job, folder, finished(trainer))
+
+
+def resume(job: dict[str, Any], folder: Path) -> None:
+    """Resume the checkpoint of another job, perhaps of another number of processes."""
+    trainer = made(job, tempfile.mkdtemp())
+    trainer.train(resume_from_checkpoint=job["checkpoint"])
+    write(job, folder, finished(trainer))
+
+
+def repair(job: dict[str, Any], folder: Path) -> None:
+    """Repair a model whose weights are split; write the messages."""
+    trainer, rows = made(job, tempfile.mkdtemp()), {"harmful": tiny.rows("harmful", 4), "user": tiny.rows("user", 4)}
+    trainer.train()
+    for name in ("antidote", "panacea", "random_perturbation"):
+        method = methods()[name].cls(**ROWS[name].default)
+        given = {stream: found for stream, found in rows.items() if stream in methods()[name].streams}
+        try:
+            method.repair(trainer.model, tiny.tokenizer(), **given)
+        except MithridateError as error:
+            (folder / f"{job['id']}-{name}-{distributed.get_rank()}.txt").write_text(str(error))
+
+
+def refuse(job: dict[str, Any], folder: Path) -> None:
+    """Train what must be refused; write the message."""
+    try:
+        made(job, tempfile.mkdtemp()).train()
+    except MithridateError as error:
+        (folder / f"{job['id']}-{distributed.get_rank()}.txt").write_text(str(error))
+
+
+KINDS = {"train": train, "save": save, "resume": resume, "refuse": refuse, "repair": repair}
+
+
+if __name__ == "__main__":
+    for job in json.loads(sys.argv[2]):
+        KINDS[job["kind"]](job, Path(sys.argv[1]))
+    distributed.barrier()
+    distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process

@@ -1,0 +1,106 @@
+"""A repair on disk leaves what the same repair in memory leaves, and files that transformers loads."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import mithridate as mi
+from tests.families import models as families
+from tests.helpers.checkpoints import family, in_memory, on_disk, saved, tensors
+
+DATA_FREE = [
+    mi.WiSEFT(alpha=0.3), mi.RESTA(strength=0.7), mi.RESTA(strength=0.5, drop=0.4), mi.LoX(strength=1.0, rank=2),
+    mi.SafeLoRA(threshold=0.9), mi.SafeLoRA(layers=3),
+]  # fmt: skip
+MEASURING = [
+    mi.SafeDelta(scale=0.3), mi.Antidote(scope="weights", mask_ratio=0.2),
+    mi.Antidote(scope="weights", score="magnitude", ranking="global", mask_ratio=0.2),
+]  # fmt: skip
+WHOLE = DATA_FREE + MEASURING
+
+
+def named(repair):
+    return f"{repair.info.name} {repair.model_dump(exclude_defaults=True)}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("repair", WHOLE, ids=named)
+def test_the_weights_are_those_of_the_repair_in_memory(repair, dtype, tmp_path):
+    paths = family(tmp_path, dtype=dtype)
+    found = on_disk(repair, paths, tmp_path / "out").repaired
+    told = in_memory(repair, paths, tmp_path / "memory")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert disk.keys() == memory.keys()
+    different = [name for name in disk if not torch.equal(disk[name], memory[name])]
+    assert different == []
+    assert found.changed == told.changed
+    assert found.distance == pytest.approx(told.distance, rel=1e-12)
+    assert found.activity == told.activity
+    assert found.layer_profile == told.layer_profile or found.layer_profile.layers == told.layer_profile.layers
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "tied"])
+@pytest.mark.parametrize("repair", WHOLE, ids=named)
+def test_other_architectures(repair, kind, tmp_path):
+    paths = family(tmp_path, kind)
+    on_disk(repair, paths, tmp_path / "out")
+    in_memory(repair, paths, tmp_path / "memory")
+    disk, memory = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "memory"))
+    for (name, one), other in zip(disk.named_parameters(), memory.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("scope", [None, "delta", "adapter"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_an_adapter_s_folder(kind, scope, tmp_path):
+    paths = family(tmp_path, kind)
+    repairs = WHOLE if scope is None else [mi.Antidote(scope=scope, mask_ratio=0.3)]
+    for number, repair in enumerate(repairs):
+        on_disk(repair, paths, tmp_path / f"out{number}", "adapter")
+        in_memory(repair, paths, tmp_path / f"memory{number}", "adapter")
+        disk, memory = tensors(tmp_path / f"out{number}"), tensors(tmp_path / f"memory{number}")
+        assert disk.keys() == memory.keys()
+        for name in disk:
+            assert torch.allclose(disk[name], memory[name], rtol=1e-6, atol=1e-7), (named(repair), name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "tied"])
+@pytest.mark.parametrize("repair", [mi.Panacea(radius=2.0, batch_size=2), mi.RandomPerturbation(radius=2.0, seed=4)])
+def test_displaced_weights(repair, kind, tmp_path):
+    paths = family(tmp_path, kind)
+    found = on_disk(repair, paths, tmp_path / "out").repaired
+    told = in_memory(repair, paths, tmp_path / "memory")
+    disk, memory, before = (tensors(tmp_path / name) for name in ("out", "memory", "tuned"))
+    for name in disk:
+        assert torch.allclose(disk[name] - before[name], memory[name] - before[name], rtol=1e-4, atol=1e-6), name
+    assert found.distance == pytest.approx(told.distance, rel=1e-5)
+    assert found.activity == pytest.approx(told.activity)
+    assert not (tmp_path / "out" / "work").exists()
+
+
+@pytest.mark.parametrize("repair", [mi.Panacea(radius=2.0, batch_size=2), mi.RandomPerturbation(std=0.1)])
+def test_a_displaced_adapter_can_be_rescaled(repair, tmp_path):
+    paths = family(tmp_path)
+    on_disk(repair, paths, tmp_path / "out", "adapter")
+    in_memory(repair, paths, tmp_path / "memory", "adapter")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert disk.keys() == memory.keys()
+    for name in disk:
+        assert torch.allclose(disk[name], memory[name], rtol=1e-4, atol=1e-6), name
+    assert (tmp_path / "out" / "displacement.safetensors").is_file()
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("repair", [mi.Antidote(scope="weights", mask_ratio=0.2), mi.Panacea(radius=1.0, batch_size=2)])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "opt"])
+def test_families_block_by_block(name, repair, tmp_path):
+    """Kinds of attention by layer, scaled embeddings, learned positions, norms in other places, tied heads."""
+    paths = {"tuned": saved(families.family(name), tmp_path / "tuned")}
+    on_disk(repair, paths, tmp_path / "out")
+    in_memory(repair, paths, tmp_path / "memory")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert disk.keys() == memory.keys()
+    for tensor in disk:
+        if repair.info.name == "antidote":
+            assert torch.equal(disk[tensor], memory[tensor]), tensor
+        assert torch.allclose(disk[tensor], memory[tensor], atol=1e-6), tensor
