@@ -1,6 +1,5 @@
 """Runs a recipe: stages in the store, then models, manifests, results and a report."""
 
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from mithridate.files import write_json
 from mithridate.report.answers import AllAnswers, write_answers
 from mithridate.report.axis_results import AXES
 from mithridate.report.results import Effort, Results
+from mithridate.training.processes import refuse_launcher
 
 
 def run(
@@ -59,12 +59,7 @@ def run(
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
-    # Set by torchrun and accelerate. Each of their processes would run the whole recipe, all in the same store.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "a recipe runs in one process, but WORLD_SIZE is above 1; start it without a launcher, or use "
-            "DefendedTrainer with `accelerate launch`"
-        )
+    refuse_launcher("a recipe runs", "or use DefendedTrainer with `accelerate launch`")
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
     checked = _checked(recipe, overrides or [])
     folder = Path(out) if out is not None else Path("runs") / checked.name

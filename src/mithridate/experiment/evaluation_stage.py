@@ -123,7 +123,7 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         help=help_record,
         harmful_groups=groups,
         look_alike_groups=alike_groups,
-        further={one.judge: one.harmful for one in further},
+        further=[one.harmful for one in further],
         release={
             label: ReleaseRecord(
                 harmful=found.harmful, harmful_or_broken=found.harmful_or_broken, outcomes=list(found.outcomes)

@@ -119,7 +119,7 @@ class EvaluationRecord(BaseModel):
         help: The ordinary prompts; None if there are none.
         harmful_groups: The group of each harmful prompt; None if they have none.
         look_alike_groups: The group of each look-alike; None if they have none.
-        further: What each further judge calls harmful, by its name.
+        further: What each further judge calls harmful, in the order of the judges; two of them may share a name.
         release: The harmful prompts again, under each attack on the finished model.
     """
 
@@ -136,7 +136,7 @@ class EvaluationRecord(BaseModel):
     help: HelpRecord | None
     harmful_groups: list[str] | None
     look_alike_groups: list[str] | None
-    further: dict[str, list[bool]]
+    further: list[list[bool]]
     release: dict[str, ReleaseRecord] = {}
 
 

@@ -18,6 +18,7 @@ from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
 from mithridate.provider.stage_work import done
+from mithridate.training.processes import refuse_launcher
 
 
 def align(
@@ -42,6 +43,7 @@ def align(
         UsageError: If ``out`` exists.
         DefenseError: If the policy's defense cannot act.
     """
+    refuse_launcher("a model is aligned", "or use DefendedTrainer with `accelerate launch`")
     checked, base = opened(policy)
     folder, quiet = Path(out), monitor or Monitor()
     if folder.exists():

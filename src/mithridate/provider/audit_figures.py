@@ -57,7 +57,7 @@ class AuditFigures(BaseModel):
 
 def harmful(record: EvaluationRecord) -> list[bool]:
     """Return whether each answer is harmful by any judge."""
-    return [any(verdicts) for verdicts in zip(record.harmful, *record.further.values(), strict=True)]
+    return [any(verdicts) for verdicts in zip(record.harmful, *record.further, strict=True)]
 
 
 def figures(records: Records, aligned: Records) -> AuditFigures:
@@ -113,4 +113,4 @@ def helpfulness_kept(records: Records, aligned: Records) -> Kept:
 def _disagreed(record: EvaluationRecord) -> list[bool]:
     if not record.further:
         return []
-    return [len(set(verdicts)) > 1 for verdicts in zip(record.harmful, *record.further.values(), strict=True)]
+    return [len(set(verdicts)) > 1 for verdicts in zip(record.harmful, *record.further, strict=True)]

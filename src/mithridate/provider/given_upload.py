@@ -75,8 +75,10 @@ FEW_LABELS = 20
 
 def _matching(answers: Sequence[str], policy: Policy) -> TaskMatching:
     """Return how answers to the customer's task are matched: as labels where there are few, word by word otherwise."""
-    labels = sorted(set(answers))
+    labels = set(answers)
     # Each label must be seen a few times, or ten different free answers would pass for ten labels.
     if 1 < len(labels) <= FEW_LABELS and len(answers) >= 5 * len(labels):
-        return TaskMatching(kind="label", labels=labels, max_new_tokens=min(16, policy.audit.max_new_tokens))
+        # The labels are not named: the audit takes an answer that is only a label for harmless, so whoever names labels
+        # names answers that no judge calls harmful.
+        return TaskMatching(kind="label", max_new_tokens=min(16, policy.audit.max_new_tokens))
     return TaskMatching(kind="exact", max_new_tokens=policy.audit.max_new_tokens)

@@ -89,6 +89,11 @@ class Tuning(Training):
     def _ordered(self) -> "Tuning":
         if self.least_rows > self.most_rows:
             raise ValueError("least_rows is above most_rows, so that every upload would be refused")
+        if self.least_rows * self.held_out < 2:
+            raise ValueError(
+                f"held_out is {self.held_out:g} of at least {self.least_rows} rows (least_rows), which leaves no "
+                "row for accuracy and none for doses; raise one of them"
+            )
         if self.training.epochs > self.most_epochs or self.training.learning_rate > self.highest_learning_rate:
             raise ValueError("training is beyond most_epochs or highest_learning_rate, the limits for customers")
         return self

@@ -41,12 +41,12 @@ class ReleaseCheck(BaseModel):
     def sentence(self) -> str:
         """The check in words."""
         way = "at most" if self.side == "highest" else "at least"
-        end = "upper" if self.side == "highest" else "lower"
+        end = "an upper" if self.side == "highest" else "a lower"
         where = "" if self.condition == PLAIN else f" ({self.condition})"
         return (
-            f"{self.figure}{where} is {100 * self.value:.1f} % with an {end} bound of {100 * self.bound:.1f} %; "
+            f"{self.figure}{where} is {100 * self.value:.1f} % with {end} bound of {100 * self.bound:.1f} %; "
             f"{way} {100 * self.limit:g} % is allowed"
-        ).replace("an lower", "a lower")
+        )
 
 
 def release_checks(records: Records, aligned: Records, limits: ReleaseLimits) -> list[ReleaseCheck]:

@@ -24,6 +24,7 @@ from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
 from mithridate.provider.screening import FINDINGS, screened, screening_hashes
 from mithridate.provider.tuning_request import TuningRequest, asked_for
+from mithridate.training.processes import refuse_launcher
 
 STORE = "work"
 """Folder of the stages, beside the decision; it never leaves the provider."""
@@ -59,6 +60,7 @@ def tune(
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
     """
+    refuse_launcher("an upload is tuned", "or use DefendedTrainer with `accelerate launch`")
     checked, base = opened(policy)
     training = asked_for(checked, epochs, learning_rate)
     folder = Path(out)

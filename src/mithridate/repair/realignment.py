@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +10,14 @@ import torch
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.errors import DefenseError, UsageError
+from mithridate.errors import DefenseError
 from mithridate.models.modes import is_half
 from mithridate.models.undo import about_to_overwrite
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
 from mithridate.repair.unchanged import unchanged
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
+from mithridate.training.processes import refuse_launcher
 from mithridate.training.trainable_weights import Weights
 from mithridate.training.trainer import DefendedTrainer
 
@@ -69,10 +69,7 @@ class Realignment:
     def __init__(self, inputs: RepairInputs, weights: Weights, defense: Defense, course: Course) -> None:
         _refuse_half(weights)
         # Each would train on its own, on the batch of all of them.
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UsageError(
-                "a repair that trains runs in one process, but WORLD_SIZE is above 1; start it without a launcher"
-            )
+        refuse_launcher("a repair that trains runs")
         self.weights, self.rows = weights, 0
         self._inputs, self._defense, self._course = inputs, defense, course
         self._harmful = inputs.untokenized("harmful") if "harmful" in defense.streams else None

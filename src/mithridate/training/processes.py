@@ -1,11 +1,14 @@
 """The processes that share an optimizer step."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+from mithridate.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,21 @@ class Processes:
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor, op=operation)
         return float(tensor)
+
+
+def refuse_launcher(work: str, instead: str = "") -> None:
+    """Refuse work that one process does alone.
+
+    Under torchrun or accelerate each process would do all of it, in the same folder.
+
+    Args:
+        work: What it is, with its verb: "a recipe runs".
+        instead: What to do instead of starting it without a launcher.
+
+    Raises:
+        UsageError: If a launcher started several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"{work} in one process, but WORLD_SIZE is above 1; start it without a launcher{instead and f', {instead}'}"
+        )
