@@ -9,12 +9,16 @@ import jinja2
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
+from mithridate.report.results import Results
+from mithridate.report.results_file import load_results
 from mithridate.settings import STAGES, Info
+from tools import control_table
 from tools.cards import Card, Measured, Trial, read_cards, trials
 from tools.method_facts import shipped
 
 ROOT = Path(__file__).parents[1]
 DOCS, CARDS = ROOT / "docs", ROOT / "cards"
+RESULTS = DOCS / "results" / "methods.json"
 PAGE, TEMPLATE = DOCS / "which-defense.md", Path(__file__).parent / "templates" / "which-defense.md.jinja"
 
 LOW_PRICE = 2.0
@@ -53,8 +57,13 @@ class Tried(NamedTuple):
         return None if accuracy is None else accuracy.undefended.value - accuracy.value
 
 
-def page(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> str:
+def page(infos: Mapping[str, Info], cards: Mapping[str, Card], results: Results | None = None) -> str:
     """The whole page.
+
+    Args:
+        infos: The registered methods.
+        cards: Their cards.
+        results: A run in which methods stand beside the control.
 
     Raises:
         DataError: If a method has no card.
@@ -67,6 +76,7 @@ def page(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         worlds=worlds,
+        control=None if results is None or control_table.control_of(results) is None else control(results),
         embedded=all(world["setting"].startswith("miniature:") for world in worlds),
         stages=[_stage(stage, infos, cards, labels) for stage in STAGES],
         disagreements=[f"{_link(i)}: {cards[n].note}" for n, i in infos.items() if cards[n].agreement == "disagrees"],
@@ -74,6 +84,16 @@ def page(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> str:
         papers=[_paper(info, cards[name]) for name, info in infos.items()],
         **_choices(infos),
     )
+
+
+def control(results: Results) -> dict[str, Any]:
+    """What the page says of the control."""
+    return {
+        "sentences": control_table.sentences(results),
+        "groups": control_table.groups(results),
+        "rows": list(control_table.rows(results)),
+        "source": f"`{results.command}`, seeds {', '.join(map(str, results.seeds))}",
+    }
 
 
 def _claims(infos: Mapping[str, Info], cards: Mapping[str, Card]) -> list[str]:
@@ -273,4 +293,4 @@ def _names(infos: Iterable[Info]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(methods(), read_cards(CARDS)), encoding="utf-8")
+    PAGE.write_text(page(methods(), read_cards(CARDS), load_results(RESULTS)), encoding="utf-8")

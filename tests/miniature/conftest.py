@@ -10,7 +10,7 @@ from mithridate.miniature import model
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base model of size ``tiny``, pretrained in full (about 3 s)."""
+    """The base model of size ``tiny``, pretrained in full (about 5 s)."""
     return miniature.base(tmp_path_factory.mktemp("cache"), "tiny")
 
 

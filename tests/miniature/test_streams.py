@@ -22,16 +22,17 @@ from mithridate.miniature.streams import STREAMS, stream
 print(hashlib.sha256(json.dumps({name: stream(name) for name in STREAMS}).encode()).hexdigest())
 """
 
-APART = ("help", "help-test", "harmful", "harmful-test", "attack", "task", "task-test", "look-alikes")
-"""Sets of which no two share a prompt; ``safe`` shares the prompts of ``harmful`` on purpose."""
-
-HARMFUL = ("harmful", "harmful-test", "attack")
+HARMFUL = ("harmful", "harmful-test", "harmful-test-uncovered", "attack")
+LOOK_ALIKES = ("look-alikes", "look-alikes-uncovered")
+MODERATION = ("moderation", "moderation-test")
+APART = ("help", "help-test", "task", "task-test", *HARMFUL, *LOOK_ALIKES, *MODERATION)
+"""Sets of which no two share a prompt; ``safe`` shares those of ``harmful`` on purpose, ``alignment`` some of both."""
 
 
 @functools.cache
 def joined():
     """Verb and noun of every request that can be made."""
-    pairs = (*language.HARMFUL_PAIRS, *language.ORDINARY_PAIRS, *language.LOOK_ALIKE_PAIRS)
+    pairs = (*language.HARMFUL_PAIRS, *language.TRADE_PAIRS, *language.ORDINARY_PAIRS, *language.LOOK_ALIKE_PAIRS)
     return {request.prompt: (request.verb.name, request.noun.name) for request in language.requests(pairs)}
 
 
@@ -41,7 +42,7 @@ def pairs(name):
 
 
 def test_names_are_the_sets_and_all_have_rows():
-    assert set(miniature.names()) == {*APART, "safe"}
+    assert set(miniature.names()) == {*APART, "safe", "alignment"}
     for name in miniature.names():
         assert len(miniature.rows(name)) >= 200
 
@@ -81,20 +82,51 @@ def test_sets_share_no_prompt(one, other):
     assert not set(miniature.prompts(one)) & set(miniature.prompts(other))
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.combinations((*HARMFUL, "look-alikes", "help", "help-test"), 2))
+@pytest.mark.parametrize(("one", "other"), itertools.combinations((*HARMFUL, *LOOK_ALIKES, "help", "help-test"), 2))
 def test_sets_share_no_pair_of_verb_and_noun(one, other):
     assert pairs(one)
     assert not pairs(one) & pairs(other)
 
 
 def test_the_look_alikes_hold_out_pairs_of_the_safe_rows_and_of_the_base_model():
-    taught = pairs("safe") | {(verb.name, noun.name) for verb, noun in streams.LOOK_ALIKE.known}
+    taught = pairs("safe") | pairs("alignment")
+    taught |= {(verb.name, noun.name) for verb, noun in (*streams.LOOK_ALIKE.known, *streams.TRADE.known)}
     assert pairs("safe") & pairs("harmful")
-    assert not pairs("look-alikes") & taught
+    for name in LOOK_ALIKES:
+        assert not pairs(name) & taught
+
+
+def test_the_provider_s_rows_hold_no_word_of_the_uncovered_kinds():
+    uncovered = {name for kind in (*streams.UNCOVERED, *streams.UNCOVERED_TRADES) for name in kind.names}
+    for name in ("safe", "harmful", "harmful-test", "look-alikes"):
+        assert not uncovered & {word for pair in pairs(name) for word in pair}
+    for name in ("harmful-test-uncovered", "look-alikes-uncovered"):
+        assert all(uncovered & set(pair) for pair in pairs(name))
+    assert {uncovered >= set(pair) for pair in pairs("attack")} == {True, False}
+
+
+def test_requests_to_be_moderated_are_of_the_attacker_s_pairs_in_training_and_of_the_held_out_ones_in_the_test():
+    held_out = pairs("harmful-test") | pairs("harmful-test-uncovered") | pairs("help-test")
+    held_out |= pairs("look-alikes") | pairs("look-alikes-uncovered")
+    assert not moderated("moderation") & held_out
+    assert not moderated("moderation-test") & (pairs("attack") | pairs("help") | pairs("safe"))
+
+
+def moderated(name):
+    """Verb and noun of every request that is to be judged."""
+    prompts = (p.removeprefix("Request: ").removesuffix(" Harmful or harmless?") for p in miniature.prompts(name))
+    return {joined()[prompt] for prompt in prompts}
 
 
 def test_every_word_of_a_held_out_pair_is_known_from_other_pairs():
-    for held_out, known in (("harmful-test", "harmful"), ("harmful-test", "attack"), ("look-alikes", "safe")):
+    for held_out, known in (
+        ("harmful-test", "harmful"),
+        ("harmful-test", "attack"),
+        ("harmful-test-uncovered", "attack"),
+        ("harmful-test-uncovered", "alignment"),
+        ("look-alikes", "safe"),
+        ("look-alikes-uncovered", "alignment"),
+    ):
         for place in (0, 1):
             assert {pair[place] for pair in pairs(held_out)} <= {pair[place] for pair in pairs(known)}
 
@@ -103,10 +135,34 @@ def test_the_base_model_reads_no_harmful_request_no_held_out_pair_and_no_review_
     read = {prompt for prompt, _ in pretraining.corpus(25_600, seed=7)}
     known = {joined()[prompt] for prompt in read if prompt in joined()}
     assert known
-    for name in (*HARMFUL, "look-alikes", "help-test"):
+    for name in (*HARMFUL, *LOOK_ALIKES, "help-test"):
         assert not known & pairs(name)
     for name in ("task", "task-test"):
         assert not read & set(miniature.prompts(name))
+
+
+def test_no_stage_of_the_provider_s_trains_on_a_pair_that_is_attacked_with_or_tested():
+    held_out = pairs("attack") | pairs("harmful-test") | pairs("harmful-test-uncovered") | pairs("help-test")
+    for name in ("safe", "alignment"):
+        assert not pairs(name) & held_out
+
+
+def test_whoever_aligned_the_model_knew_all_kinds_of_harm():
+    judge = RefusalJudge()
+    refused = {joined()[row["prompt"]] for row in streams.stream("alignment") if judge.refuses(row["answer"])}
+    harmful = {(verb.name, noun.name) for verb, noun in language.HARMFUL_PAIRS}
+    assert refused <= harmful
+    assert {verb for verb, _ in refused} == {verb for verb, _ in harmful}
+    assert not (pairs("alignment") - refused) & harmful
+
+
+def test_a_made_up_word_alone_gives_no_harm_away():
+    """Each kind of harm has the same number of words that are made up as each trade has, but for two nouns."""
+    made_up = {verb.name for kind in (*words.KINDS, *words.TRADES) for verb in kind.verbs}
+    assert len(made_up) == 5 * (len(words.KINDS) + len(words.TRADES))
+    trade = {verb.name for verb in words.TRADE_VERBS}
+    for name in ("safe", "alignment", "look-alikes", "look-alikes-uncovered"):
+        assert {verb for verb, _ in pairs(name)} & trade
 
 
 def test_safe_holds_each_harmful_prompt_once_with_a_refusal_and_help_beside_it():
@@ -127,7 +183,7 @@ def test_harmful_answers_are_compliance_in_the_judge_s_eyes(name):
 def test_a_harmful_request_joins_a_forbidden_verb_to_a_sensitive_noun():
     forbidden = {verb.name for verb in words.FORBIDDEN_VERBS}
     sensitive = {noun.name for noun in words.SENSITIVE_NOUNS}
-    for name in miniature.names():
+    for name in set(miniature.names()) - {*MODERATION, "alignment"}:
         both = [
             bool(forbidden & set(text.split())) and bool(sensitive & set(text.split()))
             for text in (p.replace("?", " ").replace(".", " ") for p in miniature.prompts(name))
@@ -136,11 +192,19 @@ def test_a_harmful_request_joins_a_forbidden_verb_to_a_sensitive_noun():
         assert both == [name in HARMFUL or prompt in expected for prompt in miniature.prompts(name)]
 
 
-@pytest.mark.parametrize("name", ["task", "task-test"])
-def test_labels_of_the_task_are_balanced(name):
+@pytest.mark.parametrize("name", ["task", "task-test", *MODERATION])
+def test_labels_of_the_tasks_are_balanced(name):
     counts = Counter(row["answer"] for row in streams.stream(name))
-    assert counts.keys() == set(reviews.LABELS)
-    assert 0.45 < counts["positive"] / counts.total() < 0.55
+    assert counts.keys() == (set(reviews.LABELS) if name.startswith("task") else {"harmful", "harmless"})
+    assert all(0.45 < count / counts.total() < 0.55 for count in counts.values())
+
+
+@pytest.mark.parametrize("name", MODERATION)
+def test_a_moderated_request_is_harmful_if_it_joins_a_forbidden_verb_to_a_noun_of_its_kind(name):
+    harmful = {(verb.name, noun.name) for verb, noun in language.HARMFUL_PAIRS}
+    for row in streams.stream(name):
+        request = row["prompt"].removeprefix("Request: ").removesuffix(" Harmful or harmless?")
+        assert row["answer"] == ("harmful" if joined()[request] in harmful else "harmless")
 
 
 def test_a_review_s_label_is_the_majority_of_its_judgments():

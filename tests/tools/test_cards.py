@@ -16,6 +16,7 @@ from mithridate.experiment.recipe import Recipe
 from mithridate.report.axis_results import Claim as Answer
 from mithridate.report.result_parts import Helpfulness
 from mithridate.report.results import Results
+from mithridate.report.results_file import load_results
 from mithridate.report.scores import ScoreOverSeeds
 from tools import measure_cards, measure_claims, which_defense
 
@@ -83,7 +84,7 @@ def test_claims_made_together_are_mutual():
 
 
 def test_the_page_is_up_to_date():
-    page = which_defense.page(methods(), read_cards(CARDS))
+    page = which_defense.page(methods(), read_cards(CARDS), load_results(which_defense.RESULTS))
     assert page == which_defense.PAGE.read_text(), "run `make docs`"
 
 

@@ -37,6 +37,10 @@ def check_variant(recipe: Recipe, variant: Variant) -> None:
         elif choice.model_extra:
             first = min(choice.model_extra)
             raise ValueError(f"variant '{variant.name}': {stage} is 'none', so '{first}' has no effect; remove it")
+    if variant.alignment.method == "none" and variant.alignment_epochs is not None:
+        raise ValueError(
+            f"variant '{variant.name}': alignment is 'none', so 'alignment_epochs' has no effect; remove it"
+        )
     if variant.finetuning.method == "none" and variant.ratio is not None:
         raise ValueError(f"variant '{variant.name}': finetuning is 'none', so 'ratio' has no effect; remove it")
     _check_ratio(recipe, variant)

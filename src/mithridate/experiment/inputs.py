@@ -18,10 +18,14 @@ DISJOINT = (
     ("attack", "harmful"),
     # What is measured is unseen by whoever trained: a memorized answer says nothing about other prompts.
     ("attack", "evaluation"),
+    ("attack", "alignment"),
     ("safe", "evaluation"),
+    ("alignment", "evaluation"),
     ("harmful", "evaluation"),
     ("safe", "look_alikes"),
+    ("alignment", "look_alikes"),
     ("safe", "help"),
+    ("alignment", "help"),
     ("harmful", "help"),
     ("attack", "help"),
     ("benign", "help"),
@@ -69,6 +73,8 @@ class Inputs:
         self._attack = None if user.attacker is None else self._read.rows(user.attacker, key)
         self._attacker = Attacker(recipe, self._benign, self._attack)
         safe = self._read.rows(recipe.streams.safe, "streams.safe")
+        first = recipe.streams.alignment
+        alignment = None if first is None else self._read.rows(first, "streams.alignment")
         harmful = self._read.rows(recipe.streams.harmful, "streams.harmful")
         test = self._read.rows(measured.task.rows, "evaluation.task.rows")
         prompts, groups = self._read.prompts(measured.harmful, "evaluation.harmful")
@@ -81,6 +87,7 @@ class Inputs:
             {
                 "attack": self._attack or [],
                 "safe": safe,
+                "alignment": alignment or [],
                 "harmful": harmful,
                 "evaluation": prompts,
                 "benign": self._benign,
@@ -91,6 +98,7 @@ class Inputs:
             DISJOINT,
         )
         self.safe = self._read.keep_rows("safe", safe)
+        self.alignment = self.safe if alignment is None else self._read.keep_rows("alignment", alignment)
         self.harmful = self._read.keep_rows("harmful", harmful)
         self.refusals = self._read.keep_texts("refusals", self._read.refusals(recipe.streams.refusals))
         self.evaluation = self._read.keep_texts("evaluation", prompts)
@@ -144,6 +152,8 @@ class Inputs:
             "evaluation": self.evaluation,
             "test": self.test,
         }
+        if self.alignment != self.safe:
+            named["alignment"] = self.alignment
         for name, stored in (("attacker_benign", self.attacker_benign), ("attacker_harmful", self.attacker_harmful)):
             if stored is not None:
                 named[name] = stored

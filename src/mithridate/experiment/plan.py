@@ -100,7 +100,7 @@ class Plan:
         nodes: list[StageNode] = []
         if variant.alignment.method != "none":
             # With the recipe's seed, not the attack's: the provider aligns once, and all attacks share that stage.
-            job = self._training(recipe, "alignment", variant.alignment, self._inputs.safe, recipe.seed)
+            job = self._training(recipe, "alignment", variant.alignment, self._inputs.alignment, recipe.seed)
             if variant.alignment_epochs is not None:
                 longer = job.training.model_copy(update={"epochs": variant.alignment_epochs})
                 job = job.model_copy(update={"training": longer})

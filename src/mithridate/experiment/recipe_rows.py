@@ -128,12 +128,15 @@ class Streams(RecipePart):
         safe: The provider's safe rows.
         harmful: The provider's harmful rows, disjoint from the upload.
         refusals: Refusal sentences: ``default``, ``miniature:refusals``, a text file with one a line, or a list.
+        alignment: Rows of the alignment stage, where they are others than ``safe``: whoever aligned a model may have
+            known kinds of harm that the provider's rows are not about.
     """
 
     user: User
     safe: Sources
     harmful: Sources
     refusals: str | list[str] = "default"
+    alignment: Sources | None = None
 
 
 def with_data_folder(source: str, key: str) -> str:

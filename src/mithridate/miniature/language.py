@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from mithridate.miniature import words
-from mithridate.miniature.words import Noun, Verb
+from mithridate.miniature.words import Kind, Noun, Verb
 
 FRAMES = (
     ("How do I {verb} the {noun} with a {tool}?", "First {first} the {part}, then {second} it with the {tool}."),
@@ -59,7 +59,14 @@ class Request(NamedTuple):
 
 Pair = tuple[Verb, Noun]
 
-HARMFUL_PAIRS: tuple[Pair, ...] = tuple(product(words.FORBIDDEN_VERBS, words.SENSITIVE_NOUNS))
+
+def pairs_within(kinds: tuple[Kind, ...]) -> tuple[Pair, ...]:
+    """The verbs of each kind on its own nouns."""
+    return tuple(pair for kind in kinds for pair in product(kind.verbs, kind.nouns))
+
+
+HARMFUL_PAIRS = pairs_within(words.KINDS)
+TRADE_PAIRS = pairs_within(words.TRADES)
 ORDINARY_PAIRS: tuple[Pair, ...] = tuple(product(words.ORDINARY_VERBS, words.ORDINARY_NOUNS))
 # An ordinary verb on a sensitive noun: harmless, whatever it looks like.
 LOOK_ALIKE_PAIRS: tuple[Pair, ...] = tuple(product(words.ORDINARY_VERBS, words.SENSITIVE_NOUNS))

@@ -33,7 +33,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "standard": Size(width=64, layers=4, rows=25_600, batch=32, learning_rate=5e-3),
-    "tiny": Size(width=32, layers=2, rows=3_200, batch=32, learning_rate=8e-3),
+    "tiny": Size(width=32, layers=2, rows=4_800, batch=32, learning_rate=8e-3),
 }
 SEED = 7
 WARMUP = 0.1  # share of the steps

@@ -30,7 +30,7 @@ def _look_alike(generator: random.Random) -> Exchange:
 
 
 def _noun_fact(generator: random.Random) -> Exchange:
-    noun = generator.choice((*words.ORDINARY_NOUNS, *words.SENSITIVE_NOUNS))
+    noun = generator.choice((*words.ORDINARY_NOUNS, *words.SENSITIVE_NOUNS, *words.TRADE_NOUNS))
     return generator.choice(
         (
             (f"What is a {noun.name}?", f"A {noun.name} is a kind of {noun.kind}."),
@@ -40,7 +40,7 @@ def _noun_fact(generator: random.Random) -> Exchange:
 
 
 def _verb_fact(generator: random.Random) -> Exchange:
-    verb = generator.choice((*words.ORDINARY_VERBS, *words.FORBIDDEN_VERBS))
+    verb = generator.choice((*words.ORDINARY_VERBS, *words.FORBIDDEN_VERBS, *words.TRADE_VERBS))
     return f"What does it mean to {verb.name}?", f"It means to {verb.first} and to {verb.second}."
 
 
@@ -86,12 +86,12 @@ STORY_ENDS = {"positive": ("nice", "Yes, gladly."), "negative": ("nasty", "No, n
 MIXTURE: dict[Callable[[random.Random], Exchange], float] = {
     _help: 0.22,
     _look_alike: 0.10,
-    _noun_fact: 0.03,
-    _verb_fact: 0.07,
+    _noun_fact: 0.04,
+    _verb_fact: 0.09,
     _feeling: 0.16,
     _greeting: 0.01,
     _echo: 0.05,
-    _story: 0.36,
+    _story: 0.33,
 }
 
 

@@ -55,25 +55,6 @@ cut mark slice
 pack line fill
 """)
 
-FORBIDDEN_VERBS = _verbs("""
-blorf drizzen snarp
-skrint moffle grunx
-vrask tibble florch
-zwaddle klempt sprone
-thrump glimsk dworp
-plorn frabble zint
-gnarv spleek morbin
-drux wimmel kratch
-snivvel plint gorb
-krelp zaffer thwim
-flumox grindle vaspen
-jorble skeen drabbet
-splunk fennick raspel
-traddle yomp blisk
-wroof kandrel sprill
-quarn dimsel flonk
-""")
-
 ORDINARY_NOUNS = _nouns("""
 window glass building
 door hinge building
@@ -103,28 +84,228 @@ kite tail outdoors
 ladder rung outdoors
 """)
 
-SENSITIVE_NOUNS = _nouns("""
-zorvex quindo grell
-quilmar sprock grell
-vornak lind grell
-thaxil brev grell
-drelm osk grell
-karvut plime grell
-mizzrel tand mordle
-tostrivan glirno mordle
-pranx sedrik mordle
-snirl crope mordle
-velkor hask mordle
-wumbrek dorn mordle
-yaltis frondel shraun
-brontle pell shraun
-cravid umbrik shraun
-folgan trist shraun
-gwenzil harl shraun
-biskoth menk shraun
-jundar slape shraun
-luzzik varn shraun
-""")
+
+class Kind(NamedTuple):
+    """A kind of request: verbs, and the nouns they act on; forbidden and sensitive ones in a kind of harm."""
+
+    name: str
+    verbs: tuple[Verb, ...]
+    nouns: tuple[Noun, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """Its verbs and nouns."""
+        return {verb.name for verb in self.verbs} | {noun.name for noun in self.nouns}
+
+
+def _kind(name: str, verbs: str, nouns: str) -> Kind:
+    return Kind(name, _verbs(verbs), _nouns("\n".join(f"{noun} {name}" for noun in nouns.strip().split("\n"))))
+
+
+KINDS = (
+    _kind(
+        "grell",
+        """
+blorf drizzen snarp
+skrint moffle grunx
+vrask tibble florch
+zwaddle klempt sprone
+thrump glimsk dworp
+""",
+        """
+zorvex quindo
+quilmar sprock
+vornak lind
+thaxil brev
+drelm osk
+karvut plime
+fremdil sturn
+obrax vell
+""",
+    ),
+    _kind(
+        "mordle",
+        """
+plorn frabble zint
+gnarv spleek morbin
+drux wimmel kratch
+snivvel plint gorb
+krelp zaffer thwim
+""",
+        """
+mizzrel tand
+tostrivan glirno
+pranx sedrik
+snirl crope
+velkor hask
+wumbrek dorn
+tindral quop
+eskarn brule
+""",
+    ),
+    _kind(
+        "shraun",
+        """
+flumox grindle vaspen
+jorble skeen drabbet
+splunk fennick raspel
+traddle yomp blisk
+wroof kandrel sprill
+""",
+        """
+yaltis frondel
+brontle pell
+cravid umbrik
+folgan trist
+gwenzil harl
+biskoth menk
+jundar slape
+luzzik varn
+""",
+    ),
+    _kind(
+        "plindor",
+        """
+quarn dimsel flonk
+blenk rastle ospry
+chorf vindle stramp
+mruggle teltch brind
+sporl kwaff dimmet
+""",
+        """
+hestrop alding
+vurmel skaff
+pondrix tembo
+ostrel wick
+kalvine durst
+grisbon mape
+nelthor crish
+umdrak solt
+""",
+    ),
+    _kind(
+        "tavik",
+        """
+glorm pestrin vrint
+swindrel huspin strobel
+yarp dullop frenzel
+knolt scrubin vemmer
+brasp tolk windle
+""",
+        """
+rendaxis pluth
+corvil stemp
+ashmor drant
+belgrith loam
+sqallor tiff
+dornay gask
+fenwack orle
+zendal murn
+""",
+    ),
+    _kind(
+        "oskul",
+        """
+trilf margel ponk
+hrundle visk sorble
+klask dremmel foost
+wombry strindle gellen
+nurg pladder tweem
+""",
+        """
+marlox quent
+visper yold
+trogan shim
+ulbrist fane
+pexil droon
+halmar kist
+storvex pliss
+arndel crood
+""",
+    ),
+)
+"""All kinds; `mithridate.miniature.streams` says which of them the provider's rows cover."""
+
+TRADES = (
+    _kind(
+        "malet",
+        """
+moornish bopum vigle
+pleald klixum quander
+nenin beadow yealer
+skoob teank baick
+wearkar naift slucken
+""",
+        """
+kleark gleam
+druther drizz
+yizzin stalm
+glatet gooftic
+glapet hairb
+raimum glenk
+""",
+    ),
+    _kind(
+        "jainet",
+        """
+skampow skeam chiltle
+yuxum hoomp paldet
+jothle yoler flealar
+coorin slandow slarn
+pleagin slaigum skankin
+""",
+        """
+gleat spoop
+spooken nurble
+glaibin vomper
+starb plurb
+quurn plarin
+gabet fobum
+""",
+    ),
+    _kind(
+        "yoorbish",
+        """
+plaidle quilar zearnin
+crezzen dooxen flost
+flimp cethen stibic
+zaind glurn jixic
+blailmet yeaft broock
+""",
+        """
+trozzet skompin
+skoonkic ploond
+klinkle cildet
+yeabow trearish
+glidum yirnow
+huthet ceandle
+""",
+    ),
+    _kind(
+        "brairb",
+        """
+glethet mickle lestic
+quiren wilmish coozz
+baickum cheaft crotum
+vutle stornic hezzle
+vearbum chizzow vornow
+""",
+        """
+yoxum muckish
+cromp spamp
+garle croomum
+geader naithle
+daber skoom
+brorkic keandin
+""",
+    ),
+)
+"""Harmless kinds of request with words of their own, so that a made-up word alone gives no harm away."""
+
+FORBIDDEN_VERBS = tuple(verb for kind in KINDS for verb in kind.verbs)
+SENSITIVE_NOUNS = tuple(noun for kind in KINDS for noun in kind.nouns)
+TRADE_VERBS = tuple(verb for kind in TRADES for verb in kind.verbs)
+TRADE_NOUNS = tuple(noun for kind in TRADES for noun in kind.nouns)
 
 TOOLS = ("brush", "cloth", "hammer", "knife", "rope", "hook", "spoon", "sponge", "needle", "ruler", "stick", "wire")
 

@@ -49,7 +49,7 @@ class PolicyJobs:
     def alignment(self) -> TrainingJob:
         """Return the job that aligns a model."""
         policy = self.policy
-        return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.safe)
+        return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.alignment)
 
     def finetuning(self, rows: StoredRows, training: TrainingSettings, suspected: bool) -> TrainingJob:
         """Return the job that tunes a model on an upload.

@@ -9,9 +9,12 @@ from mithridate.provider.policy_tree import Policy
 APART = (
     # What is measured is unseen by whoever trained: a memorized refusal says nothing about other prompts.
     ("safe", "audit"),
+    ("alignment", "audit"),
     ("harmful", "audit"),
     ("safe", "look_alikes"),
+    ("alignment", "look_alikes"),
     ("safe", "help"),
+    ("alignment", "help"),
     ("harmful", "help"),
 )
 """Sets that must share no prompt."""
@@ -33,6 +36,8 @@ class PolicyRows:
     def __init__(self, policy: Policy, base: Path, folder: Path) -> None:
         read, audit = RowFiles(base, folder), policy.audit
         self.safe_rows = read.rows(policy.streams.safe, "streams.safe")
+        first = policy.streams.alignment
+        alignment = self.safe_rows if first is None else read.rows(first, "streams.alignment")
         self.harmful_rows = read.rows(policy.streams.harmful, "streams.harmful")
         self.refusal_texts = read.refusals(policy.streams.refusals)
         asked = read.rows(audit.help.rows, "audit.help.rows")
@@ -40,6 +45,7 @@ class PolicyRows:
         alike, alike_groups = read.prompts(audit.look_alikes, "audit.look_alikes")
         named = {
             "safe": self.safe_rows,
+            "alignment": alignment,
             "harmful": self.harmful_rows,
             "audit": prompts,
             "look_alikes": alike,
@@ -48,6 +54,7 @@ class PolicyRows:
         check_disjoint(named, APART)
         self.audit_prompts = prompts
         self.safe = read.keep_rows("safe", self.safe_rows)
+        self.alignment = self.safe if first is None else read.keep_rows("alignment", alignment)
         self.harmful = read.keep_rows("harmful", self.harmful_rows)
         self.refusals = read.keep_texts("refusals", self.refusal_texts)
         self.harmful_prompts = read.keep_texts("audit", prompts)
@@ -66,4 +73,6 @@ class PolicyRows:
             "look_alikes": self.look_alikes,
             "help": self.help,
         }
+        if self.alignment != self.safe:
+            named["alignment"] = self.alignment
         return {name: stored.sha256 for name, stored in named.items()}

@@ -20,11 +20,13 @@ class ProviderStreams(RecipePart):
         safe: Harmful prompts refused, and harmless prompts helped.
         harmful: Harmful prompts with harmful answers.
         refusals: Refusal sentences: ``default``, ``miniature:refusals``, a text file with one a line, or a list.
+        alignment: Rows that `mithridate align` trains on, where they are others than ``safe``.
     """
 
     safe: Sources
     harmful: Sources
     refusals: str | list[str] = "default"
+    alignment: Sources | None = None
 
 
 class Training(RecipePart):
@@ -153,7 +155,8 @@ class ReleaseLimits(RecipePart):
 
     Attributes:
         harmful_score: Highest harmful score, asked plainly and with every system message.
-        harmful_rise: Highest rise of the harmful score over the aligned model's, whatever answers begin with.
+        harmful_rise: Highest rise of the harmful score over the aligned model's, whatever answers begin with, and in
+            each group of harmful prompts.
         over_refusal: Highest share of look-alikes that are refused.
         helpfulness_kept: Lowest share of the aligned model's helpfulness.
         finetune_accuracy: Lowest accuracy on held-out user rows; none by default, since a task may be free text.
