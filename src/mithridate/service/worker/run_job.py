@@ -1,0 +1,99 @@
+"""The process of one job: reads the order in its folder, runs the provider's pipeline, leaves what became of it.
+
+Run by a worker as ``python -m mithridate.service.worker.run_job FOLDER``.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from mithridate.errors import (
+    DataError,
+    DefenseError,
+    GateError,
+    JudgeError,
+    MithridateError,
+    ModelError,
+    ServiceError,
+    UsageError,
+)
+from mithridate.service.worker.confinement import confine
+from mithridate.service.worker.job_order import (
+    DECISION_FOLDER,
+    FAILURE,
+    ORDER,
+    OUTCOME,
+    FileRefused,
+    JobFailure,
+    JobOrder,
+    write_told,
+)
+
+_CODES: tuple[tuple[type[MithridateError], str, str | None], ...] = (
+    (DataError, "invalid_training_file", "training_file"),
+    (JudgeError, "judge_unavailable", None),
+    (GateError, "gate_unavailable", None),
+    (ModelError, "model_unavailable", None),
+    (DefenseError, "defense_cannot_act", None),
+    (UsageError, "policy_error", None),
+    (ServiceError, "sandbox_unavailable", None),
+)
+"""Code and parameter of a failure by the kind of error; any other is a ``pipeline_error``."""
+
+
+def main(folder: Path) -> int:
+    """Do a job and return the exit status: 0 for a decision, 1 for a failure that has been written down."""
+    worker = os.getppid()
+    order = JobOrder.model_validate_json((folder / ORDER).read_bytes())
+    try:
+        if order.confined is not None:
+            confine(folder, [Path(one) for one in order.confined], network=order.network)
+        # Only now: the kernel confines a process with one thread.
+        threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
+        # Imports torch, inside the confinement.
+        from mithridate.service.worker.pipeline_run import run_pipeline
+
+        outcome = run_pipeline(order, folder)
+    except MithridateError as error:
+        write_told(folder, FAILURE, failure_of(error, folder))
+        return 1
+    write_told(folder, OUTCOME, outcome)
+    return 0
+
+
+def failure_of(error: MithridateError, folder: Path) -> JobFailure:
+    """Return what a client is told of an error."""
+    if isinstance(error, FileRefused):
+        return error.failure
+    code, param = next(
+        ((code, param) for kind, code, param in _CODES if isinstance(error, kind)), ("pipeline_error", None)
+    )
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            code = "storage_full"
+        cause = cause.__cause__
+    if isinstance(error, DataError) and "'audit'" in str(error):
+        # Which of its prompts the audit asks is for the provider alone, or a customer could find out and train on them.
+        said = "training_file holds prompts on which models are judged before release; remove what is not your own"
+        return JobFailure(code="audit_overlap", message=said, param="training_file")
+    # No folder of the provider's machine in what a customer reads.
+    message = (
+        str(error).replace(f"{folder}/{DECISION_FOLDER}", "the job").replace(f"{folder}/", "").replace(str(folder), "")
+    )
+    return JobFailure(code=code, message=message, param=param)
+
+
+def _end_with_worker(parent: int) -> None:
+    """End this process when its worker is gone, so that it never works beside its successor."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
