@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,14 @@ FACTS = PolicyFacts(
     batch_size=16,
 )  # fmt: skip
 QUICK = {"poll": 0.05, "beat": 0.2, "patience": 1, "grace": 1}
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is one: the service waits for the disk at every step."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 def make_parts(folder: Path, **given: Any) -> ServiceParts:

@@ -124,3 +124,51 @@ def revoke_key(
         api_keys.revoke_key(connection, key)
         parts.audit.add(connection, "operator", "key.revoke", key)
     print(f"revoked: {key}")
+
+
+@app.command("backup")
+def backup(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")], settings: SettingsFile = None, folder: Folder = None
+) -> None:
+    """Back the service up, while it runs."""
+    parts = _parts(settings, folder)
+    from mithridate.service.backups import back_up
+
+    print(f"backup: {back_up(parts, out)} files in {out}")
+
+
+@app.command("restore")
+def restore(
+    source: Annotated[Path, typer.Argument(help="Folder that mithridate service backup has made.")],
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Restore a backup into an empty service."""
+    found = settings_of(settings, folder)
+    from mithridate.service import backups
+
+    print(f"restored: {backups.restore(found, source)} files")
+
+
+@app.command("verify")
+def verify(settings: SettingsFile = None, folder: Folder = None) -> None:
+    """Check every entry of the audit log."""
+    parts = _parts(settings, folder)
+    print(f"audit log: {parts.audit.verify(parts.database)} entries, none altered")
+
+
+@app.command("webhook")
+def webhook(
+    url: Annotated[str, typer.Argument(help="Address that is told about ended jobs.")],
+    project: Annotated[str, typer.Option(help="Project whose jobs are told.")] = "default",
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Name an address for a project's events, and print the secret of its signatures."""
+    parts = _parts(settings, folder)
+    from mithridate.service.webhooks import add_webhook
+
+    with parts.database.write() as connection:
+        name, secret = add_webhook(connection, project, url)
+        parts.audit.add(connection, "operator", "webhook.create", name, project=project)
+    print(secret)

@@ -19,7 +19,7 @@ class FormPart:
     """One part of a form, while it is read."""
 
     header: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, bytes] = field(default_factory=dict)
     name: str = ""
     filename: str | None = None
     value: bytearray = field(default_factory=bytearray)
@@ -101,12 +101,12 @@ class FormReader:
 
     def _header_ended(self) -> None:
         name, _, value = self._part.header.partition(b"\0")
-        self._part.headers[name.decode("latin-1").lower()] = value.decode("utf-8", "replace")
+        self._part.headers[name.decode("latin-1").lower()] = value
         self._part.header = b""
 
     def _headers_finished(self) -> None:
         part = self._part
-        _, options = parse_options_header(part.headers.get("content-disposition", ""))
+        _, options = parse_options_header(part.headers.get("content-disposition", b""))
         part.name = options.get(b"name", b"").decode("utf-8", "replace")
         if b"filename" in options:
             part.filename = options[b"filename"].decode("utf-8", "replace")

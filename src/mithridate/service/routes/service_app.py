@@ -1,20 +1,45 @@
 """The whole service as one ASGI application."""
 
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from mithridate.service.chat.chat_engine import ChatEngine
 from mithridate.service.contract.api_refusal import ApiRefusal, error_body
+from mithridate.service.housekeeping import Housekeeping
 from mithridate.service.keys.rate_limit import RateLimit
-from mithridate.service.routes import file_routes, job_routes
+from mithridate.service.routes import (
+    chat_routes,
+    file_routes,
+    health_routes,
+    job_routes,
+    model_routes,
+    operator_routes,
+    upload_routes,
+)
 from mithridate.service.routes.request_limits import FORM_ROOM, RequestLimits
+from mithridate.service.routes.request_records import RequestRecords
+from mithridate.service.service_metrics import ServiceMetrics
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import SizeLimits
+from mithridate.service.webhooks import deliver_until
 
-ROUTERS = (file_routes.routes, job_routes.routes)
+ROUTERS = (
+    file_routes.routes,
+    upload_routes.routes,
+    job_routes.routes,
+    model_routes.routes,
+    chat_routes.routes,
+    operator_routes.routes,
+    health_routes.routes,
+)
 
 
 def make_app(parts: ServiceParts) -> FastAPI:
@@ -29,6 +54,7 @@ def make_app(parts: ServiceParts) -> FastAPI:
         # Its pages would fetch scripts from another host.
         docs_url=None,
         redoc_url=None,
+        lifespan=_beside,
         responses={
             status: {"description": said, "content": {"application/json": {"schema": _ERROR}}}
             for status, said in _STATUSES.items()
@@ -36,13 +62,34 @@ def make_app(parts: ServiceParts) -> FastAPI:
     )
     app.state.parts = parts
     app.state.rate_limit = RateLimit(parts.settings.uses.requests_per_minute)
+    app.state.chat = ChatEngine(parts.settings.uses.chats, parts.settings.uses.chat_tokens)
+    app.state.metrics = ServiceMetrics(parts.database)
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(ApiRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(Exception, _broken)
     app.add_middleware(RequestLimits, most=_most(parts.settings.sizes), idle=parts.settings.sizes.idle_seconds)
+    # The last is the outermost: it also counts what the limits refuse.
+    app.add_middleware(RequestRecords, metrics=app.state.metrics)
     return app
+
+
+@asynccontextmanager
+async def _beside(app: FastAPI) -> AsyncIterator[None]:
+    """Keep the store tidy and send messages for as long as the server runs."""
+    parts, stop = app.state.parts, threading.Event()
+    works = [
+        threading.Thread(target=Housekeeping(parts).until, args=(stop,), daemon=True),
+        threading.Thread(target=deliver_until, args=(parts, stop), daemon=True),
+    ]
+    for one in works:
+        one.start()
+    yield
+    stop.set()
+    for one in works:
+        await anyio.to_thread.run_sync(one.join)
 
 
 _STATUSES = {
@@ -100,6 +147,11 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     said = str(first["msg"]).replace("Input should", "must").replace("Value error, ", "")
     message = f"{param}: {said}" if param else said
     return JSONResponse(error_body(400, message, param, "invalid_value"), 400)
+
+
+def _broken(request: Request, error: Exception) -> JSONResponse:
+    # A fault of ours. Starlette raises it again after this answer, so that it is logged with its traceback.
+    return JSONResponse(error_body(500, "the service failed; its log says why", code="internal_error"), 500)
 
 
 def _plain(request: Request, error: Exception) -> JSONResponse:

@@ -8,19 +8,22 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from mithridate.files import file_hash
+from mithridate.errors import CheckpointError
 from mithridate.service.contract.object_ids import model_name, new_id, now
 from mithridate.service.database.tables import FILES, JOBS, MODELS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, holds
 from mithridate.service.jobs.transitions import move
+from mithridate.service.judged_files import MODEL, compare_files
+from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import DECISION_FOLDER, JobFailure, JobOutcome
 
-MODEL = "model"
-CARD = "README.md"  # describes the model and is written after it was judged
 REFUSALS = {"refused_at_upload": "upload_refused", "refused_at_release": "release_refused"}
 """Code of a failed job by the decision."""
+OPERATORS = frozenset({"judge_unavailable", "model_unavailable", "policy_error", "sandbox_unavailable", "storage_full"})
+"""Codes of failures that are the operator's to mend; readiness tells them until a decision is made again."""
+PIPELINE = "pipeline"
 _ROWS_SAID = 10
 
 
@@ -29,6 +32,8 @@ def take_failure(parts: ServiceParts, connection: Connection, lease: Lease, fail
     error = failure.model_dump()
     said = f"The job failed: {failure.message}"
     if move(connection, lease.job, "failed", fence=lease.fence, error=error, said=said):
+        if failure.code in OPERATORS:
+            report(connection, PIPELINE, failure.code)
         parts.audit.add(connection, "worker", "job.failed", lease.job, code=failure.code)
 
 
@@ -41,7 +46,7 @@ def take_outcome(parts: ServiceParts, lease: Lease, folder: Path, outcome: JobOu
         folder: The job's folder.
         outcome: The decision in short.
     """
-    if outcome.outcome == "released" and (fault := unjudged(folder, outcome.files)) is not None:
+    if outcome.outcome == "released" and (fault := _unjudged(folder, outcome.files)) is not None:
         with parts.database.write() as connection:
             take_failure(parts, connection, lease, JobFailure(code="model_integrity", message=fault))
         return
@@ -60,16 +65,12 @@ def take_outcome(parts: ServiceParts, lease: Lease, folder: Path, outcome: JobOu
                 parts.blobs.delete(result["id"])
 
 
-def unjudged(folder: Path, files: dict[str, str]) -> str | None:
+def _unjudged(folder: Path, files: dict[str, str]) -> str | None:
     """Return what is wrong with a released model; None where its bytes are those that were judged."""
-    model = folder / DECISION_FOLDER / MODEL
-    found = {path.name for path in model.iterdir()} - {CARD} if model.is_dir() else set()
-    if not files or found != set(files):
-        return "the released model's files are not those that were judged; nothing is released"
-    for name, sha256 in files.items():
-        path = model / name
-        if path.is_symlink() or not path.is_file() or file_hash(path) != sha256:
-            return f"{name} of the released model is not what was judged; nothing is released"
+    try:
+        compare_files(folder / DECISION_FOLDER / MODEL, files)
+    except CheckpointError as error:
+        return f"{str(error).replace(str(folder), 'the job')}; nothing is released"
     return None
 
 
@@ -98,12 +99,15 @@ def _recorded(
     else:
         values["error"] = _refusal(outcome)
         said = f"The job failed: {values['error']['message']}"
+    if released and holds(connection, lease):
+        tell(connection, job, f"New fine-tuned model created: {name}")
     if not move(connection, job, "succeeded" if released else "failed", fence=lease.fence, said=said, **values):
         return False
     for result in results:
         connection.execute(insert(FILES).values(**result))
     if released:
         _model(connection, row, str(name), outcome)
+    report(connection, PIPELINE)
     parts.audit.add(
         connection,
         "worker",
@@ -132,7 +136,6 @@ def _model(connection: Connection, row: Any, name: str, outcome: JobOutcome) -> 
             created_at=now(),
         )
     )
-    tell(connection, row.id, f"New fine-tuned model created: {name}")
 
 
 def _decision(job: str, outcome: JobOutcome) -> dict[str, Any]:
