@@ -1,6 +1,7 @@
 """A service on SQLite with a pipeline that takes no model, and OpenAI's own clients in front of it."""
 
 import json
+import ssl
 import sys
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 import uvicorn
@@ -57,6 +59,9 @@ def new_key(parts: ServiceParts, project: str = "default", role: str = "write") 
         return create_key(connection, project, "test", role).secret
 
 
+_CONTEXT = ssl.create_default_context()  # made once: each takes longer than most of these tests
+
+
 class Server:
     """A real server in a thread."""
 
@@ -70,7 +75,9 @@ class Server:
         self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
 
     def client(self, key: str, **given: Any) -> openai.OpenAI:
-        return openai.OpenAI(api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, **given})
+        transport = httpx2.Client(verify=_CONTEXT, base_url=f"{self.url}/v1", timeout=30)
+        given = {"max_retries": 0, "http_client": transport, **given}
+        return openai.OpenAI(api_key=key, base_url=f"{self.url}/v1", **given)
 
     def http(self, key: str | None = None) -> httpx.Client:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}

@@ -78,12 +78,12 @@ def restore(settings: ServiceSettings, source: Path) -> int:
         path = source / name
         if not path.is_file() or file_hash(path) != sha256:
             raise ServiceError(f"{path} is missing or altered; take another backup")
+    settings.folder.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database_url)
     if revision_of(database) is not None or settings.jobs_folder.exists():
         raise UsageError("the service holds data already; restore into an empty folder and an empty database")
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    database.close()  # SQLite's log beside its file would otherwise be taken for that of the restored one
     _load(database, source / _DUMP)
-    database.close()
     shutil.copy2(source / KEY_FILE, settings.folder / KEY_FILE)
     if (source / "jobs").is_dir():
         shutil.copytree(source / "jobs", settings.jobs_folder)

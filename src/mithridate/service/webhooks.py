@@ -59,24 +59,30 @@ def deliver_due(parts: ServiceParts, client: httpx.Client) -> int:
         due = connection.execute(
             select(DELIVERIES, WEBHOOKS.c.url, WEBHOOKS.c.secret)
             .join(WEBHOOKS, WEBHOOKS.c.id == DELIVERIES.c.webhook_id)
-            .where(DELIVERIES.c.delivered_at.is_(None), DELIVERIES.c.failed_at.is_(None), DELIVERIES.c.next_at <= now())
+            .where(DELIVERIES.c.delivered_at.is_(None), DELIVERIES.c.failed_at.is_(None))
+            .where(DELIVERIES.c.next_at <= now())
             .order_by(DELIVERIES.c.seq)
             .limit(100)
         ).all()
-    taken = 0
-    for row in due:
-        done = _sent(client, row)
-        taken += done
+    return sum(_tried(parts, client, row) for row in due)
+
+
+def _tried(parts: ServiceParts, client: httpx.Client, row: Row[Any]) -> bool:
+    """Send one message, and return whether it was taken."""
+    last = row.attempts >= len(WAITS)
+    # Counted before it is sent: another server that finds the same message due then leaves it alone.
+    values = {"attempts": row.attempts + 1, "next_at": now() + (_PATIENCE if last else WAITS[row.attempts])}
+    same = (DELIVERIES.c.id == row.id) & (DELIVERIES.c.attempts == row.attempts)
+    with parts.database.write() as connection:
+        if connection.execute(update(DELIVERIES).where(same).values(**values)).rowcount != 1:
+            return False
+    taken = _sent(client, row)
+    if taken or last:
+        if not taken:
+            log.error("webhook given up", extra={"delivery": row.id, "webhook": row.webhook_id})
         with parts.database.write() as connection:
-            values: dict[str, Any] = {"attempts": row.attempts + 1}
-            if done:
-                values["delivered_at"] = now()
-            elif row.attempts < len(WAITS):
-                values["next_at"] = now() + WAITS[row.attempts]
-            else:
-                values["failed_at"] = now()
-                log.error("webhook given up", extra={"delivery": row.id, "webhook": row.webhook_id})
-            connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == row.id).values(**values))
+            ended = {"delivered_at" if taken else "failed_at": now()}
+            connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == row.id).values(**ended))
     return taken
 
 

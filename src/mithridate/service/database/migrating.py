@@ -6,6 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from mithridate.errors import ServiceError
 from mithridate.service.database.opened import Database
@@ -21,9 +22,18 @@ def newest() -> str:
 
 
 def revision_of(database: Database) -> str | None:
-    """Return the revision of a database; None where it has no tables yet."""
-    with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    """Return the revision of a database; None where it has no tables yet.
+
+    Raises:
+        ServiceError: If it does not answer.
+    """
+    try:
+        with database.read() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except OperationalError as error:
+        # The driver's own first line; what follows it may hold the address, and in it a password.
+        said = str(error.orig).strip().splitlines()[0]
+        raise ServiceError(f"the database does not answer: {said}; check the setting `database`") from None
 
 
 def migrate(database: Database, revision: str = "head") -> None:

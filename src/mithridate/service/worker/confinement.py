@@ -26,8 +26,18 @@ _BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15
 """All rights on files by the version of the kernel's interface; later versions add rights of other kinds."""
 _OF_FILES = _EXECUTE | _WRITE | _READ | 1 << 14 | 1 << 15  # with truncate and ioctl
 
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/proc", "/sys", "/nix", "/run/systemd/resolve")
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/sys", "/nix", "/run/systemd/resolve")
 """Folders that any program reads."""
+# Of /proc only what tells of this process and of the machine: the environment of a neighbor may hold keys.
+PROCESS = (
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys",
+    "/proc/filesystems",
+    "/proc/driver",
+)
 DEVICES = "/dev"
 
 
@@ -51,14 +61,12 @@ def confine(own: Path, readable: Iterable[Path], *, network: bool) -> None:
         _leave_network()
     version = _version()
     if version < 1:
-        raise ServiceError(
-            "this kernel has no Landlock, so jobs cannot be confined; set process.sandbox: off to go without"
-        )
+        raise ServiceError("this kernel cannot confine jobs (no Landlock); set process.sandbox: off to go without")
     every = _BY_VERSION[min(version, max(_BY_VERSION))]
     rules = _call(_CREATE, ctypes.create_string_buffer(struct.pack("=Q", every)), 8, 0)
     for path in (own, Path(DEVICES)):
         _allow(rules, path, every)
-    for path in (*map(Path, SYSTEM), *readable):
+    for path in (*map(Path, SYSTEM + PROCESS), *readable):
         _allow(rules, path, every & _LOOK)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
