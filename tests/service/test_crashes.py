@@ -52,7 +52,8 @@ def create(client, *words):
     return client.fine_tuning.jobs.create(model="miniature", training_file=file.id).id
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
     """J6: kill −9 at random points; each kill is of another job, so that none runs out of attempts."""
     draw = random.Random(kills)
@@ -92,6 +93,7 @@ def test_the_process_of_a_killed_worker_ends(parts, client):
     until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_that_goes_on_changes_nothing(parts, client):
     """J5: SIGSTOP for longer than two leases, then SIGCONT."""
     job = create(client, "steps120")
@@ -111,7 +113,9 @@ def test_a_stopped_worker_that_goes_on_changes_nothing(parts, client):
         one.wait()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kills", [3, 50])
 def test_a_killed_server_leaves_no_half_objects(tmp_path, kills):
     """J7: kill −9 during uploads and creates."""
     import socket
