@@ -55,7 +55,7 @@ _SAID = {
     "storage_full": "the disk is full; what is done is kept, create the job again when the operator has made room",
     "pipeline_error": "the pipeline failed; ask the operator",
 }
-"""What a client reads. The error's own words may name folders, judges and addresses; they are for the operator's log."""
+"""What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
 
 
 def main(folder: Path) -> int:
