@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: quickstart tune-demo test test-all coverage check docs package lock mutants clean
+.PHONY: quickstart tune-demo serve test test-all coverage check docs package lock mutants clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/mithridate run recipes/quickstart.yaml --out runs/quickstart --jobs $(JOBS)
@@ -17,6 +17,12 @@ quickstart: $(VENV)/ready
 # Three uploads of the embedded world, three decisions.
 tune-demo: $(VENV)/ready
 	$(BIN)/python examples/tune_uploads.py
+
+# The fine-tuning service on the embedded defaults; `make serve FOLDER=… PORT=…`.
+FOLDER ?= runs/service
+PORT ?= 8000
+serve: $(VENV)/ready
+	$(BIN)/mithridate service start --folder $(FOLDER) --port $(PORT)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests

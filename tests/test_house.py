@@ -30,6 +30,7 @@ LAYERS = [
     {"report"},
     {"experiment"},
     {"provider"},
+    {"service"},
     {"cli"},
 ]
 """From the ground up: a room imports rooms below it, and of its own floor only itself."""

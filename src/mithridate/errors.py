@@ -63,3 +63,7 @@ class JudgeError(MithridateError):
 
 class GateError(MithridateError):
     """A gate that cannot decide; nothing passes it."""
+
+
+class ServiceError(MithridateError):
+    """A service that cannot start or go on."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mithridate.cli import service_commands
 from mithridate.errors import MithridateError
 
 app = typer.Typer(
@@ -285,6 +286,9 @@ def policy_calibrate(
     from mithridate.cli.policy import calibrate
 
     calibrate(model, policy, benign, epochs, out)
+
+
+app.add_typer(service_commands.app)
 
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells and Typer have it

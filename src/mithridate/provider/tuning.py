@@ -38,6 +38,7 @@ def tune(
     out: str | Path,
     epochs: float | None = None,
     learning_rate: float | None = None,
+    seed: int | None = None,
     monitor: Monitor | None = None,
 ) -> Decision:
     """Tune an aligned model on an upload that nobody has vetted, and release it or refuse.
@@ -52,6 +53,7 @@ def tune(
         out: Folder of the decision.
         epochs: What the customer asks for, within the policy's limits; by default the policy's.
         learning_rate: Likewise.
+        seed: What the customer asks for; by default the policy's.
         monitor: Receives the progress.
 
     Raises:
@@ -62,6 +64,8 @@ def tune(
     """
     refuse_launcher("an upload is tuned", "or use DefendedTrainer with `accelerate launch`")
     checked, base = opened(policy)
+    if seed is not None:
+        checked = checked.model_copy(update={"seed": seed})
     training = asked_for(checked, epochs, learning_rate)
     folder = Path(out)
     store = Store(folder / STORE)

@@ -1,0 +1,174 @@
+"""The commands ``mithridate service …``; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.errors import UsageError
+
+if TYPE_CHECKING:
+    from mithridate.service.service_parts import ServiceParts
+    from mithridate.service.service_settings import ServiceSettings
+
+app = typer.Typer(name="service", help="Run a fine-tuning service with OpenAI's contract.", no_args_is_help=True)
+keys = typer.Typer(name="key", help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys)
+
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings.")]
+Folder = Annotated[Path | None, typer.Option("--folder", help="Folder of the service; ./service by default.")]
+
+
+def settings_of(path: Path | None, folder: Path | None, **given: Any) -> ServiceSettings:
+    """Return the settings of a service.
+
+    Raises:
+        UsageError: If they cannot be used, or the service's own packages are not installed.
+    """
+    if find_spec("fastapi") is None or find_spec("sqlalchemy") is None:
+        raise UsageError("the service needs further packages; run pip install 'mithridate[service]'")
+    from mithridate.service.service_settings import read_settings
+
+    return read_settings(path, folder=None if folder is None else str(folder), **given)
+
+
+def _parts(path: Path | None, folder: Path | None) -> ServiceParts:
+    settings = settings_of(path, folder)
+    from mithridate.service.starting import open_or_make
+
+    return open_or_make(settings)
+
+
+@app.command("start")
+def start(
+    settings: SettingsFile = None,
+    folder: Folder = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers beside the server.")] = None,
+) -> None:
+    """Start the server and its workers."""
+    found = settings_of(settings, folder, host=host, port=port, workers=workers)
+    from mithridate.service.starting import serve
+
+    serve(found, settings)
+
+
+@app.command("worker")
+def worker(settings: SettingsFile = None, folder: Folder = None) -> None:
+    """Start one more worker."""
+    found = settings_of(settings, folder)
+    from mithridate.service.starting import run_worker
+
+    run_worker(found)
+
+
+@app.command("migrate")
+def migrate(
+    revision: Annotated[str, typer.Argument(help="Revision to go to; an older one goes back.")] = "head",
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Bring the database to this version's tables."""
+    found = settings_of(settings, folder)
+    from mithridate.service.database import migrating
+    from mithridate.service.database.opened import Database
+
+    found.folder.mkdir(parents=True, exist_ok=True)
+    database = Database(found.database_url)
+    migrating.migrate(database, revision)
+    print(f"database: revision {migrating.revision_of(database) or 'none'}")
+
+
+@keys.command("create")
+def create_key(
+    project: Annotated[str, typer.Option(help="Project of the key; it is made where there is none.")] = "default",
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Make an API key and print it; it is told this once."""
+    parts = _parts(settings, folder)
+    from mithridate.service.keys import api_keys
+
+    with parts.database.write() as connection:
+        made = api_keys.create_key(connection, project, name, role)
+        parts.audit.add(connection, "operator", "key.create", made.id, role=role, project=project)
+    print(made.secret)
+
+
+@keys.command("list")
+def list_keys(settings: SettingsFile = None, folder: Folder = None) -> None:
+    """List the keys; none is told."""
+    parts = _parts(settings, folder)
+    from mithridate.service.keys.api_keys import listed_keys
+
+    with parts.database.read() as connection:
+        for line in listed_keys(connection):
+            print(line)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="Id of the key.")], settings: SettingsFile = None, folder: Folder = None
+) -> None:
+    """Make a key useless from now on."""
+    parts = _parts(settings, folder)
+    from mithridate.service.keys import api_keys
+
+    with parts.database.write() as connection:
+        api_keys.revoke_key(connection, key)
+        parts.audit.add(connection, "operator", "key.revoke", key)
+    print(f"revoked: {key}")
+
+
+@app.command("backup")
+def backup(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")], settings: SettingsFile = None, folder: Folder = None
+) -> None:
+    """Back the service up, while it runs."""
+    parts = _parts(settings, folder)
+    from mithridate.service.backups import back_up
+
+    print(f"backup: {back_up(parts, out)} files in {out}")
+
+
+@app.command("restore")
+def restore(
+    source: Annotated[Path, typer.Argument(help="Folder that mithridate service backup has made.")],
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Restore a backup into an empty service."""
+    found = settings_of(settings, folder)
+    from mithridate.service import backups
+
+    print(f"restored: {backups.restore(found, source)} files")
+
+
+@app.command("verify")
+def verify(settings: SettingsFile = None, folder: Folder = None) -> None:
+    """Check every entry of the audit log."""
+    parts = _parts(settings, folder)
+    print(f"audit log: {parts.audit.verify(parts.database)} entries, none altered")
+
+
+@app.command("webhook")
+def webhook(
+    url: Annotated[str, typer.Argument(help="Address that is told about ended jobs.")],
+    project: Annotated[str, typer.Option(help="Project whose jobs are told.")] = "default",
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Name an address for a project's events, and print the secret of its signatures."""
+    parts = _parts(settings, folder)
+    from mithridate.service.webhooks import add_webhook
+
+    with parts.database.write() as connection:
+        name, secret = add_webhook(connection, project, url)
+        parts.audit.add(connection, "operator", "webhook.create", name, project=project)
+    print(secret)

@@ -1,0 +1,1 @@
+"""Answers of released models."""

@@ -1,0 +1,1 @@
+"""The objects and rules of OpenAI's contract."""

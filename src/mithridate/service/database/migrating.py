@@ -1,0 +1,73 @@
+"""Brings a database to the tables of this version, and back."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
+
+from mithridate.errors import ServiceError
+from mithridate.service.database.opened import Database
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def newest() -> str:
+    """Return the newest revision that this version knows."""
+    head = ScriptDirectory(str(_FOLDER)).get_current_head()
+    assert head is not None  # the folder holds at least one; for type checkers
+    return head
+
+
+def revision_of(database: Database) -> str | None:
+    """Return the revision of a database; None where it has no tables yet.
+
+    Raises:
+        ServiceError: If it does not answer.
+    """
+    try:
+        with database.read() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except OperationalError as error:
+        # The driver's own first line; what follows it may hold the address, and in it a password.
+        said = str(error.orig).strip().splitlines()[0]
+        raise ServiceError(f"the database does not answer: {said}; check the setting `database`") from None
+
+
+def migrate(database: Database, revision: str = "head") -> None:
+    """Bring a database up or down to a revision.
+
+    Args:
+        database: The database.
+        revision: Revision to go to; ``base`` drops every table.
+    """
+    down = revision == "base" or (revision != "head" and _is_older(revision, revision_of(database)))
+    # One transaction for all steps: an interrupted migration leaves the tables as they were, in SQLite too.
+    with database.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(_FOLDER))
+        config.attributes["connection"] = connection
+        (command.downgrade if down else command.upgrade)(config, revision)
+
+
+def require_newest(database: Database) -> None:
+    """Refuse a database of another version.
+
+    Raises:
+        ServiceError: If it is older or newer.
+    """
+    found, wanted = revision_of(database), newest()
+    if found != wanted:
+        raise ServiceError(
+            f"the database has revision {found or 'none'} and this version needs {wanted}; back it up, "
+            "then run mithridate service migrate"
+        )
+
+
+def _is_older(revision: str, current: str | None) -> bool:
+    known = [script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()]  # the newest first
+    if revision not in known:
+        raise ServiceError(f"there is no revision '{revision}'; there are {', '.join(reversed(known))}")
+    return current in known and known.index(revision) > known.index(current)

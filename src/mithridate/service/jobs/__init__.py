@@ -1,0 +1,1 @@
+"""Jobs: their states, leases, events and replays."""

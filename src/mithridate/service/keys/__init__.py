@@ -1,0 +1,1 @@
+"""API keys, projects, quotas and rate limits."""

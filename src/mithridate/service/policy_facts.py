@@ -1,0 +1,70 @@
+"""What the service knows of its policy without loading any model: its limits, and whether it can act."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, delete, insert, select
+
+from mithridate.service.contract.api_refusal import ApiRefusal
+from mithridate.service.contract.object_ids import now
+from mithridate.service.database.tables import REPORTS
+
+POLICY = "policy"
+"""Name of the report on the policy."""
+
+
+class PolicyFacts(BaseModel):
+    """The limits of a policy.
+
+    Attributes:
+        name: The policy's name.
+        sha256: Hash of its resolved settings.
+        seed: Its seed.
+        epochs: Its epochs.
+        most_epochs: Most that a customer may ask for.
+        learning_rate: Its learning rate.
+        highest_learning_rate: Highest that a customer may ask for.
+        batch_size: Rows per optimizer step.
+        reads: Files and folders that it names, which a job must be able to read.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    sha256: str
+    seed: int
+    epochs: float
+    most_epochs: float
+    learning_rate: float
+    highest_learning_rate: float
+    batch_size: int
+    reads: list[str] = Field(default_factory=list)
+
+
+def report(connection: Connection, name: str, fault: str | None = None, facts: dict[str, Any] | None = None) -> None:
+    """Write down what a part of the service says of itself, in place of what it said before."""
+    connection.execute(delete(REPORTS).where(REPORTS.c.name == name))
+    connection.execute(insert(REPORTS).values(name=name, at=now(), fault=fault, facts=facts or {}))
+
+
+def policy_facts(connection: Connection) -> PolicyFacts:
+    """Return the facts of the policy in force.
+
+    Raises:
+        ApiRefusal: If it cannot act; no job is taken then.
+    """
+    row = connection.execute(select(REPORTS).where(REPORTS.c.name == POLICY)).one_or_none()
+    if row is None or row.fault is not None:
+        raise ApiRefusal(
+            503,
+            "the service takes no jobs: its policy cannot act; ask its operator to look at /readyz",
+            code="policy_unavailable",
+            headers={"Retry-After": "60"},
+        )
+    return PolicyFacts.model_validate(row.facts)
+
+
+def policy_reads(connection: Connection) -> list[str]:
+    """Return what the policy names on the disk, as far as it could be read last."""
+    row = connection.execute(select(REPORTS).where(REPORTS.c.name == POLICY)).one_or_none()
+    return [] if row is None else list(row.facts.get("reads", ()))

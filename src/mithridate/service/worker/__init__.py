@@ -1,0 +1,1 @@
+"""Runs claimed jobs, each in a process of its own."""

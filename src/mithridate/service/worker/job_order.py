@@ -1,0 +1,140 @@
+"""What a worker and the process of a job tell each other, in files in the job's folder."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mithridate.errors import DataError, ServiceError
+from mithridate.files import write_json
+from mithridate.service.contract.file_objects import RowError
+
+ORDER, OUTCOME, FAILURE, PROGRESS = "order.json", "outcome.json", "failure.json", "progress.jsonl"
+TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
+DECISION_FOLDER = "out"
+"""Folder of the decision and, if released, of the model."""
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobOrder(_Told):
+    """What is to be done.
+
+    Attributes:
+        model: Folder of the aligned model.
+        policy: Policy file; None for the default one.
+        epochs: What the customer asks for; None for the policy's.
+        rate: Factor on the policy's learning rate, likewise.
+        seed: Seed of the training.
+        validation: Whether there is a validation file.
+        confined: Folders that the process may read besides its own; None where it is not confined.
+        network: Whether it may use the network.
+    """
+
+    model: str
+    policy: str | None
+    epochs: float | None
+    rate: float | None
+    seed: int
+    validation: bool
+    confined: list[str] | None = None
+    network: bool = False
+
+
+class StepLoss(NamedTuple):
+    """Training loss at an optimizer step."""
+
+    step: float
+    loss: float
+
+
+class JobOutcome(_Told):
+    """What became of a job whose decision was made.
+
+    Attributes:
+        outcome: The decision.
+        reasons: Why, one sentence each.
+        released: Name of the rung whose model is released.
+        policy: Name and SHA-256 of the policy.
+        files: SHA-256 of each released file by name.
+        findings: Flagged rows, as a customer may see them.
+        flagged: How many rows were flagged.
+        trained_tokens: Tokens of the upload, times epochs; None where nothing was trained.
+        losses: Losses of the fine-tuning.
+        metrics: Further figures of the released model.
+    """
+
+    outcome: Literal["released", "refused_at_upload", "refused_at_release"]
+    reasons: list[str]
+    released: str | None
+    policy: dict[str, str]
+    files: dict[str, str]
+    findings: list[dict[str, Any]]
+    flagged: int
+    trained_tokens: int | None
+    losses: list[StepLoss]
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class JobFailure(_Told):
+    """Why no decision was made."""
+
+    code: str
+    message: str
+    param: str | None = None
+    rows: list[RowError] = Field(default_factory=list)
+    row_count: int = 0
+
+
+class FileRefused(DataError):
+    """A file of a job that cannot be used, with its rows at fault.
+
+    Args:
+        failure: What the client is told.
+    """
+
+    def __init__(self, failure: JobFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class ProgressLine(_Told):
+    """One line of a job's progress.
+
+    Attributes:
+        kind: ``validated`` once the files were read, ``stage`` at the start of a stage, ``steps`` now and then,
+            ``losses`` at the end of a training.
+        message: What to tell the customer.
+        done: Work done so far, in thousandths of a stage over all stages.
+        total: All of it.
+        losses: The losses, where it tells them.
+    """
+
+    kind: Literal["validated", "stage", "steps", "losses"]
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    losses: list[StepLoss] = Field(default_factory=list)
+
+
+def write_told(folder: Path, name: str, told: _Told) -> None:
+    """Write a message, whole or not at all."""
+    write_json(folder / name, told.model_dump(mode="json"))
+
+
+def read_outcome(folder: Path) -> JobOutcome | JobFailure | None:
+    """Return what a job's process left behind; None where it ended without a word.
+
+    Raises:
+        ServiceError: If that is not readable.
+    """
+    try:
+        if (folder / OUTCOME).is_file():
+            return JobOutcome.model_validate_json((folder / OUTCOME).read_bytes())
+        if (folder / FAILURE).is_file():
+            return JobFailure.model_validate_json((folder / FAILURE).read_bytes())
+    except ValidationError as error:
+        raise ServiceError(f"{folder} holds an outcome that is not of this version; look into its log") from error
+    return None

@@ -1,0 +1,111 @@
+"""Checks the files of a job, runs the provider's pipeline on them, and sums up its decision."""
+
+from pathlib import Path
+
+from mithridate.data import check_disjoint, check_upload, load_rows
+from mithridate.data.upload_check import UploadReport
+from mithridate.experiment.store import Store
+from mithridate.models.loading import load_tokenizer
+from mithridate.provider.decision import Decision
+from mithridate.provider.policy_file import opened
+from mithridate.provider.policy_tree import Policy
+from mithridate.provider.tuning import STORE, tune
+from mithridate.service.worker.job_order import (
+    DECISION_FOLDER,
+    PROGRESS,
+    TRAINING,
+    VALIDATION,
+    FileRefused,
+    JobFailure,
+    JobOrder,
+    JobOutcome,
+    ProgressLine,
+)
+from mithridate.service.worker.job_progress import JobMonitor
+from mithridate.service.worker.row_messages import row_errors, rows_sentence
+
+
+def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
+    """Return what became of a job.
+
+    Raises:
+        DataError: If a file cannot be used.
+        MithridateError: If no decision could be made.
+    """
+    policy, _ = opened(order.policy)
+    monitor = JobMonitor(folder / PROGRESS, Store(folder / DECISION_FOLDER / STORE))
+    report = _checked(policy, order, folder)
+    monitor.tell(ProgressLine(kind="validated", message=f"{report.rows} training rows"))
+    rate = policy.finetuning.training.learning_rate
+    made = tune(
+        order.model,
+        folder / TRAINING,
+        order.policy,
+        out=folder / DECISION_FOLDER,
+        epochs=order.epochs,
+        learning_rate=None if order.rate is None else order.rate * rate,
+        seed=order.seed,
+        monitor=monitor,
+    )
+    tokens = 0 if report.tokens is None else report.tokens.total
+    return JobOutcome(
+        outcome=made.outcome,
+        reasons=made.reasons,
+        released=made.released,
+        policy=made.policy.model_dump(),
+        files=made.files,
+        findings=_findings(made),
+        flagged=0 if made.gate is None else made.gate.flagged,
+        trained_tokens=None if made.outcome == "refused_at_upload" else round(tokens * made.options["epochs"]),
+        losses=monitor.losses,
+    )
+
+
+def _checked(policy: Policy, order: JobOrder, folder: Path) -> UploadReport:
+    """Return the report on the training file.
+
+    Raises:
+        FileRefused: If it or the validation file has faults.
+        DataError: If both hold the same rows.
+    """
+    tokenizer = load_tokenizer(order.model, policy.template)
+    report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length)
+    _refuse_faults(report, "training_file")
+    if order.validation:
+        other = check_upload(folder / VALIDATION, tokenizer=tokenizer, max_length=policy.max_length)
+        _refuse_faults(other, "validation_file")
+        rows = {"training_file": load_rows(folder / TRAINING), "validation_file": load_rows(folder / VALIDATION)}
+        check_disjoint(rows, (("training_file", "validation_file"),))
+    return report
+
+
+def _refuse_faults(report: UploadReport, param: str) -> None:
+    code = "invalid_training_file" if param == "training_file" else "invalid_validation_file"
+    if report.fault_count:
+        rows = row_errors(report.faults)
+        message = f"{param}: {rows_sentence(rows, report.fault_count)}"
+        raise FileRefused(JobFailure(code=code, message=message, param=param, rows=rows, row_count=report.fault_count))
+    if report.tokens is not None and report.tokens.unusable is not None:
+        message = f"{param}: {report.tokens.unusable.splitlines()[0].rstrip(':')}"
+        raise FileRefused(JobFailure(code=code, message=message, param=param))
+
+
+def _findings(made: Decision) -> list[dict[str, object]]:
+    """Return the flagged rows that a decision lists; it quotes none of them."""
+    if made.gate is None:
+        return []
+    return [
+        {
+            "row": found.row,
+            "line": _line(found.origin),
+            "signals": sorted(found.signals),
+            "reason": found.reason,
+        }
+        for found in made.gate.findings
+    ]
+
+
+def _line(origin: str) -> int | None:
+    """Return the line of a row, from an origin such as ``training.jsonl:17#2``."""
+    last = origin.rpartition(":")[2].partition("#")[0]
+    return int(last) if last.isdigit() else None

@@ -1,0 +1,112 @@
+"""The process of one job: reads the order in its folder, runs the provider's pipeline, leaves what became of it.
+
+Run by a worker as ``python -m mithridate.service.worker.run_job FOLDER``.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from mithridate.errors import (
+    DataError,
+    DefenseError,
+    GateError,
+    JudgeError,
+    MithridateError,
+    ModelError,
+    ServiceError,
+    UsageError,
+)
+from mithridate.service.worker.confinement import confine
+from mithridate.service.worker.job_order import (
+    FAILURE,
+    ORDER,
+    OUTCOME,
+    TRAINING,
+    VALIDATION,
+    FileRefused,
+    JobFailure,
+    JobOrder,
+    write_told,
+)
+
+_CODES: tuple[tuple[type[MithridateError], str], ...] = (
+    (JudgeError, "judge_unavailable"),
+    (GateError, "gate_unavailable"),
+    (ModelError, "model_unavailable"),
+    (DefenseError, "defense_cannot_act"),
+    (UsageError, "policy_error"),
+    (DataError, "policy_error"),
+    (ServiceError, "sandbox_unavailable"),
+)
+"""Code of a failure by the kind of error; any other is a ``pipeline_error``."""
+
+_SAID = {
+    "judge_unavailable": "a judge failed its self-test or cannot be reached; nothing is released, ask the operator",
+    "gate_unavailable": "the gate on uploads cannot decide; nothing is trained, ask the operator",
+    "model_unavailable": "the aligned model cannot be loaded; ask the operator",
+    "defense_cannot_act": "the policy's defense cannot act on this upload; ask the operator",
+    "policy_error": "the operator's policy or the rows it names cannot be used; ask the operator",
+    "sandbox_unavailable": "the job cannot be confined on this machine; ask the operator",
+    "storage_full": "the disk is full; what is done is kept, create the job again when the operator has made room",
+    "pipeline_error": "the pipeline failed; ask the operator",
+}
+"""What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
+
+
+def main(folder: Path) -> int:
+    """Do a job and return the exit status: 0 for a decision, 1 for a failure that has been written down."""
+    worker = os.getppid()
+    order = JobOrder.model_validate_json((folder / ORDER).read_bytes())
+    try:
+        if order.confined is not None:
+            confine(folder, [Path(one) for one in order.confined], network=order.network)
+        # Only now: the kernel confines a process with one thread.
+        threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
+        # Imports torch, inside the confinement.
+        from mithridate.service.worker.pipeline_run import run_pipeline
+
+        outcome = run_pipeline(order, folder)
+    except MithridateError as error:
+        write_told(folder, FAILURE, failure_of(error, folder))
+        return 1
+    write_told(folder, OUTCOME, outcome)
+    return 0
+
+
+def failure_of(error: MithridateError, folder: Path) -> JobFailure:
+    """Return what a client is told of an error."""
+    if isinstance(error, FileRefused):
+        return error.failure
+    message = str(error)
+    if isinstance(error, DataError) and "'audit'" in message:
+        # Which of its prompts the audit asks is for the provider alone, or a customer could find out and train on them.
+        said = "training_file holds prompts on which models are judged before release; remove what is not your own"
+        return JobFailure(code="audit_overlap", message=said, param="training_file")
+    if isinstance(error, DataError) and any(name in message for name in (TRAINING, VALIDATION)):
+        # No folder of the provider's machine in what a customer reads.
+        message = message.replace(f"{folder}/", "").replace(TRAINING, "training_file")
+        return JobFailure(code="invalid_training_file", message=message, param="training_file")
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), "pipeline_error")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            code = "storage_full"
+        cause = cause.__cause__
+    print(f"{code}: {error}", file=sys.stderr)
+    return JobFailure(code=code, message=_SAID[code])
+
+
+def _end_with_worker(parent: int) -> None:
+    """End this process when its worker is gone, so that it never works beside its successor."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,91 @@
+"""Stands for the pipeline in a job's process: a few files, the same contract, no model.
+
+What it does is read from the training file's first row: ``{"do": ...}`` words in the user's text, separated by blanks.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+
+def end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _tell(progress, **line):
+    print(json.dumps(line), file=progress, flush=True)
+
+
+def main(folder: Path) -> int:
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    order = json.loads((folder / "order.json").read_text())
+    first = json.loads((folder / "training.jsonl").read_text().splitlines()[0])
+    words = first["messages"][0]["content"].split()
+    out = folder / "out"
+    (out / "model").mkdir(parents=True, exist_ok=True)
+    with (out / "attempts").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+    with (folder / "progress.jsonl").open("a") as progress:
+        tell = partial(_tell, progress)
+        tell(kind="validated", message="12 training rows")
+        if "die" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "fail" in words:
+            failure = {"code": "judge_unavailable", "message": "the judge is away", "param": None}
+            (folder / "failure.json").write_text(json.dumps(failure))
+            return 1
+        steps = next((int(word[5:]) for word in words if word.startswith("steps")), 2)
+        # State that survives a kill, as checkpoints do: each step is folded into a running hash.
+        state = out / "state.json"
+        done, digest = json.loads(state.read_text()) if state.is_file() else (0, str(order["seed"]))
+        tell(kind="stage", message="Stage started: training", done=done, total=steps)
+        while done < steps:
+            time.sleep(0.02)
+            done, digest = done + 1, hashlib.sha256(f"{digest}{done}".encode()).hexdigest()
+            part = state.with_suffix(".part")
+            part.write_text(json.dumps([done, digest]))
+            part.replace(state)
+            tell(kind="steps", done=done, total=steps)
+        tell(kind="losses", losses=[[1, 0.5], [steps, 0.25]])
+    outcome = next((w for w in words if w in ("refused_at_upload", "refused_at_release")), "released")
+    files = {}
+    if outcome == "released":
+        for name, content in (("model.safetensors", digest), ("config.json", "{}")):
+            (out / "model" / name).write_text(content)
+            files[name] = hashlib.sha256(content.encode()).hexdigest()
+    else:
+        (out / "model").rmdir()
+    if "swap" in words:
+        (out / "model" / "model.safetensors").write_text("swapped")
+    (out / "decision.json").write_text(json.dumps({"outcome": outcome}))
+    (out / "report.html").write_text("<p>report</p>")
+    findings = [{"row": 3, "line": 3, "signals": ["obedience"], "reason": "obeys a harmful request"}]
+    told = {
+        "outcome": outcome,
+        "reasons": ["as tuned: every check passed"] if outcome == "released" else ["obedience: 1 of 12 rows"],
+        "released": "as tuned" if outcome == "released" else None,
+        "policy": {"name": "tiny", "sha256": "0" * 64},
+        "files": files,
+        "findings": findings if outcome == "refused_at_upload" else [],
+        "flagged": 1 if outcome == "refused_at_upload" else 0,
+        "trained_tokens": 1234,
+        "losses": [[1, 0.5], [steps, 0.25]],
+        "metrics": {},
+    }
+    part = folder / "outcome.part"
+    part.write_text(json.dumps(told))
+    part.replace(folder / "outcome.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,180 @@
+"""The database: every revision up and down on SQLite and PostgreSQL, and no difference from the tables in the code."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, insert, inspect, select
+
+from mithridate.errors import ServiceError, UsageError
+from mithridate.service.backups import back_up, restore
+from mithridate.service.database.migrating import migrate, newest, require_newest, revision_of
+from mithridate.service.database.opened import Database
+from mithridate.service.database.tables import JOBS, METADATA, PROJECTS
+from mithridate.service.service_settings import ServiceSettings
+from tests.service.conftest import Server, make_parts, new_key, upload, work
+from tests.service.test_leases import add, project
+
+POSTGRES = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """An address of a PostgreSQL server of our own."""
+    found = POSTGRES or (Path(shutil.which("initdb")).parent if shutil.which("initdb") else None)
+    if found is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    user = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        if not shutil.which("setpriv"):
+            pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as another")
+        os.chown(folder, 65534, 65534)
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    environment = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
+
+    def run(*command):
+        subprocess.run([*user, *command], cwd=folder, env=environment, check=True, capture_output=True, timeout=60)
+
+    data = folder / "data"
+    run(str(found / "initdb"), "-D", str(data), "-U", "service", "--auth=trust", "--no-sync", "--encoding=UTF8")
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    run(str(found / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
+    yield f"postgresql://service@127.0.0.1:{port}/", found
+    run(str(found / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """An address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'one.db'}"
+    server, found = request.getfixturevalue("postgres")
+    name = f"t{time.time_ns()}"
+    subprocess.run(
+        [found / "psql", server + "postgres", "-c", f"create database {name}"], check=True, capture_output=True
+    )
+    return server + name
+
+
+def test_every_revision_goes_up_and_down(url):
+    database = Database(url)
+    with pytest.raises(ServiceError, match="revision none"):
+        require_newest(database)
+    migrate(database)
+    assert revision_of(database) == newest()
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+    migrate(database)  # once more changes nothing
+    with database.write() as connection:
+        project(connection)
+        name = add(connection)
+    migrate(database, "base")
+    with database.read() as connection:
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+    migrate(database)
+    with database.write() as connection:
+        assert connection.execute(select(func.count()).select_from(JOBS)).scalar_one() == 0, name
+    with pytest.raises(ServiceError, match="there is no revision"):
+        migrate(database, "9999")
+    database.close()
+
+
+def test_an_interrupted_migration_leaves_nothing(url, monkeypatch):
+    from mithridate.service.database import migrating
+
+    real = migrating.command.upgrade
+
+    def half(config, revision):
+        real(config, revision)
+        raise KeyboardInterrupt
+
+    database = Database(url)
+    monkeypatch.setattr(migrating.command, "upgrade", half)
+    with pytest.raises(KeyboardInterrupt):
+        migrate(database)
+    assert revision_of(database) is None
+    monkeypatch.undo()
+    migrate(database)
+    assert revision_of(database) == newest()
+    database.close()
+
+
+def test_a_job_runs_on_either_database_and_survives_backup_and_restore(url, tmp_path, monkeypatch, request):
+    if url.startswith("postgresql"):
+        _, found = request.getfixturevalue("postgres")
+        monkeypatch.setenv("PATH", f"{found}:{os.environ['PATH']}")
+    parts = make_parts(tmp_path / "service", database=url)
+    server = Server(parts)
+    key = new_key(parts)
+    client = server.client(key)
+    file = client.files.create(file=("rows.jsonl", upload()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id, metadata={"a": "b"})
+    work(parts)
+    before = client.fine_tuning.jobs.retrieve(job.id)
+    assert before.status == "succeeded", before.error
+    assert back_up(parts, tmp_path / "backup") > 0
+    with pytest.raises(UsageError, match="exists"):
+        back_up(parts, tmp_path / "backup")
+    with pytest.raises(UsageError, match="holds data already"):
+        restore(parts.settings, tmp_path / "backup")
+    server.close()
+    if url.startswith("postgresql"):
+        return _restored(tmp_path, request.getfixturevalue("postgres"), before, key, file)
+    return _restored(tmp_path, None, before, key, file)
+
+
+def _restored(tmp_path, postgres, before, key, file):
+    given = {}
+    if postgres is not None:
+        server, found = postgres
+        name = f"r{time.time_ns()}"
+        command = [found / "psql", server + "postgres", "-c", f"create database {name}"]
+        subprocess.run(command, check=True, capture_output=True)
+        given["database"] = server + name
+    settings = ServiceSettings(folder=tmp_path / "again", **given)
+    restore(settings, tmp_path / "backup")
+    parts = make_parts(tmp_path / "again", **given)
+    server = Server(parts)
+    client = server.client(key)
+    assert client.fine_tuning.jobs.retrieve(before.id) == before
+    assert client.files.content(file.id).read() == upload()
+    assert parts.audit.verify(parts.database) >= 3
+    server.close()
+    parts.database.close()
+
+
+def test_a_damaged_backup_is_refused(tmp_path, parts):
+    back_up(parts, tmp_path / "backup")
+    (tmp_path / "backup" / "database").write_bytes(b"nothing")
+    with pytest.raises(ServiceError, match="missing or altered"):
+        restore(ServiceSettings(folder=tmp_path / "again"), tmp_path / "backup")
+    with pytest.raises(UsageError, match=r"backup\.json"):
+        restore(ServiceSettings(folder=tmp_path / "again"), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["nothing", "mysql://x/y", ""])
+def test_an_address_of_no_database_of_ours_is_refused(address):
+    with pytest.raises(UsageError, match="database"):
+        Database(address)
+
+
+def test_a_write_that_fails_leaves_nothing(parts):
+    with suppress(ZeroDivisionError), parts.database.write() as connection:
+        connection.execute(insert(PROJECTS).values(id="p", name="p", created_at=0))
+        raise ZeroDivisionError
+    with parts.database.read() as connection:
+        assert connection.execute(select(PROJECTS)).all() == []

@@ -1,0 +1,97 @@
+"""Messages about ended jobs: signed so that OpenAI's client takes them, tried again, and given up at last."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import openai
+import pytest
+from sqlalchemy import select, update
+
+from mithridate.errors import UsageError
+from mithridate.service.database.tables import DELIVERIES
+from mithridate.service.webhooks import WAITS, add_webhook, deliver_due
+from tests.service.conftest import until, upload, work
+
+
+@pytest.fixture
+def receiver():
+    """An address that keeps what it is sent, and answers as it is told."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            server.got.append((dict(self.headers), body))
+            self.send_response(server.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.got, server.status = [], 200
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def ended(parts, client, *words):
+    file = client.files.create(file=("rows.jsonl", upload(*words)), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id)
+    work(parts)
+    return job.id
+
+
+def due(parts):
+    with parts.database.write() as connection:
+        connection.execute(update(DELIVERIES).values(next_at=0))
+    with httpx.Client() as client:
+        return deliver_due(parts, client)
+
+
+@pytest.mark.parametrize(("words", "kind"), [((), "succeeded"), (("fail",), "failed")])
+def test_openais_client_takes_our_messages(parts, client, receiver, words, kind):
+    with parts.database.write() as connection:
+        _, secret = add_webhook(connection, "default", f"http://127.0.0.1:{receiver.server_port}/hook")
+        add_webhook(connection, "other", "http://127.0.0.1:9/never")
+    job = ended(parts, client, *words)
+    due(parts)
+    until(lambda: receiver.got)
+    assert due(parts) == 0
+    ((headers, body),) = receiver.got
+    event = client.webhooks.unwrap(body, headers, secret=secret)
+    assert (event.type, event.data.id) == (f"fine_tuning.job.{kind}", job)
+    with pytest.raises(openai.InvalidWebhookSignatureError):
+        client.webhooks.unwrap(body.replace(b"job", b"jab"), headers, secret=secret)
+
+
+def test_a_message_that_is_not_taken_is_tried_again_and_given_up_at_last(parts, client, receiver):
+    with parts.database.write() as connection:
+        add_webhook(connection, "default", f"http://127.0.0.1:{receiver.server_port}/hook")
+    ended(parts, client)
+    receiver.status = 500
+    for _ in range(len(WAITS) + 3):
+        due(parts)
+    until(lambda: len(receiver.got) == len(WAITS) + 1)
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+
+    def given_up():
+        with parts.database.read() as connection:
+            return connection.execute(select(DELIVERIES)).one().failed_at is not None
+
+    until(given_up)
+
+
+def test_an_address_that_is_away_does_not_stop_the_others(parts, client, receiver):
+    with parts.database.write() as connection:
+        add_webhook(connection, "default", "http://127.0.0.1:9/away")
+        add_webhook(connection, "default", f"http://127.0.0.1:{receiver.server_port}/hook")
+    ended(parts, client)
+    due(parts)
+    until(lambda: len(receiver.got) == 1)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "example.org", "http://", "ftp://a/b"])
+def test_an_address_must_be_of_the_web(parts, url):
+    with pytest.raises(UsageError), parts.database.write() as connection:
+        add_webhook(connection, "default", url)
