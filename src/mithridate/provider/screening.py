@@ -54,7 +54,7 @@ def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
     Raises:
         GateError: If a signal lacks what it needs.
     """
-    policy, where = jobs.policy, Where(jobs.model, None)
+    policy, where = jobs.policy, Where(jobs.reference, None)
     rules = refusal_rules(policy.audit.judge, None)
     safe = jobs.rows.safe_rows
     provider = GateProvider(
