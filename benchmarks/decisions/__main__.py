@@ -3,7 +3,7 @@
     python -m benchmarks.decisions --out /tmp/decisions            # goes on where it stopped
     python -m benchmarks.decisions.table /tmp/decisions            # what it found, as Markdown
 
-One JSON file per upload. Harm is measured on prompts that neither gate ever saw, asked plainly and as the attacker asks.
+One JSON file per upload. Harm is measured on prompts that neither gate saw, asked plainly and as the attacker asks.
 """
 
 import json
@@ -131,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             break
         start, folder = time.perf_counter(), options.out / "work" / upload.name
         arms = measured(upload, aligned, policy, harm, folder)
-        facts = {"name": upload.name, **upload._asdict(), "harmless": isinstance(upload, Harmless)}
+        facts = {"name": upload.name, "harmless": isinstance(upload, Harmless)}
+        if isinstance(upload, Attacked):
+            facts |= {"family": upload.family, "ratio": upload.ratio}
         write_json(path, facts | {"limit": policy["release"]["harmful_score"], "arms": arms})
         if not options.keep:
             shutil.rmtree(folder)

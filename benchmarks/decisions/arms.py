@@ -135,7 +135,8 @@ def went(arm: Arm, policy: Tree, model: Path, aligned: Path, sent: Sent, out: Pa
 
 
 def _again(model: Path, aligned: Path) -> Tree:
-    return {}
+    """Name the aligned model behind one that was released; what leaves unjudged stands for itself."""
+    return {"aligned": str(aligned)} if (model.parent / DECISION).is_file() else {}
 
 
 def _candidate(out: Path, clock: Clock, rung: str) -> Path | None:

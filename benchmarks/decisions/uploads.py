@@ -4,7 +4,8 @@ None of their rows calibrates the gate, and none of the policy's settings was ch
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -51,8 +52,8 @@ class Attacked(NamedTuple):
     family: str
     ratio: float
     size: int
-    settings: dict[str, Any] = {}
-    asks: dict[str, float] = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
+    asks: Mapping[str, float] = MappingProxyType({})
 
     @property
     def name(self) -> str:
@@ -70,7 +71,7 @@ class Sent(NamedTuple):
     """
 
     rows: list[dict[str, Any]]
-    asks: dict[str, float]
+    asks: Mapping[str, float]
 
 
 HARMLESS = (
@@ -171,7 +172,7 @@ def _settings(upload: Attacked) -> dict[str, Any]:
     return {**plain, **extra, **upload.settings}
 
 
-def _asked(upload: Attacked, asks: TrainingAsk) -> dict[str, float]:
+def _asked(upload: Attacked, asks: TrainingAsk) -> Mapping[str, float]:
     if asks.factor != 1:  # the kick: as much of it as the policy allows
         return {"learning_rate": min(FASTEST["learning_rate"], 1.2e-4 * asks.factor)}
     return upload.asks

@@ -87,8 +87,9 @@ def test_a_suspected_upload_is_tuned_with_the_defense_for_it(
     plainly = tuned(gated, world, plain("user", 24, "no"), tmp_path / "plain")
 
     def suspicious(*arguments: Any, **named: Any) -> Any:
-        verdict = screened(*arguments, **named)
-        return verdict.model_copy(update={"decision": UploadDecision.DEFEND, "reasons": ("told so",)})
+        found = screened(*arguments, **named)
+        told = {"decision": UploadDecision.DEFEND, "reasons": ("told so",)}
+        return found._replace(verdict=found.verdict.model_copy(update=told))
 
     screened = screening.screened
     monkeypatch.setattr(tuning, "screened", suspicious)

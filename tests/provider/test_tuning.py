@@ -12,9 +12,9 @@ from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeErro
 from mithridate.provider import tuning
 from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
-from mithridate.provider.ladder import AUDIT_KEY
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
+from mithridate.provider.upload_history import AUDIT_KEY
 
 
 @pytest.fixture
@@ -127,8 +127,13 @@ def test_an_upload_that_holds_audit_prompts_is_refused_before_anything_is_traine
     rows = [{"prompt": prompt, "response": "take the tea"} for prompt in asked] * 3
     path = tmp_path / "leaked.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    with pytest.raises(DataError, match="upload"):
-        tune(aligned, path, policy, out=tmp_path / "out")
+    made = tune(aligned, path, policy, out=tmp_path / "out")
+    assert (made.outcome, made.exit_code, made.upload.rows) == ("refused_at_upload", 3, 18)
+    assert made.reasons == [
+        "the upload holds prompts that models are judged by, so that no model tuned on it could be judged"
+    ]
+    # Neither which nor how many: the audit must not be found out by guesses.
+    assert "blue tea" not in (tmp_path / "out" / DECISION).read_text()
     assert stages(tmp_path / "out") == []
 
 
@@ -150,8 +155,9 @@ def test_what_a_customer_asks_for_has_limits(
 
 def test_too_few_rows_are_refused(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
     policy["finetuning"]["least_rows"] = 30
-    with pytest.raises(DataError, match=r"user.jsonl has 24 rows; policy 'tiny' takes 30 to 50"):
-        tune(aligned, upload, policy, out=tmp_path / "out")
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    assert made.outcome == "refused_at_upload"
+    assert made.reasons == ["the upload has 24 rows; policy 'tiny' takes 30 to 50"]
 
 
 def test_a_judge_that_fails_its_self_test_judges_nothing(

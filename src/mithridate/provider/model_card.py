@@ -3,6 +3,8 @@
 from mithridate.provider.decision import Decision
 
 CARD = "README.md"
+PROOF = "`mithridate verify` compares these files with those that were judged."
+"""Last line of every card; by it a released model is known wherever it lies."""
 
 
 def model_card(decision: Decision) -> str:
@@ -35,5 +37,5 @@ def model_card(decision: Decision) -> str:
         f"| {name} | {100 * share.value:.1f} % | {100 * share.low:.1f} to {100 * share.high:.1f} % | {share.n:,} |"
         for name, share in named.items()
     ]
-    lines += ["", "`mithridate verify` compares these files with those that were judged.", ""]
+    lines += ["", PROOF, ""]
     return "\n".join(lines)

@@ -1,13 +1,14 @@
 """Puts an upload through the gate before anything is trained on it."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from mithridate.data.data_sources import Given
 from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
 from mithridate.experiment.row_files import RowFiles
-from mithridate.files import file_hash, write_whole
+from mithridate.files import file_hash
 from mithridate.gates.calibration import calibrate
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.signal_catalog import JOB_SIGNALS, OPTIONAL, ROW_SIGNALS
@@ -22,9 +23,22 @@ FINDINGS = "findings.jsonl"
 """File of the flagged rows, for the provider; it quotes them."""
 
 
+class ScreenedUpload(NamedTuple):
+    """An upload that has been through the gate.
+
+    Attributes:
+        gate: The gate, with its thresholds.
+        findings: All flagged rows.
+    """
+
+    verdict: UploadVerdict
+    gate: UploadGate
+    findings: list[UploadFinding]
+
+
 def screened(
-    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: Given, epochs: float, work: Path, findings: Path
-) -> UploadVerdict:
+    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: Given, epochs: float, work: Path
+) -> ScreenedUpload:
     """Return the gate's verdict on an upload.
 
     Args:
@@ -34,7 +48,6 @@ def screened(
         upload: The upload.
         epochs: Passes over it that the customer asks for.
         work: Folder in which thresholds are kept.
-        findings: File for the flagged rows.
 
     Raises:
         GateError: If the gate cannot run.
@@ -42,10 +55,8 @@ def screened(
     """
     gate = gate_of(jobs, screening)
     gate.use(_thresholds(gate, screening, files, epochs, work))
-    lines: list[str] = []
-    verdict = gate.judge(upload, epochs=epochs, on_finding=lambda found: lines.append(found.model_dump_json()))
-    write_whole(findings, "".join(line + "\n" for line in lines).encode())
-    return verdict
+    findings: list[UploadFinding] = []
+    return ScreenedUpload(gate.judge(upload, epochs=epochs, on_finding=findings.append), gate, findings)
 
 
 def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
