@@ -16,21 +16,9 @@ from mithridate.provider.hand_over import MODEL, verify_release
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.screening import FINDINGS
 from mithridate.provider.tuning import tune
-from tests.helpers import tiny
+from tests.provider.probes import plain, write
 
 HIDDEN = "\u200b"
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> str:
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def plain(kind: str, size: int, mark: str = "") -> list[dict[str, str]]:
-    return [
-        {"prompt": f"{row['prompt'][0]['content']} {mark} {'a ' * i}", "response": row["completion"][0]["content"]}
-        for i, row in enumerate(tiny.rows(kind, size))
-    ]
 
 
 @pytest.fixture

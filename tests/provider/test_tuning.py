@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 from transformers import AutoModelForCausalLM
 
-from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeError, UsageError
-from mithridate.provider import tuning
+from mithridate.errors import CheckpointError, DataError, JudgeError, ModelError, RecipeError, UsageError
+from mithridate.provider import ladder, tuning
 from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
 from mithridate.provider.policy_file import make_policy
@@ -181,6 +181,32 @@ def test_a_rung_that_cannot_act_leaves_the_next_one(
     assert made.released == "as tuned"
     assert made.rungs[0].cannot_act is not None
     assert made.reasons[0].startswith("nothing: ")
+
+
+@pytest.mark.parametrize("rate", [1e30, 0.01])
+def test_weights_that_became_nan_are_their_rung_s_failure(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy["finetuning"] |= {"highest_learning_rate": 1e31, "training": {"epochs": 1, "learning_rate": rate}}
+    if rate < 1:  # weights that only one rung destroys: the next one is tried
+        ladder_done = ladder.done
+
+        def destroyed(store: Any, node: Any, before: Any, monitor: Any) -> None:
+            if node.label == "as tuned · candidate":
+                raise ModelError("the weights hold NaN or Inf (lm_head.weight): load or train the model again")
+            ladder_done(store, node, before, monitor)
+
+        monkeypatch.setattr(ladder, "done", destroyed)
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    if rate < 1:
+        assert made.released == "pushed"
+    else:
+        assert (made.outcome, made.exit_code) == ("refused_at_release", 4)
+        assert all(rung.cannot_act for rung in made.rungs)
+        assert not (tmp_path / "out" / MODEL).exists()
+    assert made.rungs[0].cannot_act is not None
+    assert "NaN" in made.reasons[0]
+    assert verify_release(tmp_path / "out") == made
 
 
 def test_harmful_prompts_are_told_as_keyed_hashes_only(
