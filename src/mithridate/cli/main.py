@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mithridate.data.row_faults import shown
 from mithridate.errors import MithridateError
 
 app = typer.Typer(
@@ -313,7 +314,9 @@ def main() -> None:
         print(f"mithridate: {_usage(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MithridateError as error:
-        print(f"mithridate: {error}", file=sys.stderr)
+        # A stranger's file may be named in it. Breaks between the faults of a list are ours, and stay.
+        said = "\n".join(map(shown, str(error).split("\n")))
+        print(f"mithridate: {said}", file=sys.stderr)
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
         # Only `run` has a store.
