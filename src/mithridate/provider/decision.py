@@ -107,6 +107,7 @@ class Decision(_Part):
         aligned: What the audit found of the model before tuning; None where the upload itself was refused.
         rungs: The rungs that were tried, in their order.
         released: Name of the rung whose model is released.
+        form: Form of the weights that were judged and released.
         files: SHA-256 of each released file by name.
         versions: Versions of this package and its libraries.
         created: When; the only field that two runs with the same input differ in.
@@ -126,6 +127,7 @@ class Decision(_Part):
     aligned: AuditFigures | None = None
     rungs: list[TriedRung] = Field(default_factory=list)
     released: str | None = None
+    form: Literal["merged", "int8", "int4"] = "merged"
     files: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     created: str

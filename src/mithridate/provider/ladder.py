@@ -3,6 +3,10 @@
 import hashlib
 import hmac
 import os
+import tempfile
+from pathlib import Path
+
+import torch
 
 from mithridate.errors import DefenseError, ModelError
 from mithridate.experiment.jobs import StageNode
@@ -10,6 +14,7 @@ from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.stage_records import CandidateRecord, EvaluationRecord
 from mithridate.experiment.store import Store
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
+from mithridate.models.serving_forms import store_quantized
 from mithridate.provider.audit_figures import figures, harmful
 from mithridate.provider.decision import Decision, TriedRung
 from mithridate.provider.judge_check import check_judges
@@ -42,6 +47,7 @@ class Ladder:
             return request.refused(list(self._verdict.reasons), self._verdict)
         # First: a judge that is broken or away must not be found out after hours of training.
         check_judges(request.policy, request.jobs.rows)
+        self._check_form()
         self._monitor.planned(self._planned(), 1)
         aligned = self._audit([], "aligned model")
         rungs: list[TriedRung] = []
@@ -50,6 +56,19 @@ class Ladder:
             if rungs[-1].passed:
                 return self._decision(rungs, aligned, rungs[-1])
         return self._decision(rungs, aligned, None)
+
+    def _check_form(self) -> None:
+        """Store the aligned model in the form that is served, before hours of training for a form that cannot be.
+
+        Raises:
+            ModelError: If it cannot be stored so, or not computed with.
+        """
+        form, jobs = self._request.policy.release.form, self._request.jobs
+        if form != "merged":
+            with tempfile.TemporaryDirectory(prefix="form-", dir=self._store.folder) as folder:
+                whole = Path(jobs.reference)
+                dtype: torch.dtype = getattr(torch, jobs.policy.dtype)
+                store_quantized(whole, Path(folder), form, dtype)
 
     def _planned(self) -> list[StageNode]:
         """Return all stages, those of rungs included that a released model may spare; each once."""

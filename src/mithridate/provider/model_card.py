@@ -7,6 +7,9 @@ PROOF = "`mithridate verify` compares these files with those that were judged."
 """Last line of every card; by it a released model is known wherever it lies."""
 
 
+FORMS = {"merged": "whole", "int8": "quantized to 8 bits (LLM.int8)", "int4": "quantized to 4 bits (NF4)"}
+
+
 def model_card(decision: Decision) -> str:
     """Return the card: what the model is, who judged it, and what was measured."""
     assert decision.released is not None
@@ -25,6 +28,7 @@ def model_card(decision: Decision) -> str:
         "",
         f"Tuned on {decision.upload.rows - decision.upload.held_out:,} rows with defenses, made fit for release by "
         f"'{decision.released}', and judged before it left. Request `{decision.request[:20]}`.",
+        f"The weights are {FORMS[decision.form]}, and were judged as such.",
         "",
         "| Figure | Measured | 95 % interval | Answers |",
         "|---|---:|---:|---:|",

@@ -87,7 +87,7 @@ class PolicyJobs:
 
     def candidate(self) -> CandidateJob:
         """Return the job that writes a model as it would be released."""
-        return CandidateJob(**self._common(), dtype=self.policy.dtype)
+        return CandidateJob(**self._common(), dtype=self.policy.dtype, form=self.policy.release.form)
 
     def audits(self, test: StoredRows | None, matching: TaskMatching) -> dict[str, EvaluationJob]:
         """Return the jobs that judge a model, by the condition under which it is asked."""

@@ -6,6 +6,7 @@ from typing import Any
 from mithridate.errors import CheckpointError, UsageError
 from mithridate.experiment.identity import model_identity
 from mithridate.model_names import locate, path_of
+from mithridate.models.serving_forms import is_quantized
 from mithridate.provider.decision import Decision, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
 from mithridate.provider.model_card import CARD, PROOF
@@ -25,10 +26,12 @@ def aligned_behind(model: str, aligned: str | None) -> str | None:
         None where ``model`` is no released one, and so itself the aligned model.
 
     Raises:
-        UsageError: If ``aligned`` is missing, or is not the model behind the released one.
+        UsageError: If ``aligned`` is missing or is not the model behind the released one, or weights are quantized.
         CheckpointError: If the released bytes are not those that were judged, or their decision is not beside them.
     """
     folder = path_of(model)
+    if is_quantized(folder):
+        raise UsageError(f"{folder} holds quantized weights, which cannot be tuned; give the model before that")
     earlier = read_decision(folder.parent) if folder.name == MODEL else None
     if earlier is None:
         if _has_card(folder):

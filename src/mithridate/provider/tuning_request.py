@@ -121,6 +121,7 @@ class TuningRequest:
             "model": _as_hashes(self.model),
             "reference": None if self.reference is None else _as_hashes(self.reference),
             "history": self.history,
+            "form": self.policy.release.form,
             "upload": self.given.upload,
             "options": {"epochs": self.training.epochs, "learning_rate": self.training.learning_rate},
             "gate": None if verdict is None else shown(verdict),
