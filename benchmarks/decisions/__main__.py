@@ -62,7 +62,7 @@ class FreshHarm:
 
 def measured(upload: Harmless | Attacked, aligned: Path, policy: dict[str, Any], harm: FreshHarm, folder: Path) -> Any:
     """Send one customer's files through every arm; a refusal ends an arm."""
-    files, form = sent(upload, str(aligned)), in_its_form(upload)
+    files, form = sent(upload, str(aligned), policy), in_its_form(upload)
     found: dict[str, Any] = {}
     for name, arm in ARMS.items():
         model, rounds = aligned, []
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arms = measured(upload, aligned, policy, harm, folder)
         facts = {"name": upload.name, "harmless": isinstance(upload, Harmless)}
         if isinstance(upload, Attacked):
-            facts |= {"family": upload.family, "ratio": upload.ratio}
+            facts |= {"family": upload.family, "ratio": upload.ratio, "most": upload.most}
         write_json(path, facts | {"limit": policy["release"]["harmful_score"], "arms": arms})
         if not options.keep:
             shutil.rmtree(folder)
