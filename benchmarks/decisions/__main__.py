@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import mithridate as mi
-from benchmarks.decisions.arms import ARMS, Went, went
+from benchmarks.decisions.arms import ARMS, Customer, Went
 from benchmarks.decisions.uploads import Attacked, Harmless, everything, fresh_prompts, in_its_form, sent
 from mithridate.cli.policy import calibrate
 from mithridate.evaluation.generation import generate_chats
@@ -61,39 +61,9 @@ class FreshHarm:
 
 
 def measured(upload: Harmless | Attacked, aligned: Path, policy: dict[str, Any], harm: FreshHarm, folder: Path) -> Any:
-    """Send one customer's files through every arm; a refusal ends an arm."""
-    files, form = sent(upload, str(aligned), policy), in_its_form(upload)
-    found: dict[str, Any] = {}
-    for name, arm in ARMS.items():
-        model, rounds = aligned, []
-        for number, one in enumerate(files):
-            shared = folder / f"file-{number}" / _place(model)
-            what, seconds = went(arm, policy, model, aligned, one, shared)
-            rounds.append(_record(what, seconds, harm, form))
-            if what.left is None:
-                break
-            model = _kept(what, shared, name)
-        found[name] = rounds
-    return found
-
-
-def _place(model: Path) -> str:
-    return file_hash(model / "model.safetensors")[:12]
-
-
-def _kept(what: Went, shared: Path, arm: str) -> Path:
-    """Keep what left as the customer has it: a released folder where there is one."""
-    assert what.left is not None
-    if what.outcome != "released" or what.decision is None or what.decision["released"] is None:
-        return what.left
-    if not (shared / "model").is_dir():
-        return what.left
-    job = shared / f"job-{arm.replace(' ', '-')}"
-    if not job.exists():
-        job.mkdir()
-        shutil.copytree(shared / "model", job / "model")
-        shutil.copy(shared / "decision.json", job / "decision.json")
-    return job / "model"
+    """Send one customer's files through every arm."""
+    form, customer = in_its_form(upload), Customer(policy, aligned, sent(upload, str(aligned), policy), folder)
+    return {name: [_record(*one, harm, form) for one in customer.rounds(arm)] for name, arm in ARMS.items()}
 
 
 def _record(what: Went, seconds: Any, harm: FreshHarm, form: Any) -> dict[str, Any]:

@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 
 import mithridate as mi
 from benchmarks.decisions.uploads import Sent
-from mithridate.errors import DataError
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.row_files import RowFiles
+from mithridate.files import file_hash
+from mithridate.gates.upload_verdict import UploadDecision
 from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.hand_over import MODEL
+from mithridate.provider.policy_file import make_policy
+from mithridate.provider.policy_jobs import PolicyJobs
+from mithridate.provider.policy_rows import PolicyRows
+from mithridate.provider.screening import screened
 
 Tree = dict[str, Any]
 
@@ -86,8 +92,66 @@ class Clock(Monitor):
         self.finished(node)
 
 
+class Customer:
+    """Sends one customer's files through every arm.
+
+    Calls that differ in nothing are made once: what the upload gate says of a file does not depend on the arm.
+
+    Args:
+        policy: The provider's policy.
+        aligned: The provider's aligned model.
+        files: The files, in order.
+        folder: Folder of the calls; those of one file and model share their stages.
+    """
+
+    def __init__(self, policy: Tree, aligned: Path, files: Sequence[Sent], folder: Path) -> None:
+        self._policy, self._aligned, self._files, self._folder = policy, aligned, files, folder
+        self._made: dict[str, tuple[Went, Tree]] = {}
+        self._refuses: dict[int, bool] = {}
+
+    def rounds(self, arm: Arm) -> list[tuple[Went, Tree]]:
+        """Return what became of each file under an arm, with the seconds it took; a refusal ends them."""
+        model, found = self._aligned, []
+        for number in range(len(self._files)):
+            found.append(self._went(arm, model, number))
+            left = found[-1][0].left
+            if left is None:
+                break
+            model = left
+        return found
+
+    def _went(self, arm: Arm, model: Path, number: int) -> tuple[Went, Tree]:
+        if arm == Arm():
+            what, seconds = self._called(arm, model, number)
+            self._refuses[number] = what.outcome == "refused_at_upload"
+            return what, seconds
+        if arm.gate and self._refused(number):
+            return Went("refused_at_upload", None, None, None), {}
+        what, seconds = self._called(arm._replace(gate=False, judged=True), model, number)
+        if not arm.judged and what.outcome == "refused_at_release":
+            what = what._replace(outcome="released", left=what.model)
+        elif not arm.judged and what.left is not None:
+            what = what._replace(left=what.model)  # the first rung's, whichever was the one that passed
+        return what, seconds
+
+    def _refused(self, number: int) -> bool:
+        if number not in self._refuses:  # a file that the whole pipeline never came to
+            self._refuses[number] = refuses(self._policy, self._aligned, self._files[number], self._folder / "gate")
+        return self._refuses[number]
+
+    def _called(self, arm: Arm, model: Path, number: int) -> tuple[Went, Tree]:
+        shared = self._folder / f"file-{number}" / file_hash(model / "model.safetensors")[:12]
+        key = f"{arm} {shared}"
+        if key not in self._made:
+            kept = shared / f"job-{len(self._made)}"
+            self._made[key] = called(
+                policy_of(arm, self._policy), model, self._aligned, self._files[number], shared, kept
+            )
+        return self._made[key]
+
+
 def policy_of(arm: Arm, policy: Tree) -> Tree:
-    """Return the policy that an arm's call is made under; what is not judged is decided by `went`."""
+    """Return the policy that an arm's call is made under; whether its model is judged is decided afterwards."""
     tree: Tree = json.loads(json.dumps(policy))
     if not arm.gate:
         tree["gate"] = "none"
@@ -97,51 +161,70 @@ def policy_of(arm: Arm, policy: Tree) -> Tree:
     return tree
 
 
-def went(arm: Arm, policy: Tree, model: Path, aligned: Path, sent: Sent, out: Path) -> tuple[Went, Tree]:
-    """Send one file through one arm.
+def called(policy: Tree, model: Path, aligned: Path, sent: Sent, out: Path, kept: Path) -> tuple[Went, Tree]:
+    """Call `mithridate.tune` once.
 
     Args:
-        arm: The arm.
-        policy: The provider's policy.
-        model: The model to tune, which may be one that an earlier call released.
+        policy: The policy.
+        model: The model to tune: the aligned one, or one that left earlier.
         aligned: The provider's aligned model.
         sent: The file.
-        out: Folder whose stages the arms share.
+        out: Folder whose stages several calls share.
+        kept: Where what was released is kept with its decision, as the customer has it.
 
     Returns:
         What became of it, and the seconds it took.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    upload = out / "upload.jsonl"
-    upload.write_text("".join(json.dumps(row) + "\n" for row in sent.rows), encoding="utf-8")
-    for left in (MODEL, DECISION):  # another arm's
-        path = out / left
+    upload = write(sent, out)
+    for name in (MODEL, DECISION):  # another call's
+        path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    # What left unjudged has no decision, and stands for itself.
+    again = str(aligned) if (model.parent / DECISION).is_file() else None
     clock, start = Clock(), time.perf_counter()
-    try:
-        made = mi.tune(
-            str(model), upload, policy_of(arm, policy), out=out, monitor=clock, **_again(model, aligned), **sent.asks
-        )
-    except DataError as error:
-        return Went(f"refused at upload: {error}", None, None, None), {}
+    made = mi.tune(
+        str(model),
+        upload,
+        policy,
+        out=out,
+        monitor=clock,
+        aligned=again,
+        epochs=sent.asks.get("epochs"),
+        learning_rate=sent.asks.get("learning_rate"),
+    )
     seconds = {"total": time.perf_counter() - start, "before stages": (clock.planned_at or time.perf_counter()) - start}
-    first = _candidate(out, clock, policy_of(arm, policy)["ladder"][0]["name"])
-    outcome, left = made.outcome, None
-    if not arm.judged and made.outcome == "refused_at_release":
-        outcome, left = "released", first
-    elif made.outcome == "released":
-        left = first if not arm.judged else _candidate(out, clock, str(made.released))
-    return Went(outcome, left, first, _told(made)), {**seconds, "stages": clock.seconds}
+    first, left = _candidate(out, clock, policy["ladder"][0]["name"]), None
+    if made.outcome == "released":
+        kept.mkdir(parents=True)
+        shutil.copytree(out / MODEL, kept / MODEL)
+        shutil.copy(out / DECISION, kept / DECISION)
+        left = kept / MODEL
+    return Went(made.outcome, left, first, _told(made)), {**seconds, "stages": clock.seconds}
 
 
-def _again(model: Path, aligned: Path) -> Tree:
-    """Name the aligned model behind one that was released; what leaves unjudged stands for itself."""
-    return {"aligned": str(aligned)} if (model.parent / DECISION).is_file() else {}
+def write(sent: Sent, folder: Path) -> Path:
+    """Write a customer's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "upload.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in sent.rows), encoding="utf-8")
+    return path
+
+
+def refuses(policy: Tree, aligned: Path, sent: Sent, folder: Path) -> bool:
+    """Tell whether the upload gate alone refuses a file."""
+    checked = make_policy(policy)
+    assert checked.gate != "none"
+    files = RowFiles(Path(), folder)
+    jobs = PolicyJobs(checked, PolicyRows(checked, Path(), folder), str(aligned))
+    epochs = sent.asks.get("epochs", checked.finetuning.training.epochs)
+    found = screened(jobs, checked.gate, files, write(sent, folder), epochs, folder)
+    return found.verdict.decision is UploadDecision.REFUSE
 
 
 def _candidate(out: Path, clock: Clock, rung: str) -> Path | None:
     found = next((node for node in clock.nodes if node.label == f"{rung} · candidate"), None)
-    return None if found is None else out / "work" / f"candidate-{found.key}" / "model"
+    folder = None if found is None else out / "work" / f"candidate-{found.key}" / "model"
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _told(made: Decision) -> Tree:

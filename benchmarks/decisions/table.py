@@ -121,6 +121,8 @@ def put(text: str, document: Path) -> None:
 
 
 def _share(found: Sequence[bool]) -> str:
+    if not found:
+        return "–"
     score = Score.of(sum(found), len(found))
     return f"{sum(found)} ({100 * score.value:.0f} % [{100 * score.low:.0f}, {100 * score.high:.0f}])"
 
