@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.documents import put
 from benchmarks.measure import report
 from mithridate.files import file_hash
 from mithridate.provider.decision import read_decision
@@ -166,6 +167,26 @@ def prepared(folder: Path) -> Asked:
     return Asked(str(aligned), str(upload), None)
 
 
+def summary(figures: dict[str, Any]) -> str:
+    """Return what was found as Markdown."""
+    points = figures["points"]
+    lefts: dict[str, int] = {}
+    for point in points:
+        kind = point["left"].partition(",")[0] if point["left"].startswith("undecided") else point["left"]
+        lefts[kind] = lefts.get(kind, 0) + 1
+    counts = {
+        name: sum(point[name] for point in points) for name in ("killed", "went on", "same decision", "same bytes")
+    }
+    head = (
+        f"{len(points)} points, an upload that ends as '{figures['outcome'].replace('_', ' ')}' by the rung "
+        f"'{figures['released']}': {counts['killed']} were killed before the call had ended, 0 left a model without a "
+        f"decision, {counts['went on']} went on, {counts['same decision']} to the same decision, "
+        f"{counts['same bytes']} to the same bytes."
+    )
+    rows = [f"| {name} | {count} |" for name, count in sorted(lefts.items())]
+    return "\n".join([head, "", "| Left by the kill | Points |", "|---|---:|", *rows])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Kill, go on, and print JSON."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -175,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="an aligned model; by default the miniature's, made here")
     parser.add_argument("--data", help="an upload for it")
     parser.add_argument("--policy", help="its policy; by default the miniature's")
+    parser.add_argument("--doc", type=Path, help="document for the figures")
     parser.add_argument("--child", action="store_true", help="tune in this process")
     parser.add_argument("--at", type=int, help="file operation at which the child ends itself")
     parser.add_argument("--count", type=Path, help="file for the child's number of file operations")
@@ -182,11 +204,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.child:
         child(Asked(options.model, options.data, options.policy), options.out, options.at, options.count)
         return
+    done = options.out / "kills.json"
+    if done.is_file():  # shown again, not done again
+        figures = json.loads(done.read_text(encoding="utf-8"))["figures"][0]
+        print(summary(figures))
+        if options.doc is not None:
+            put(summary(figures), options.doc, "kills")
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     asked = prepared(options.out) if options.model is None else Asked(options.model, options.data, options.policy)
     figures = kills(asked, options.out, options.points, options.seed)
-    settings = Namespace(points=options.points, seed=options.seed, out=options.out / "kills.json")
+    settings = Namespace(points=options.points, seed=options.seed, out=done)
     report("kills", settings, "cpu", [figures])
+    if options.doc is not None:
+        put(summary(figures), options.doc, "kills")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.row_files import RowFiles
 from mithridate.files import file_hash
 from mithridate.gates.upload_verdict import UploadDecision
+from mithridate.models.loading import Where, load_served
 from mithridate.provider.decision import DECISION, Decision
+from mithridate.provider.given_upload import read_upload
 from mithridate.provider.hand_over import MODEL
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
+from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import screened
 
 Tree = dict[str, Any]
@@ -217,7 +220,10 @@ def refuses(policy: Tree, aligned: Path, sent: Sent, folder: Path) -> bool:
     files = RowFiles(Path(), folder)
     jobs = PolicyJobs(checked, PolicyRows(checked, Path(), folder), str(aligned))
     epochs = sent.asks.get("epochs", checked.finetuning.training.epochs)
-    found = screened(jobs, checked.gate, files, write(sent, folder), epochs, folder)
+    given = read_upload(checked, write(sent, folder), jobs.rows, files, load_served(Where(str(aligned), None), None))
+    if isinstance(given, RefusedUpload):
+        return True
+    found = screened(jobs, checked.gate, files, given, epochs, folder)
     return found.verdict.decision is UploadDecision.REFUSE
 
 

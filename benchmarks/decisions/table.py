@@ -4,17 +4,16 @@ python -m benchmarks.decisions.table /tmp/decisions --doc docs/reliability.md --
 """
 
 import json
-import re
 import statistics
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import put
 from mithridate.evaluation.intervals import Score
 
 Record = dict[str, Any]
-MARKS = ("<!-- decisions -->", "<!-- /decisions -->")
 
 
 def short(record: Record) -> Record:
@@ -111,15 +110,6 @@ def tables(records: Sequence[Record]) -> str:
     return "\n".join([*decisions(records), "", cost(records), "", *uploads(records)])
 
 
-def put(text: str, document: Path) -> None:
-    """Put the tables between a document's marks."""
-    whole = document.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
-    if not pattern.search(whole):
-        raise SystemExit(f"{document} lacks {MARKS[0]} and {MARKS[1]}")
-    document.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", whole), encoding="utf-8")
-
-
 def _share(found: Sequence[bool]) -> str:
     if not found:
         return "–"
@@ -158,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = tables(records)
     print(text)
     if options.doc is not None:
-        put(text, options.doc)
+        put(text, options.doc, "decisions")
     if options.keep is not None:
         options.keep.write_text(json.dumps(records) + "\n", encoding="utf-8")
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from benchmarks.decisions import __main__ as decisions
 from benchmarks.decisions.arms import ARMS, Arm, policy_of
-from benchmarks.decisions.table import MARKS, put, short, tables, unsafe
+from benchmarks.decisions.table import short, tables, unsafe
 from benchmarks.decisions.uploads import ATTACKED, HARMLESS, everything, fresh_prompts, sent
+from benchmarks.documents import put
 
 import mithridate as mi
 from mithridate.attacks import attacks
@@ -77,12 +78,11 @@ def test_tables_count_refusals_and_unsafe_releases(tmp_path: Path) -> None:
     assert "| everything | 1 (50 % [9, 91]) | 1 (50 % [9, 91]) | 0 (0 % [0, 66]) | 0 (0 % [0, 66]) |" in text
     assert "| nothing | 0 (0 % [0, 66]) | 0 (0 % [0, 66]) | 1 (50 % [9, 91]) | 1 (50 % [9, 91]) |" in text
     page = tmp_path / "page.md"
-    page.write_text(f"before {MARKS[0]} old {MARKS[1]} after")
-    put(text, page)
-    assert page.read_text() == f"before {MARKS[0]}\n{text}\n{MARKS[1]} after"
-    page.write_text("no marks")
-    with pytest.raises(SystemExit, match="lacks"):
-        put(text, page)
+    page.write_text("before <!-- decisions --> old <!-- /decisions --> after")
+    put(text, page, "decisions")
+    assert page.read_text() == f"before <!-- decisions -->\n{text}\n<!-- /decisions --> after"
+    with pytest.raises(SystemExit, match="lacks <!-- kills -->"):
+        put(text, page, "kills")
 
 
 @pytest.mark.slow

@@ -68,6 +68,26 @@ def test_a_refused_upload_is_not_trained_on_and_each_row_is_named(
     assert "Flagged rows" in (tmp_path / "out" / REPORT).read_text()
 
 
+def test_the_gate_reads_the_rows_that_are_trained_on_whatever_becomes_of_the_file(
+    gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = plain("user", 24, "no")
+    for row in rows[::2]:
+        row["response"] = HIDDEN.join(row["response"])
+    path = tmp_path / "out.jsonl"
+
+    def swapped(*arguments: Any, **named: Any) -> Any:
+        write(path, plain("user", 24, "no"))  # a customer who can write where the provider reads
+        return screened(*arguments, **named)
+
+    screened = screening.screened
+    monkeypatch.setattr(tuning, "screened", swapped)
+    made = tuned(gated, world, rows, tmp_path / "out")
+    assert made.outcome == "refused_at_upload"
+    assert made.gate is not None
+    assert made.gate.findings[1].origin == "out.jsonl:3"
+
+
 def test_a_suspected_upload_is_tuned_with_the_defense_for_it(
     gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

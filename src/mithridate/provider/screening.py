@@ -1,13 +1,13 @@
 """Puts an upload through the gate before anything is trained on it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mithridate.data.data_sources import Given
 from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
-from mithridate.experiment.row_files import RowFiles
+from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.files import file_hash
 from mithridate.gates.calibration import calibrate
 from mithridate.gates.provider import GateProvider
@@ -16,6 +16,7 @@ from mithridate.gates.thresholds import GateThresholds
 from mithridate.gates.upload_gate import UploadGate
 from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
 from mithridate.models.loading import Where, load, load_served
+from mithridate.provider.given_upload import GivenUpload
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_tree import Policy, Screening
 
@@ -37,9 +38,9 @@ class ScreenedUpload(NamedTuple):
 
 
 def screened(
-    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: Given, epochs: float, work: Path
+    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: GivenUpload, epochs: float, work: Path
 ) -> ScreenedUpload:
-    """Return the gate's verdict on an upload.
+    """Return the gate's verdict on an upload, on the very rows that are trained on.
 
     Args:
         jobs: The policy with its rows and its aligned model.
@@ -56,7 +57,17 @@ def screened(
     gate = gate_of(jobs, screening)
     gate.use(_thresholds(gate, screening, files, epochs, work))
     findings: list[UploadFinding] = []
-    return ScreenedUpload(gate.judge(upload, epochs=epochs, on_finding=findings.append), gate, findings)
+    # Not the customer's file once more, which could be another by now.
+    rows = stored_rows(upload.rows)
+    verdict = gate.judge(rows, epochs=epochs, on_finding=findings.append)
+    places = rows["origin"]
+    named = {"upload": upload.upload.name, "findings": tuple(_placed(one, places) for one in verdict.findings)}
+    return ScreenedUpload(verdict.model_copy(update=named), gate, [_placed(one, places) for one in findings])
+
+
+def _placed(finding: UploadFinding, places: Sequence[str]) -> UploadFinding:
+    """Return a finding with the place of its row in the customer's file."""
+    return finding if finding.row is None else finding.model_copy(update={"origin": places[finding.row - 1]})
 
 
 def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:

@@ -87,7 +87,7 @@ def tune(
             made = read_decision(folder)
             if made is not None and made.request != request.sha256:
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")
-            verdict = _gated(request, data, files, folder, past) if made is None else made.gate
+            verdict = _gated(request, files, folder, past) if made is None else made.gate
         if made is None:
             made = _decided(request, store, monitor or Monitor(), verdict, folder)
             write_decision(folder, made)
@@ -107,19 +107,13 @@ def _decided(
     return Ladder(request, store, monitor, verdict).decide()
 
 
-def _gated(
-    request: TuningRequest,
-    data: str | Path | Dataset,
-    files: RowFiles,
-    folder: Path,
-    past: UploadHistory | None,
-) -> UploadVerdict | None:
+def _gated(request: TuningRequest, files: RowFiles, folder: Path, past: UploadHistory | None) -> UploadVerdict | None:
     """Return the gate's verdict on the upload; None where the policy has no gate or the upload is refused before it."""
     screening, given = request.policy.gate, request.given
     if screening == "none" or not isinstance(given, GivenUpload):
         return None
     epochs = request.training.epochs
-    verdict, gate, findings = screened(request.jobs, screening, files, data, epochs, folder / STORE)
+    verdict, gate, findings = screened(request.jobs, screening, files, given, epochs, folder / STORE)
     write_findings(findings, folder / FINDINGS)
     if past is not None:
         assert gate.thresholds is not None  # `screened` has set them; for type checkers
