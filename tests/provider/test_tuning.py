@@ -160,6 +160,12 @@ def test_too_few_rows_are_refused(policy: dict[str, Any], aligned: str, upload: 
     assert made.reasons == ["the upload has 24 rows; policy 'tiny' takes 30 to 50"]
 
 
+def test_a_file_is_no_folder_of_a_decision(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="is a file; give a folder as --out"):
+        tune(aligned, upload, policy, out=tmp_path / "out")
+
+
 def test_a_judge_that_fails_its_self_test_judges_nothing(
     policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
 ) -> None:

@@ -124,9 +124,14 @@ def test_a_call_that_was_cut_goes_on_with_the_same_history(
 
 def test_a_history_of_another_kind_is_refused(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:
     (tmp_path / "past").mkdir()
-    (tmp_path / "past" / "x.json").write_text("{}")
-    with pytest.raises(DataError, match="is no record of an upload"):
-        sent(gated, world, tmp_path, 0, 0, history=tmp_path / "past")
+    for content in ("{}", "[]", "{", '{"number": "x"}', None):
+        path = tmp_path / "past" / "x.json"
+        path.write_text(content) if content is not None else (path.unlink(), path.mkdir())
+        with pytest.raises(DataError, match="is no record of an upload"):
+            sent(gated, world, tmp_path, 0, 0, history=tmp_path / "past")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; give a folder as --history"):
+        sent(gated, world, tmp_path, 0, 0, history=tmp_path / "file")
     gated["gate"] = "none"
     with pytest.raises(UsageError, match="has no gate that could count a history"):
         sent(gated, world, tmp_path, 1, 0, history=tmp_path / "past")

@@ -73,6 +73,9 @@ def tune(
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
     folder = Path(out)
+    for option, path in (("--out", folder), ("--history", None if history is None else Path(history))):
+        if path is not None and path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file; give a folder as {option}")
     store = Store(folder / STORE)
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):

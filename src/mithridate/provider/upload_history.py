@@ -144,7 +144,7 @@ class UploadHistory:
     def _read(self, path: Path) -> UploadRecord:
         try:
             record = UploadRecord.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+        except (OSError, ValidationError) as error:
             raise DataError(f"{path} is no record of an upload; give a --history folder of this customer") from error
         if not hmac.compare_digest(record.key, self._hash("key")):
             raise UsageError(f"{path} was kept under another key; set {AUDIT_KEY} to the one of the earlier calls")
