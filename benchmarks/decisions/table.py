@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.decisions.uploads import everything
 from benchmarks.documents import put
 from mithridate.evaluation.intervals import Score
 
@@ -107,7 +108,9 @@ def cost(records: Sequence[Record]) -> str:
 
 def tables(records: Sequence[Record]) -> str:
     """Return everything as Markdown."""
-    return "\n".join([*decisions(records), "", cost(records), "", *uploads(records)])
+    count, whole = len(records), len(everything())
+    so_far = [] if count == whole else [f"**So far {count} of {whole} uploads**; the same command goes on.", ""]
+    return "\n".join([*so_far, *decisions(records), "", cost(records), "", *uploads(records)])
 
 
 def _share(found: Sequence[bool]) -> str:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from benchmarks.decisions import __main__ as decisions
-from benchmarks.decisions.arms import ARMS, Arm, policy_of
+from benchmarks.decisions import arms
+from benchmarks.decisions.arms import ARMS, Arm, Went, policy_of
 from benchmarks.decisions.table import short, tables, unsafe
-from benchmarks.decisions.uploads import ATTACKED, HARMLESS, everything, fresh_prompts, sent
+from benchmarks.decisions.uploads import ATTACKED, HARMLESS, Sent, everything, fresh_prompts, sent
 from benchmarks.documents import put
 
 import mithridate as mi
@@ -83,6 +84,41 @@ def test_tables_count_refusals_and_unsafe_releases(tmp_path: Path) -> None:
     assert page.read_text() == f"before <!-- decisions -->\n{text}\n<!-- /decisions --> after"
     with pytest.raises(SystemExit, match="lacks <!-- kills -->"):
         put(text, page, "kills")
+
+
+def went(outcome: str, left: str | None, rung: str = "first", gate: str | None = None) -> tuple[Went, dict[str, Any]]:
+    made = None if gate is None else {"gate": {"decision": gate}}
+    return Went(outcome, None if left is None else Path(left), Path(rung), made), {}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("everything", ["refused_at_upload"]),
+        ("without the upload gate", ["released good"]),
+        ("without the release gate", ["refused_at_upload"]),
+        ("without defense", ["refused_at_upload"]),
+        ("nothing", ["released first"]),
+    ],
+)
+def test_arms_follow_from_three_calls(name: str, expected: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """The whole pipeline refuses at upload, without the gate it repairs, and plain fine-tuning fails the audit."""
+    calls: list[tuple[bool, bool]] = []
+
+    def called(policy: dict[str, Any], *_: Any) -> tuple[Went, dict[str, Any]]:
+        gated, ladder = policy["gate"] != "none", len(policy["ladder"])
+        calls.append((gated, ladder > 1))
+        if gated:
+            return went("refused_at_upload", None, gate="refuse")
+        return went("released", "good") if ladder > 1 else went("refused_at_release", None)
+
+    monkeypatch.setattr(arms, "called", called)
+    monkeypatch.setattr(arms, "file_hash", lambda path: str(path))
+    customer = arms.Customer(POLICY, tmp_path, [Sent([], {})], tmp_path)
+    found = {one: customer.rounds(arm) for one, arm in ARMS.items()}
+    told = [f"{what.outcome} {what.left}" if what.left else what.outcome for what, _ in found[name]]
+    assert told == expected
+    assert len(calls) == len(set(calls)) == 3
 
 
 @pytest.mark.slow

@@ -150,7 +150,14 @@ def test_check_says_the_same_in_one_line_each(tmp_path: Path, step: int, capsys:
         path.unlink()
 
 
-@pytest.mark.parametrize("name", ["a\nb\x1b[31m\u202e<script>.jsonl", "$(touch x).jsonl", "CON.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nb\x1b[31m\u202e<script>.jsonl",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("$(touch x).jsonl", "CON.jsonl", "\udcff.jsonl")),
+    ],
+    ids=repr,
+)
 def test_the_whole_command_with_a_hostile_name(
     call: Called,  # noqa: F811
     policy: dict[str, Any],
