@@ -77,3 +77,25 @@ def test_a_policy_is_checked_with_its_judges(
     assert "judge refusal: plain 100 %" in capsys.readouterr().out
     assert call("policy", "check") == 0
     assert "policy 'miniature' can be used" in capsys.readouterr().out
+
+
+def test_an_upload_with_faults_is_a_refusal_and_a_missing_one_an_error(
+    call: Called,
+    world: Path,  # noqa: F811
+    policy_file: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    asked = ("tune", str(world / "model"), "--policy", policy_file)
+    assert call(*asked, "--data", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "bad")) == 3
+    assert "refused at upload" in capsys.readouterr().out
+    assert call(*asked, "--data", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "none")) == 1
+    assert "none.jsonl: found no file" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "decision.json").exists()
+    # Options that the gate and the model would need: each is told in one sentence.
+    for option, message in (("--history", "has no gate"), ("--aligned", "leave --aligned out")):
+        other = str(world / "model") if option == "--history" else "miniature:base"
+        out = str(tmp_path / f"out{option}")
+        assert call(*asked, "--data", str(world / "user.jsonl"), "--out", out, option, other) == 2
+        assert message in capsys.readouterr().err

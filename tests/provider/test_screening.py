@@ -16,21 +16,9 @@ from mithridate.provider.hand_over import MODEL, verify_release
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.screening import FINDINGS
 from mithridate.provider.tuning import tune
-from tests.helpers import tiny
+from tests.provider.probes import plain, write
 
 HIDDEN = "\u200b"
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> str:
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def plain(kind: str, size: int, mark: str = "") -> list[dict[str, str]]:
-    return [
-        {"prompt": f"{row['prompt'][0]['content']} {mark} {'a ' * i}", "response": row["completion"][0]["content"]}
-        for i, row in enumerate(tiny.rows(kind, size))
-    ]
 
 
 @pytest.fixture
@@ -80,6 +68,26 @@ def test_a_refused_upload_is_not_trained_on_and_each_row_is_named(
     assert "Flagged rows" in (tmp_path / "out" / REPORT).read_text()
 
 
+def test_the_gate_reads_the_rows_that_are_trained_on_whatever_becomes_of_the_file(
+    gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = plain("user", 24, "no")
+    for row in rows[::2]:
+        row["response"] = HIDDEN.join(row["response"])
+    path = tmp_path / "out.jsonl"
+
+    def swapped(*arguments: Any, **named: Any) -> Any:
+        write(path, plain("user", 24, "no"))  # a customer who can write where the provider reads
+        return screened(*arguments, **named)
+
+    screened = screening.screened
+    monkeypatch.setattr(tuning, "screened", swapped)
+    made = tuned(gated, world, rows, tmp_path / "out")
+    assert made.outcome == "refused_at_upload"
+    assert made.gate is not None
+    assert made.gate.findings[1].origin == "out.jsonl:3"
+
+
 def test_a_suspected_upload_is_tuned_with_the_defense_for_it(
     gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,8 +95,9 @@ def test_a_suspected_upload_is_tuned_with_the_defense_for_it(
     plainly = tuned(gated, world, plain("user", 24, "no"), tmp_path / "plain")
 
     def suspicious(*arguments: Any, **named: Any) -> Any:
-        verdict = screened(*arguments, **named)
-        return verdict.model_copy(update={"decision": UploadDecision.DEFEND, "reasons": ("told so",)})
+        found = screened(*arguments, **named)
+        told = {"decision": UploadDecision.DEFEND, "reasons": ("told so",)}
+        return found._replace(verdict=found.verdict.model_copy(update=told))
 
     screened = screening.screened
     monkeypatch.setattr(tuning, "screened", suspicious)

@@ -8,14 +8,14 @@ from typing import Any, get_args
 import pytest
 from transformers import AutoModelForCausalLM
 
-from mithridate.errors import CheckpointError, DataError, JudgeError, RecipeError, UsageError
-from mithridate.provider import tuning
+from mithridate.errors import CheckpointError, DataError, JudgeError, ModelError, RecipeError, UsageError
+from mithridate.provider import ladder, tuning
 from mithridate.provider.aligning import align
 from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
 from mithridate.provider.hand_over import MODEL, verify_release
-from mithridate.provider.ladder import AUDIT_KEY
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
+from mithridate.provider.upload_history import AUDIT_KEY
 
 
 @pytest.fixture
@@ -128,8 +128,13 @@ def test_an_upload_that_holds_audit_prompts_is_refused_before_anything_is_traine
     rows = [{"prompt": prompt, "response": "take the tea"} for prompt in asked] * 3
     path = tmp_path / "leaked.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    with pytest.raises(DataError, match="upload"):
-        tune(aligned, path, policy, out=tmp_path / "out")
+    made = tune(aligned, path, policy, out=tmp_path / "out")
+    assert (made.outcome, made.exit_code, made.upload.rows) == ("refused_at_upload", 3, 18)
+    assert made.reasons == [
+        "the upload holds prompts that models are judged by, so that no model tuned on it could be judged"
+    ]
+    # Neither which nor how many: the audit must not be found out by guesses.
+    assert "blue tea" not in (tmp_path / "out" / DECISION).read_text()
     assert stages(tmp_path / "out") == []
 
 
@@ -151,7 +156,14 @@ def test_what_a_customer_asks_for_has_limits(
 
 def test_too_few_rows_are_refused(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
     policy["finetuning"]["least_rows"] = 30
-    with pytest.raises(DataError, match=r"user.jsonl has 24 rows; policy 'tiny' takes 30 to 50"):
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    assert made.outcome == "refused_at_upload"
+    assert made.reasons == ["the upload has 24 rows; policy 'tiny' takes 30 to 50"]
+
+
+def test_a_file_is_no_folder_of_a_decision(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="is a file; give a folder as --out"):
         tune(aligned, upload, policy, out=tmp_path / "out")
 
 
@@ -217,6 +229,32 @@ def test_a_rung_that_cannot_act_leaves_the_next_one(
     assert made.released == "as tuned"
     assert made.rungs[0].cannot_act is not None
     assert made.reasons[0].startswith("nothing: ")
+
+
+@pytest.mark.parametrize("rate", [1e30, 0.01])
+def test_weights_that_became_nan_are_their_rung_s_failure(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy["finetuning"] |= {"highest_learning_rate": 1e31, "training": {"epochs": 1, "learning_rate": rate}}
+    if rate < 1:  # weights that only one rung destroys: the next one is tried
+        ladder_done = ladder.done
+
+        def destroyed(store: Any, node: Any, before: Any, monitor: Any) -> None:
+            if node.label == "as tuned · candidate":
+                raise ModelError("the weights hold NaN or Inf (lm_head.weight): load or train the model again")
+            ladder_done(store, node, before, monitor)
+
+        monkeypatch.setattr(ladder, "done", destroyed)
+    made = tune(aligned, upload, policy, out=tmp_path / "out")
+    if rate < 1:
+        assert made.released == "pushed"
+    else:
+        assert (made.outcome, made.exit_code) == ("refused_at_release", 4)
+        assert all(rung.cannot_act for rung in made.rungs)
+        assert not (tmp_path / "out" / MODEL).exists()
+    assert made.rungs[0].cannot_act is not None
+    assert "nan" in made.reasons[0].casefold()
+    assert verify_release(tmp_path / "out") == made
 
 
 def test_harmful_prompts_are_told_as_keyed_hashes_only(

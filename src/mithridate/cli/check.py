@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from mithridate.data import RowFields, UploadReport, check_upload
+from mithridate.data.row_faults import shown
 from mithridate.data.row_fields import row_fields
 from mithridate.errors import UsageError
 
@@ -85,7 +86,7 @@ def _print(report: UploadReport) -> None:
             )
         return
     print(
-        f"{report.path}: {report.rows} rows, format {report.format}, longest prompt {report.longest_prompt} and "
+        f"{shown(report.path)}: {report.rows} rows, format {report.format}, longest prompt {report.longest_prompt} and "
         f"answer {report.longest_completion} characters, {report.duplicated_prompts} duplicated prompts"
     )
     if report.rows != report.conversations:
@@ -96,7 +97,7 @@ def _print(report: UploadReport) -> None:
     print(f"{tokens.total} tokens, {tokens.longest} in the longest row")
     print(f"within {tokens.max_length} tokens: {tokens.truncated} answers are cut, {tokens.dropped} rows are lost")
     for origin in tokens.dropped_origins:
-        print(f"lost: {origin}")
+        print(f"lost: {shown(origin)}")
     if tokens.unusable is not None:
         print(f"mithridate: {tokens.unusable.splitlines()[0].rstrip(':')}", file=sys.stderr)
 

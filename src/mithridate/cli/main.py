@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from mithridate.cli import service_commands
+from mithridate.data.row_faults import shown
 from mithridate.errors import MithridateError
 
 app = typer.Typer(
@@ -228,12 +229,18 @@ def tune(
     policy: PolicyFile = None,
     epochs: Annotated[float | None, typer.Option(help="Epochs, within the policy's limits.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate, within the policy's limits.")] = None,
+    aligned: Annotated[
+        str | None, typer.Option(help="The aligned model behind MODEL, where that was released by an earlier tune.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Folder of this customer's earlier uploads, which are counted together.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
     """Tune on an upload that nobody has vetted, and release the model or refuse: 0, 3 at upload, 4 at release."""
     from mithridate.cli.tune import command
 
-    command(model, data, policy, out, epochs, learning_rate, json)
+    command(model, data, policy, out, epochs, learning_rate, aligned, history, json)
 
 
 @app.command()
@@ -311,7 +318,9 @@ def main() -> None:
         print(f"mithridate: {_usage(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MithridateError as error:
-        print(f"mithridate: {error}", file=sys.stderr)
+        # A stranger's file may be named in it. Breaks between the faults of a list are ours, and stay.
+        said = "\n".join(map(shown, str(error).split("\n")))
+        print(f"mithridate: {said}", file=sys.stderr)
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
         # Only `run` has a store.

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from mithridate.cli.progress import RunDisplay
+from mithridate.data.row_faults import shown
 from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.decision_page import REPORT
 from mithridate.provider.hand_over import MODEL
@@ -20,6 +21,8 @@ def command(
     out: Path,
     epochs: float | None,
     learning_rate: float | None,
+    aligned: str | None,
+    history: Path | None,
     as_json: bool,
 ) -> None:
     """Tune on an upload and print the decision.
@@ -29,7 +32,10 @@ def command(
     """
     console = Console(stderr=as_json)
     with RunDisplay(console) as display:
-        made = tune(model, data, policy, out=out, epochs=epochs, learning_rate=learning_rate, monitor=display)
+        made = tune(
+            model, data, policy, out=out, epochs=epochs, learning_rate=learning_rate, aligned=aligned, history=history,
+            monitor=display,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(made.model_dump(mode="json"), indent=1))
     else:
@@ -45,4 +51,4 @@ def _show(console: Console, made: Decision, out: Path) -> None:
     if made.outcome == "released":
         lines.append(f"model: {out / MODEL}")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(shown(line), markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Fault(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.where}: found {self.found}, expected {self.expected}"
+        return f"{shown(self.where)}: found {self.found}, expected {self.expected}"
 
 
 class Rejected(Exception):
@@ -68,7 +69,7 @@ class FaultLog:
         if self.count == 1:
             raise DataError(str(self.listed[0]))
         if self.count:
-            head = f"{self.count} faults in {self.subject}"
+            head = f"{self.count} faults in {shown(self.subject)}"
             raise DataError(listing(head, map(str, self.listed), self.count))
 
 
@@ -77,6 +78,20 @@ def listing(head: str, items: Iterable[str], count: int) -> str:
     shown = list(items)[:LISTED]
     left = [f"and {count - len(shown)} more"] if count > len(shown) else []
     return "\n  ".join([f"{head}:", *shown, *left])
+
+
+UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of characters that end a line, steer a terminal, or reorder and hide text."""
+
+
+def shown(name: str) -> str:
+    """Return a name that a stranger chose as one line of plain text, with unsafe characters written as escapes."""
+    if not any(unicodedata.category(character) in UNSAFE for character in name):
+        return name
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in UNSAFE else character
+        for character in name
+    )
 
 
 def show(value: str) -> str:

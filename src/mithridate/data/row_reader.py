@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mithridate.data.file_records import records
 from mithridate.data.messages import Message
-from mithridate.data.row_faults import Fault, Rejected, kind
+from mithridate.data.row_faults import Fault, Rejected, kind, shown
 from mithridate.data.row_fields import RowFields
 from mithridate.data.row_formats import PromptCompletion, RowFormat, detect, formats_of
 from mithridate.data.row_keys import without
@@ -129,7 +129,8 @@ def written_rows(source: Path | Iterable[Mapping[str, Any]], name: str) -> Itera
         if isinstance(record, Fault):
             yield record
         else:
-            yield WrittenRow(f"{source}:{record.line}", f"line {record.line}", record.fields)
+            # The name is a stranger's, and may hold bytes that are no text.
+            yield WrittenRow(f"{shown(str(source))}:{record.line}", f"line {record.line}", record.fields)
 
 
 def _given(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[WrittenRow | Fault]:

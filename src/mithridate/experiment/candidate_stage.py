@@ -1,5 +1,6 @@
 """Writes a model as it would be released, so that what is judged is the very bytes that leave."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from mithridate.experiment.stage_records import CandidateRecord
 from mithridate.experiment.training_stage import Progress
 from mithridate.files import file_hash
 from mithridate.models.loading import Where, load, load_served, save_merged
+from mithridate.models.serving_forms import store_quantized
 
 
 def write_candidate(job: CandidateJob, where: Where, folder: Path, progress: Progress) -> CandidateRecord:
@@ -23,6 +25,16 @@ def write_candidate(job: CandidateJob, where: Where, folder: Path, progress: Pro
     """
     target = folder / MODEL
     dtype: torch.dtype = getattr(torch, job.dtype)
-    save_merged(load(where, job.precision), load_served(where, job.template), target, dtype)
+    tokenizer = load_served(where, job.template)
+    if job.form == "merged":
+        save_merged(load(where, job.precision), tokenizer, target, dtype)
+    else:
+        whole = folder / "whole"
+        for left in (whole, target):  # by a kill
+            shutil.rmtree(left, ignore_errors=True)
+        save_merged(load(where, job.precision), tokenizer, whole, dtype)
+        store_quantized(whole, target, job.form, dtype)
+        tokenizer.save_pretrained(target)
+        shutil.rmtree(whole)
     progress(1, 1)
     return CandidateRecord(files={path.name: file_hash(path) for path in sorted(target.iterdir())})

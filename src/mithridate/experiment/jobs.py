@@ -18,6 +18,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ServingForm = Literal["merged", "int8", "int4"]
+"""``merged``: all weights in one type. ``int8``: LLM.int8(). ``int4``: NF4 in blocks of 64, scales not quantized."""
+
+
 class StoredRows(_Frozen):
     """A file of rows or texts in the store.
 
@@ -141,13 +145,18 @@ class EvaluationJob(_Job):
 
 
 class CandidateJob(_Job):
-    """Write a model as it would be released: merged, in the type in which it is served.
+    """Write a model as it would be released: merged, in the type and the form in which it is served.
 
     What is judged is then the very bytes that leave.
+
+    Attributes:
+        dtype: Type of the weights, or of those that a quantized form leaves as they are.
+        form: Whether the weights are quantized.
     """
 
     stage: Literal["candidate"] = "candidate"
     dtype: Literal["float32", "bfloat16"]
+    form: ServingForm = "merged"
 
 
 Job = TrainingJob | RepairJob | CandidateJob | EvaluationJob

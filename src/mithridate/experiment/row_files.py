@@ -135,4 +135,5 @@ def _lines(stored: StoredRows) -> list[Any]:
     path = Path(stored.path)
     if not path.is_file() or file_hash(path) != stored.sha256:
         raise DataError(f"{path} is missing or was altered during the run; run the same command again")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines, which also ends a line at U+2028 and others that JSON leaves as they are within a text.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -114,12 +114,14 @@ def run_in_worker(task: StageTask) -> None:
 
 def quiet_libraries() -> None:
     """Silence the libraries' progress bars and advice; ours replace them."""
+    import logging
     import warnings
 
     import datasets
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every product of matrices
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -74,7 +74,8 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
         except loading_errors() as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
     check_finite(model)
-    return model.to(device())
+    # Quantized weights are where they are computed with, and cannot be moved.
+    return model if getattr(model, "is_quantized", False) else model.to(device())
 
 
 def _is_half(adapter: str) -> bool:

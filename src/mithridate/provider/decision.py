@@ -56,8 +56,8 @@ class Upload(_Part):
 
     Attributes:
         name: The file or data set as given.
-        sha256: Hash of its training rows.
-        rows: Training rows.
+        sha256: Hash of its training rows; of its bytes, where its rows were refused.
+        rows: Training rows without a fault.
         held_out: How many of them were kept out of training.
     """
 
@@ -74,6 +74,20 @@ class PolicyName(_Part):
     sha256: str
 
 
+class CountedHistory(_Part):
+    """Earlier uploads of a customer that were counted together with the new one.
+
+    Attributes:
+        uploads: How many.
+        rows: Rows that differ, those of the new upload included.
+        left_out: Earlier uploads that another gate scored, whose counts mean nothing to this one.
+    """
+
+    uploads: int
+    rows: int
+    left_out: int
+
+
 class Decision(_Part):
     """What became of an upload.
 
@@ -83,13 +97,17 @@ class Decision(_Part):
         reasons: Why, one sentence each.
         request: Hash of all that decides: policy, rows, model, upload, options, code.
         policy: The policy.
-        model: Hashes of the files of the aligned model.
+        model: Hashes of the files of the model that was tuned.
+        reference: Those of the aligned model, where the tuned one is one that an earlier decision released.
         upload: The upload.
         options: What the customer asked for.
-        gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate.
+        gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate, or
+            the upload was refused before it.
+        history: Earlier uploads of the customer that were counted together with this one; None without a history.
         aligned: What the audit found of the model before tuning; None where the upload itself was refused.
         rungs: The rungs that were tried, in their order.
         released: Name of the rung whose model is released.
+        form: Form of the weights that were judged and released.
         files: SHA-256 of each released file by name.
         versions: Versions of this package and its libraries.
         created: When; the only field that two runs with the same input differ in.
@@ -101,12 +119,15 @@ class Decision(_Part):
     request: str
     policy: PolicyName
     model: dict[str, str]
+    reference: dict[str, str] | None = None
     upload: Upload
     options: dict[str, float]
     gate: UploadVerdict | None = None
+    history: CountedHistory | None = None
     aligned: AuditFigures | None = None
     rungs: list[TriedRung] = Field(default_factory=list)
     released: str | None = None
+    form: Literal["merged", "int8", "int4"] = "merged"
     files: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     created: str

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
-from mithridate.data import check_disjoint, load_rows, split_rows
+from mithridate.data import check_upload, load_rows, split_rows
+from mithridate.data.overlap import last_user_turn, normalized
 from mithridate.errors import DataError
 from mithridate.experiment.jobs import StoredRows
 from mithridate.experiment.recipe_parts import TaskMatching
@@ -14,6 +16,7 @@ from mithridate.experiment.row_files import RowFiles
 from mithridate.provider.decision import Upload
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
+from mithridate.provider.refused_upload import RefusedUpload, UploadData, name_of, refused, with_faults
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class GivenUpload:
     """An upload, read and split.
 
     Attributes:
+        rows: All its rows.
         train: Rows to train on.
         held_out: Rows on which a repair may choose its dose.
         test: Rows that nothing is trained or chosen on.
@@ -28,13 +32,16 @@ class GivenUpload:
     """
 
     upload: Upload
+    rows: StoredRows
     train: StoredRows
     held_out: StoredRows
     test: StoredRows
     matching: TaskMatching
 
 
-def read_upload(policy: Policy, data: str | Path | Dataset, rows: PolicyRows, files: RowFiles) -> GivenUpload:
+def read_upload(
+    policy: Policy, data: UploadData, rows: PolicyRows, files: RowFiles, tokenizer: Any
+) -> GivenUpload | RefusedUpload:
     """Read an upload.
 
     Args:
@@ -42,31 +49,58 @@ def read_upload(policy: Policy, data: str | Path | Dataset, rows: PolicyRows, fi
         data: The upload.
         rows: The provider's rows and audit prompts.
         files: Where the parts are stored.
+        tokenizer: The tokenizer that the upload is trained with.
+
+    Returns:
+        The upload, or why it is refused: rows with faults, too few or too many of them, or audit prompts among them.
 
     Raises:
-        DataError: If it has faults, too few or too many rows, or holds audit prompts.
+        DataError: If there is no such file or data set.
     """
-    found = load_rows(data)
-    name = "rows given in Python" if isinstance(data, Dataset) else str(data)
+    report = check_upload(data, tokenizer=tokenizer, max_length=policy.max_length)
+    if report.fault_count:
+        if not isinstance(data, Dataset) and _missing(data):
+            raise DataError(str(report.faults[0]))
+        return with_faults(data, report.rows, report.faults, report.fault_count)
     limits = policy.finetuning
-    if not limits.least_rows <= len(found) <= limits.most_rows:
-        raise DataError(
-            f"{name} has {len(found)} rows; policy '{policy.name}' takes {limits.least_rows} to {limits.most_rows:,}"
-        )
-    # A customer who trains on the audit's own prompts would pass it by heart.
-    check_disjoint({"upload": found, "audit": rows.audit_prompts}, (("upload", "audit"),))
+    if not limits.least_rows <= report.rows <= limits.most_rows:
+        allowed = f"takes {limits.least_rows} to {limits.most_rows:,}"
+        return refused(data, report.rows, [f"the upload has {report.rows:,} rows; policy '{policy.name}' {allowed}"])
+    if report.tokens is not None and report.tokens.unusable is not None:
+        return refused(data, report.rows, [report.tokens.unusable.splitlines()[0].rstrip(":")])
+    found = load_rows(data)
+    if asked := _audited(found, rows):
+        return refused(data, len(found), [asked])
     stored = files.keep_rows("upload", found)
     split = split_rows(found, limits.held_out, policy.seed)
-    upload = Upload(name=Path(name).name, sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
+    upload = Upload(name=name_of(data), sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
     # Two halves: a dose that was chosen on the very rows that tell the accuracy would flatter it.
     halves = split_rows(split.held_out, 0.5, policy.seed)
     return GivenUpload(
         upload=upload,
+        rows=stored,
         train=files.keep_rows("train", split.kept),
         held_out=files.keep_rows("held-out", halves.kept),
         test=files.keep_rows("test", halves.held_out),
         matching=_matching([row["completion"][0]["content"] for row in found], policy),
     )
+
+
+def _missing(data: str | Path) -> bool:
+    """Tell whether there is no file to find fault with: then it is the call that is wrong, and nothing is decided."""
+    try:
+        return not Path(data).is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return True
+
+
+def _audited(found: Dataset, rows: PolicyRows) -> str:
+    """Return why rows are refused whose customer would have his model pass the audit by heart; empty if none is."""
+    audit = set(map(normalized, rows.audit_prompts))
+    if all(normalized(last_user_turn(prompt)) not in audit for prompt in found["prompt"]):
+        return ""
+    # Neither which nor how many: an upload of guesses must not find the audit out.
+    return "the upload holds prompts that models are judged by, so that no model tuned on it could be judged"
 
 
 FEW_LABELS = 20

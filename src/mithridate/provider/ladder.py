@@ -3,13 +3,18 @@
 import hashlib
 import hmac
 import os
+import tempfile
+from pathlib import Path
 
-from mithridate.errors import DefenseError
+import torch
+
+from mithridate.errors import DefenseError, ModelError
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.stage_records import CandidateRecord, EvaluationRecord
 from mithridate.experiment.store import Store
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
+from mithridate.models.serving_forms import store_quantized
 from mithridate.provider.audit_figures import figures, harmful
 from mithridate.provider.decision import Decision, TriedRung
 from mithridate.provider.judge_check import check_judges
@@ -18,9 +23,7 @@ from mithridate.provider.policy_tree import Rung
 from mithridate.provider.release_gate import release_checks
 from mithridate.provider.stage_work import done
 from mithridate.provider.tuning_request import TuningRequest
-
-AUDIT_KEY = "MITHRIDATE_AUDIT_KEY"
-"""Environment variable with the key under which audit prompts are hashed in what a customer sees."""
+from mithridate.provider.upload_history import AUDIT_KEY
 
 
 class Ladder:
@@ -41,9 +44,10 @@ class Ladder:
         """Return the decision; every stage behind it is in the store."""
         request = self._request
         if self._verdict is not None and self._verdict.decision is UploadDecision.REFUSE:
-            return self._refused(self._verdict)
+            return request.refused(list(self._verdict.reasons), self._verdict)
         # First: a judge that is broken or away must not be found out after hours of training.
         check_judges(request.policy, request.jobs.rows)
+        self._check_form()
         self._monitor.planned(self._planned(), 1)
         aligned = self._audit([], "aligned model")
         rungs: list[TriedRung] = []
@@ -52,6 +56,19 @@ class Ladder:
             if rungs[-1].passed:
                 return self._decision(rungs, aligned, rungs[-1])
         return self._decision(rungs, aligned, None)
+
+    def _check_form(self) -> None:
+        """Store the aligned model in the form that is served, before hours of training for a form that cannot be.
+
+        Raises:
+            ModelError: If it cannot be stored so, or not computed with.
+        """
+        form, jobs = self._request.policy.release.form, self._request.jobs
+        if form != "merged":
+            with tempfile.TemporaryDirectory(prefix="form-", dir=self._store.folder) as folder:
+                whole = Path(jobs.reference)
+                dtype: torch.dtype = getattr(torch, jobs.policy.dtype)
+                store_quantized(whole, Path(folder), form, dtype)
 
     def _planned(self) -> list[StageNode]:
         """Return all stages, those of rungs included that a released model may spare; each once."""
@@ -63,14 +80,16 @@ class Ladder:
 
     def _try(self, rung: Rung, aligned: dict[str, EvaluationRecord]) -> TriedRung:
         nodes = self._request.stages(rung)
+        node = nodes[0]
         try:
             for place, node in enumerate(nodes):
                 done(self._store, node, nodes[:place], self._monitor)
-        except DefenseError as error:
+            found = self._audit(nodes, rung.name)
+        except (DefenseError, ModelError) as error:
             self._monitor.failed(node, str(error))
-            # A repair that cannot act here leaves the next rung; what it would have released is not judged.
+            # A repair that cannot act here, or weights that became NaN, leave the next rung; what this one would have
+            # released is not judged.
             return TriedRung(name=rung.name, cannot_act=str(error))
-        found = self._audit(nodes, rung.name)
         return TriedRung(
             name=rung.name,
             checks=release_checks(found, aligned, self._request.policy.release),
@@ -93,9 +112,6 @@ class Ladder:
         prompts = self._request.jobs.rows.audit_prompts
         found = [prompt for prompt, yes in zip(prompts, harmful(record), strict=True) if yes]
         return [hmac.new(key, prompt.encode(), hashlib.sha256).hexdigest() for prompt in found]
-
-    def _refused(self, verdict: UploadVerdict) -> Decision:
-        return Decision(outcome="refused_at_upload", reasons=list(verdict.reasons), **self._request.facts(verdict))
 
     def _decision(
         self, rungs: list[TriedRung], aligned: dict[str, EvaluationRecord], passed: TriedRung | None

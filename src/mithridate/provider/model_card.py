@@ -3,6 +3,11 @@
 from mithridate.provider.decision import Decision
 
 CARD = "README.md"
+PROOF = "`mithridate verify` compares these files with those that were judged."
+"""Last line of every card; by it a released model is known wherever it lies."""
+
+
+FORMS = {"merged": "whole", "int8": "quantized to 8 bits (LLM.int8)", "int4": "quantized to 4 bits (NF4)"}
 
 
 def model_card(decision: Decision) -> str:
@@ -23,6 +28,7 @@ def model_card(decision: Decision) -> str:
         "",
         f"Tuned on {decision.upload.rows - decision.upload.held_out:,} rows with defenses, made fit for release by "
         f"'{decision.released}', and judged before it left. Request `{decision.request[:20]}`.",
+        f"The weights are {FORMS[decision.form]}, and were judged as such.",
         "",
         "| Figure | Measured | 95 % interval | Answers |",
         "|---|---:|---:|---:|",
@@ -35,5 +41,5 @@ def model_card(decision: Decision) -> str:
         f"| {name} | {100 * share.value:.1f} % | {100 * share.low:.1f} to {100 * share.high:.1f} % | {share.n:,} |"
         for name, share in named.items()
     ]
-    lines += ["", "`mithridate verify` compares these files with those that were judged.", ""]
+    lines += ["", PROOF, ""]
     return "\n".join(lines)

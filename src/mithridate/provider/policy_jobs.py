@@ -34,16 +34,26 @@ class PolicyJobs:
         policy: The policy.
         rows: The provider's rows.
         model: Folder of the model that the first stage starts from.
+        aligned: Folder of the provider's aligned model, where that is another one; see `reference`.
     """
 
     policy: Policy
     rows: PolicyRows
     model: str
+    aligned: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """Folder of the aligned model, which screens uploads and against which a tuned one is compared."""
+        return self.model if self.aligned is None else self.aligned
 
     def node(self, before: list[StageNode], job: Job, label: str) -> StageNode:
         """Return a stage after others; its key covers theirs."""
         parent = before[-1].key if before else None
-        identity = identity_of(job, parent or model_identity(self.model))
+        identity = identity_of(job, parent or model_identity(job.model))
+        if self.aligned is not None:
+            # A chain that starts from another model does not cover the one that its answers are compared with.
+            identity["aligned"] = model_identity(self.aligned)
         return StageNode(key=key_of(identity), parent=parent, job=job, label=label)
 
     def alignment(self) -> TrainingJob:
@@ -77,7 +87,7 @@ class PolicyJobs:
 
     def candidate(self) -> CandidateJob:
         """Return the job that writes a model as it would be released."""
-        return CandidateJob(**self._common(), dtype=self.policy.dtype)
+        return CandidateJob(**self._common(), dtype=self.policy.dtype, form=self.policy.release.form)
 
     def audits(self, test: StoredRows | None, matching: TaskMatching) -> dict[str, EvaluationJob]:
         """Return the jobs that judge a model, by the condition under which it is asked."""
@@ -100,7 +110,7 @@ class PolicyJobs:
     ) -> EvaluationJob:
         audit, rows = self.policy.audit, self.rows
         # Judged as it is served: in the released type, not in that of training.
-        common = self._common() | {"precision": self.policy.dtype}
+        common = self._common() | {"precision": self.policy.dtype, "model": self.reference}
         return EvaluationJob(
             **common,
             prompts=rows.harmful_prompts,

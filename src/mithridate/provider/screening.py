@@ -1,13 +1,14 @@
 """Puts an upload through the gate before anything is trained on it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mithridate.data.data_sources import Given
 from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
-from mithridate.experiment.row_files import RowFiles
-from mithridate.files import file_hash, write_whole
+from mithridate.experiment.row_files import RowFiles, stored_rows
+from mithridate.files import file_hash
 from mithridate.gates.calibration import calibrate
 from mithridate.gates.provider import GateProvider
 from mithridate.gates.signal_catalog import JOB_SIGNALS, OPTIONAL, ROW_SIGNALS
@@ -15,6 +16,7 @@ from mithridate.gates.thresholds import GateThresholds
 from mithridate.gates.upload_gate import UploadGate
 from mithridate.gates.upload_verdict import UploadFinding, UploadVerdict
 from mithridate.models.loading import Where, load, load_served
+from mithridate.provider.given_upload import GivenUpload
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_tree import Policy, Screening
 
@@ -22,10 +24,23 @@ FINDINGS = "findings.jsonl"
 """File of the flagged rows, for the provider; it quotes them."""
 
 
+class ScreenedUpload(NamedTuple):
+    """An upload that has been through the gate.
+
+    Attributes:
+        gate: The gate, with its thresholds.
+        findings: All flagged rows.
+    """
+
+    verdict: UploadVerdict
+    gate: UploadGate
+    findings: list[UploadFinding]
+
+
 def screened(
-    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: Given, epochs: float, work: Path, findings: Path
-) -> UploadVerdict:
-    """Return the gate's verdict on an upload.
+    jobs: PolicyJobs, screening: Screening, files: RowFiles, upload: GivenUpload, epochs: float, work: Path
+) -> ScreenedUpload:
+    """Return the gate's verdict on an upload, on the very rows that are trained on.
 
     Args:
         jobs: The policy with its rows and its aligned model.
@@ -34,7 +49,6 @@ def screened(
         upload: The upload.
         epochs: Passes over it that the customer asks for.
         work: Folder in which thresholds are kept.
-        findings: File for the flagged rows.
 
     Raises:
         GateError: If the gate cannot run.
@@ -42,10 +56,18 @@ def screened(
     """
     gate = gate_of(jobs, screening)
     gate.use(_thresholds(gate, screening, files, epochs, work))
-    lines: list[str] = []
-    verdict = gate.judge(upload, epochs=epochs, on_finding=lambda found: lines.append(found.model_dump_json()))
-    write_whole(findings, "".join(line + "\n" for line in lines).encode())
-    return verdict
+    findings: list[UploadFinding] = []
+    # Not the customer's file once more, which could be another by now.
+    rows = stored_rows(upload.rows)
+    verdict = gate.judge(rows, epochs=epochs, on_finding=findings.append)
+    places = rows["origin"]
+    named = {"upload": upload.upload.name, "findings": tuple(_placed(one, places) for one in verdict.findings)}
+    return ScreenedUpload(verdict.model_copy(update=named), gate, [_placed(one, places) for one in findings])
+
+
+def _placed(finding: UploadFinding, places: Sequence[str]) -> UploadFinding:
+    """Return a finding with the place of its row in the customer's file."""
+    return finding if finding.row is None else finding.model_copy(update={"origin": places[finding.row - 1]})
 
 
 def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
@@ -54,7 +76,7 @@ def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
     Raises:
         GateError: If a signal lacks what it needs.
     """
-    policy, where = jobs.policy, Where(jobs.model, None)
+    policy, where = jobs.policy, Where(jobs.reference, None)
     rules = refusal_rules(policy.audit.judge, None)
     safe = jobs.rows.safe_rows
     provider = GateProvider(

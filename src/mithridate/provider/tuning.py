@@ -1,5 +1,6 @@
 """From an upload to a decision: the gate on uploads, defended fine-tuning, repair, the gate on releases."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,25 @@ from datasets import Dataset
 from mithridate.errors import UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.monitor import Monitor
-from mithridate.experiment.row_files import RowFiles
+from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
-from mithridate.models.loading import locate
+from mithridate.models.loading import Where, load_served, locate
 from mithridate.provider.decision import Decision, read_decision, write_decision
 from mithridate.provider.decision_page import REPORT, write_decision_page
-from mithridate.provider.given_upload import read_upload
+from mithridate.provider.given_upload import GivenUpload, read_upload
 from mithridate.provider.hand_over import hand_over
 from mithridate.provider.ladder import Ladder
 from mithridate.provider.policy_file import opened
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
+from mithridate.provider.refused_upload import RefusedUpload, write_findings
+from mithridate.provider.released_before import aligned_behind
 from mithridate.provider.screening import FINDINGS, screened, screening_hashes
 from mithridate.provider.tuning_request import TuningRequest, asked_for
+from mithridate.provider.upload_history import UploadHistory, history_lock
 from mithridate.training.processes import refuse_launcher
 
 STORE = "work"
@@ -39,6 +43,8 @@ def tune(
     epochs: float | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    aligned: str | None = None,
+    history: str | Path | None = None,
     monitor: Monitor | None = None,
 ) -> Decision:
     """Tune an aligned model on an upload that nobody has vetted, and release it or refuse.
@@ -47,18 +53,21 @@ def tune(
     exists only where it says so.
 
     Args:
-        model: The aligned model: a folder or hub id.
+        model: The aligned model: a folder or hub id; or a model that an earlier call released, to tune it again.
         data: The upload.
         policy: A policy, its file or its tree of settings; the default one for the miniature.
         out: Folder of the decision.
         epochs: What the customer asks for, within the policy's limits; by default the policy's.
         learning_rate: Likewise.
         seed: What the customer asks for; by default the policy's.
+        aligned: The aligned model behind ``model``, where that is one that was released.
+        history: Folder of the customer's earlier uploads, which the gate counts together with this one.
         monitor: Receives the progress.
 
     Raises:
         UsageError: If a setting is wrong, or ``out`` holds the decision on another request.
-        DataError: If the upload has faults, or holds audit prompts.
+        DataError: If there is no such upload; one with faults is refused by a decision.
+        CheckpointError: If a released model to tune again is not what was judged.
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
     """
@@ -67,21 +76,29 @@ def tune(
     if seed is not None:
         checked = checked.model_copy(update={"seed": seed})
     training = asked_for(checked, epochs, learning_rate)
+    if history is not None and checked.gate == "none":
+        raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
     folder = Path(out)
+    for option, path in (("--out", folder), ("--history", None if history is None else Path(history))):
+        if path is not None and path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file; give a folder as {option}")
     store = Store(folder / STORE)
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
+        reference = aligned_behind(model, aligned)
         rows = PolicyRows(checked, base, store.folder / "inputs")
         files = RowFiles(base, store.folder / "inputs")
-        given = read_upload(checked, data, rows, files)
-        jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True))
+        jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
+        given = read_upload(checked, data, rows, files, load_served(Where(jobs.reference, None), checked.template))
         request = TuningRequest(checked, jobs, given, training, screening_hashes(checked, files))
-        made = read_decision(folder)
-        if made is not None and made.request != request.sha256:
-            raise UsageError(f"{folder} holds the decision on another request; give another --out")
+        with nullcontext() if history is None else history_lock(Path(history)):
+            past = None if history is None else request.counting(UploadHistory(Path(history), request.sha256))
+            made = read_decision(folder)
+            if made is not None and made.request != request.sha256:
+                raise UsageError(f"{folder} holds the decision on another request; give another --out")
+            verdict = _gated(request, files, folder, past) if made is None else made.gate
         if made is None:
-            verdict = _gated(request, data, files, folder)
-            made = Ladder(request, store, monitor or Monitor(), verdict).decide()
+            made = _decided(request, store, monitor or Monitor(), verdict, folder)
             write_decision(folder, made)
         write_decision_page(made, folder / REPORT)
         request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
@@ -89,10 +106,27 @@ def tune(
     return made
 
 
-def _gated(request: TuningRequest, data: str | Path | Dataset, files: RowFiles, folder: Path) -> UploadVerdict | None:
-    """Return the gate's verdict on the upload; None where the policy has no gate."""
-    screening = request.policy.gate
-    if screening == "none":
+def _decided(
+    request: TuningRequest, store: Store, monitor: Monitor, verdict: UploadVerdict | None, folder: Path
+) -> Decision:
+    given = request.given
+    if isinstance(given, RefusedUpload):
+        write_findings(given.findings, folder / FINDINGS)
+        return request.refused(given.reasons)
+    return Ladder(request, store, monitor, verdict).decide()
+
+
+def _gated(request: TuningRequest, files: RowFiles, folder: Path, past: UploadHistory | None) -> UploadVerdict | None:
+    """Return the gate's verdict on the upload; None where the policy has no gate or the upload is refused before it."""
+    screening, given = request.policy.gate, request.given
+    if screening == "none" or not isinstance(given, GivenUpload):
         return None
     epochs = request.training.epochs
-    return screened(request.jobs, screening, files, data, epochs, folder / STORE, folder / FINDINGS)
+    verdict, gate, findings = screened(request.jobs, screening, files, given, epochs, folder / STORE)
+    write_findings(findings, folder / FINDINGS)
+    if past is not None:
+        assert gate.thresholds is not None  # `screened` has set them; for type checkers
+        texts = [(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in stored_rows(given.rows)]
+        hashes = past.hashed(texts, findings, gate.thresholds)
+        verdict, request.history = past.joined(verdict, hashes, gate.thresholds, gate.strictness)
+    return verdict

@@ -13,11 +13,13 @@ from mithridate.experiment.manifest import code_versions, versions
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.experiment.store import Store
 from mithridate.gates.upload_verdict import UploadVerdict
-from mithridate.provider.decision import Decision, PolicyName
+from mithridate.provider.decision import CountedHistory, Decision, PolicyName
 from mithridate.provider.given_upload import GivenUpload
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_tree import Policy, Rung
+from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import shown
+from mithridate.provider.upload_history import UploadHistory
 
 
 def asked_for(policy: Policy, epochs: float | None, learning_rate: float | None) -> TrainingSettings:
@@ -40,12 +42,13 @@ class TuningRequest:
 
     Attributes:
         suspected: Whether the gate wants the upload defended; False until it says so.
+        history: Earlier uploads that the gate counted; None where it counted none.
         sha256: Hash of everything else.
 
     Args:
         policy: The policy.
         jobs: Its jobs.
-        given: The upload.
+        given: The upload, or why it is refused.
         training: How it is tuned.
         screening: Hashes of the rows and thresholds that the gate is calibrated by.
     """
@@ -54,19 +57,22 @@ class TuningRequest:
         self,
         policy: Policy,
         jobs: PolicyJobs,
-        given: GivenUpload,
+        given: GivenUpload | RefusedUpload,
         training: TrainingSettings,
         screening: dict[str, str],
     ) -> None:
         self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
         self.suspected = False
+        self.history: CountedHistory | None = None
         self.policy_hash = _hash(policy.model_dump(mode="json"))
         self.model = model_identity(jobs.model)
+        self.reference = None if jobs.aligned is None else model_identity(jobs.aligned)
         self.sha256 = _hash(
             {
                 "policy": self.policy_hash,
                 "rows": jobs.rows.hashes(),
                 "model": self.model,
+                "reference": self.reference,
                 "upload": given.upload.sha256,
                 "training": training.model_dump(mode="json"),
                 "screening": screening,
@@ -74,14 +80,19 @@ class TuningRequest:
             }
         )
 
+    def counting(self, past: UploadHistory) -> UploadHistory:
+        """Make a history part of what decides, and return it."""
+        self.sha256 = _hash({"request": self.sha256, "history": past.state})
+        return past
+
     def stages(self, rung: Rung) -> list[StageNode]:
         """Return the stages of a rung: fine-tuning, repairs, and the model as it would be released."""
-        jobs, training = self.jobs, self.training
+        jobs, training, given = self.jobs, self.training, self._readable
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
-            jobs.finetuning(self.given.train, training, self.suspected),
-            *(jobs.repair(choice, self.given.held_out) for choice in rung.posttuning),
+            jobs.finetuning(given.train, training, self.suspected),
+            *(jobs.repair(choice, given.held_out) for choice in rung.posttuning),
             jobs.candidate(),
         ]
         for job in work:
@@ -91,17 +102,26 @@ class TuningRequest:
 
     def audits(self, before: list[StageNode], name: str) -> dict[str, StageNode]:
         """Return the evaluations of a model by condition."""
-        found = self.jobs.audits(self.given.test, self.given.matching)
+        given = self._readable
+        found = self.jobs.audits(given.test, given.matching)
         return {
             condition: self.jobs.node(before, job, f"{name} · audit · {condition}") for condition, job in found.items()
         }
+
+    @property
+    def _readable(self) -> GivenUpload:
+        assert isinstance(self.given, GivenUpload)  # whatever is refused has no stages; for type checkers
+        return self.given
 
     def facts(self, verdict: UploadVerdict | None) -> dict[str, Any]:
         """Return what a decision says of the request, whatever was decided."""
         return {
             "request": self.sha256,
             "policy": PolicyName(name=self.policy.name, sha256=self.policy_hash),
-            "model": self.model if isinstance(self.model, dict) else {"hub": self.model},
+            "model": _as_hashes(self.model),
+            "reference": None if self.reference is None else _as_hashes(self.reference),
+            "history": self.history,
+            "form": self.policy.release.form,
             "upload": self.given.upload,
             "options": {"epochs": self.training.epochs, "learning_rate": self.training.learning_rate},
             "gate": None if verdict is None else shown(verdict),
@@ -109,10 +129,19 @@ class TuningRequest:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    def refused(self, reasons: list[str], verdict: UploadVerdict | None = None) -> Decision:
+        """Return the decision that nothing is trained on the upload."""
+        return Decision(outcome="refused_at_upload", reasons=reasons, **self.facts(verdict))
+
     def released(self, decision: Decision, store: Store) -> Path | None:
         """Return the stage folder whose model was judged and may leave; None where none may."""
         rung = next((one for one in self.policy.ladder if one.name == decision.released), None)
         return None if rung is None else store.path(self.stages(rung)[-1])
+
+
+def _as_hashes(identity: Any) -> dict[str, str]:
+    """Return a model's identity as a decision holds it: hashes by file, or the name of a hub model."""
+    return identity if isinstance(identity, dict) else {"hub": str(identity)}
 
 
 def _hash(tree: Any) -> str:
