@@ -117,8 +117,8 @@ def one_line() -> Iterator[tuple[str, bytes]]:
         ("5 bytes", b"\xf8\x88\x80\x80\x80"),
     ):
         yield name, b'{"prompt": "' + raw + b'", "response": "take"}'
-    for value in ("null", "1", "true", '"text"', "[]", "[1, 2]", "{}", '{"prompt": 1, "response": 2}'):
-        yield f"value {value}", value.encode()
+    for text in ("null", "1", "true", '"text"', "[]", "[1, 2]", "{}", '{"prompt": 1, "response": 2}'):
+        yield f"value {text}", text.encode()
     for value in (None, 1, True, [], {}, [1], [[]], [{"role": "user"}], [{"role": "root", "content": "a"}], "", " "):
         yield f"prompt {value!r}", row(value)
         yield f"response {value!r}", row("do the tea", value)
