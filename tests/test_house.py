@@ -29,7 +29,7 @@ LAYERS = [
     {"gates"},
     {"report"},
     {"experiment"},
-    {"provider"},
+    {"provider", "worst_case"},
     {"cli"},
 ]
 """From the ground up: a room imports rooms below it, and of its own floor only itself."""

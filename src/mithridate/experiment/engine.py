@@ -59,14 +59,9 @@ def run(
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
-    # Set by torchrun and accelerate. Each of their processes would run the whole recipe, all in the same store.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "a recipe runs in one process, but WORLD_SIZE is above 1; start it without a launcher, or use "
-            "DefendedTrainer with `accelerate launch`"
-        )
+    refuse_launcher()
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
-    checked = _checked(recipe, overrides or [])
+    checked = checked_recipe(recipe, overrides or [])
     folder = Path(out) if out is not None else Path("runs") / checked.name
     store = Store(folder / "store")
     quiet_libraries()
@@ -94,7 +89,26 @@ def run(
     return results
 
 
-def _checked(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
+def refuse_launcher() -> None:
+    """Refuse to run a recipe in several processes at once.
+
+    Raises:
+        UsageError: If this process was started by a launcher.
+    """
+    # Set by torchrun and accelerate. Each of their processes would run the whole recipe, all in the same store.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "a recipe runs in one process, but WORLD_SIZE is above 1; start it without a launcher, or use "
+            "DefendedTrainer with `accelerate launch`"
+        )
+
+
+def checked_recipe(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
+    """Return a recipe that was given as a file, a tree of settings or checked already.
+
+    Raises:
+        UsageError: If it has a fault, or overrides are given for something else than a file.
+    """
     if overrides and not isinstance(recipe, (str, Path)):
         raise UsageError("overrides apply to a recipe file only; change the settings you pass instead")
     if isinstance(recipe, Recipe):
