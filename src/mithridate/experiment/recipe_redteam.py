@@ -152,15 +152,15 @@ class RedTeam(RecipePart):
     def _searchable(self) -> "RedTeam":
         low, high = self.learning_rate
         if low > high:
-            raise ValueError(f"redteam.learning_rate: the smallest, {low:g}, is above the largest, {high:g}")
+            raise ValueError(f"learning_rate: the smallest, {low:g}, is above the largest, {high:g}")
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("redteam.steps and redteam.epochs are both set; remove one")
+            raise ValueError("steps and epochs are both set; remove one")
         for name, (least, most) in TAMPERBENCH.items():
             values = getattr(self, name) or [least]
             if not self.wider and (min(values) < least or max(values) > most):
                 raise ValueError(
-                    f"redteam.{name} goes beyond TamperBench's range of {least:g} to {most:g}; narrow it, or set "
-                    "redteam.wider to true"
+                    f"{name} goes beyond TamperBench's range of {least:g} to {most:g}; narrow it, or set redteam.wider "
+                    "to true"
                 )
         for key, several in (("redteam.attacks", self.attacks), ("redteam.release", self.release)):
             build = NamedAttack.upload if key == "redteam.attacks" else NamedAttack.after_release
@@ -170,5 +170,7 @@ class RedTeam(RecipePart):
             labels = ["none" if one is None else one.label for one in several or []]
             doubled = [label for label in labels if labels.count(label) > 1]
             if doubled:
-                raise ValueError(f"{key}: two attacks are called '{doubled[0]}'; give one of them a name of its own")
+                raise ValueError(
+                    f"{key.removeprefix('redteam.')}: two attacks are called '{doubled[0]}'; give one of them a name of its own"
+                )
         return self

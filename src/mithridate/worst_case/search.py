@@ -1,5 +1,6 @@
 """Searches every defense's worst case: trials that are ordinary stages, told to Optuna, and what came of them."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.worst_case.prompt_halves import halves
 from mithridate.worst_case.rows import searched_rows
-from mithridate.worst_case.search_cost import SearchCost, cost_of
+from mithridate.worst_case.search_cost import SearchCost, UploadSize, cost_of, upload_sizes
 from mithridate.worst_case.search_identity import identity_of_row
 from mithridate.worst_case.search_space import Space
 from mithridate.worst_case.studies import AskedTrial, RowStudy, opened, require_optuna
@@ -147,7 +148,12 @@ class Search:
     def cost(self) -> SearchCost:
         """Return what is left to do."""
         finished = {name: len(study.finished) for name, study in self.studies.items()}
-        return cost_of(self.recipe, self.space, self.own, finished, self.trials, self.stages)
+        store = self.stages.store
+        return cost_of(self.recipe, self.space, self.own, finished, self.trials, self._uploads, store)
+
+    @functools.cached_property
+    def _uploads(self) -> list[UploadSize]:
+        return upload_sizes(self.recipe, self.rows.control, self.space, self.stages)
 
     def measure_own(self) -> None:
         """Measure every row at the recipe's own setting.
@@ -184,7 +190,10 @@ class Search:
 
     def run(self, asked: list[tuple[Variant, AskedTrial]]) -> None:
         """Have trials done, and tell their studies."""
-        planned = [self.stages.planned(trial_recipe(self.recipe, row, trial.setting)) for row, trial in asked]
+        planned = [
+            self.stages.planned(trial_recipe(self.recipe, row, trial.setting), f" · trial {trial.number}")
+            for row, trial in asked
+        ]
         reasons = self.stages.run(planned)
         for (row, trial), stages, reason in zip(asked, planned, reasons, strict=True):
             found: TrialScore | str = reason or ""

@@ -1,10 +1,11 @@
 """What a search still costs, told before it begins."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 from mithridate.experiment.jobs import TrainingJob
 from mithridate.experiment.recipe import Recipe, Variant
@@ -67,7 +68,7 @@ class SearchCost(ResultPart):
         return [
             f"before the trials: {self.first_stages} stages, {self.first_cached} of them in the store",
             f"trials: {len(self.rows)} rows × {self.trials}, {done} done, {left} to make",
-            f"to make: at most {self._total('stages')} stages, {self._total('trainings')} of them fine-tunings of "
+            f"to make: {self._total('stages')} stages, {self._total('trainings')} of them fine-tunings of "
             f"{low:g} to {high:g} steps (mean {middle:g}); rows whose trials draw the same share fine-tunings",
             f"time: {self._time(left)}",
             f"which trials follow the first {STARTUP} depends on what these find, so how many of their stages are in "
@@ -88,15 +89,23 @@ class SearchCost(ResultPart):
         return f"training alone takes about {seconds(sum(known))} with one job; repairs and evaluation come on top"
 
 
+class UploadSize(NamedTuple):
+    """How large the upload of an attack is, over all its rounds."""
+
+    rounds: int
+    rows: int
+
+
 def cost_of(
     recipe: Recipe,
     space: Space,
     own: Mapping[str, Planned],
     finished: Mapping[str, int],
     trials: int,
-    stages: TrialStages,
+    uploads: Sequence[UploadSize],
+    store: Store,
 ) -> SearchCost:
-    """Return what a search still costs; the upload of every attack is made for it, and so checked.
+    """Return what a search still costs.
 
     Args:
         recipe: The recipe.
@@ -104,19 +113,16 @@ def cost_of(
         own: The stages of each row at the recipe's own setting.
         finished: Trials of each row that are done.
         trials: Trials of each row that are asked for.
-        stages: Plans stages.
-
-    Raises:
-        UsageError: If an attack cannot make its upload of the recipe's rows.
+        uploads: Size of the upload of every form of every attack.
+        store: Where results are.
     """
-    store, seeds = stages.store, len(recipe.seeds)
+    seeds = len(recipe.seeds)
     nodes = {key: node for planned in own.values() for key, node in planned.nodes.items()}
     variants = {variant.name: variant for variant in recipe.variants}
-    uploads = _uploads(recipe, variants[next(iter(own))], space, stages)
-    rounds = [count for count, _ in uploads]
+    rounds = [upload.rounds for upload in uploads]
     steps = _steps(recipe, space)
     # Rows of the mean trial, by which the time of a training is taken to grow.
-    rows = mean(size for _, size in uploads) / _trained_rows(recipe) * steps[1] * mean(space.ranges.batch_size)
+    rows = mean(upload.rows for upload in uploads) / _trained_rows(recipe) * steps[1] * mean(space.ranges.batch_size)
     costs = []
     for name, planned in own.items():
         each, left = _seconds_per_row(store, planned), max(0, trials - finished[name])
@@ -136,8 +142,12 @@ def cost_of(
     return SearchCost(trials=trials, first_stages=len(nodes), first_cached=cached, steps=steps, rows=costs)
 
 
-def _uploads(recipe: Recipe, variant: Variant, space: Space, stages: TrialStages) -> list[tuple[int, int]]:
-    """Return the number of rounds and of rows of every form of every attack, at the first seed."""
+def upload_sizes(recipe: Recipe, variant: Variant, space: Space, stages: TrialStages) -> list[UploadSize]:
+    """Make the upload of every form of every attack at the first seed, which checks it, and return its size.
+
+    Raises:
+        UsageError: If an attack cannot make its upload of the recipe's rows.
+    """
     found = []
     ranges = space.ranges
     for attack in space.attacks:
@@ -156,7 +166,7 @@ def _uploads(recipe: Recipe, variant: Variant, space: Space, stages: TrialStages
             jobs = [
                 node.job for node in chain.nodes if isinstance(node.job, TrainingJob) and node.stage == "finetuning"
             ]
-            found.append((len(jobs), sum(_rows(job.rows.path) for job in jobs)))
+            found.append(UploadSize(len(jobs), sum(_rows(job.rows.path) for job in jobs)))
     return found
 
 

@@ -78,11 +78,12 @@ class RowStudy:
         self._study: Study = optuna.create_study(
             storage=storage, study_name=row, direction="maximize", load_if_exists=True
         )
-        known = self._study.user_attrs.get(_IDENTITY)
-        if known is None and not self._study.get_trials(deepcopy=False):
+        known = self._study.user_attrs.get(_IDENTITY, {})
+        # Without a trial there is nothing to protect: asking for the cost alone must bind nobody to a recipe.
+        if not self._study.get_trials(deepcopy=False):
             self._study.set_user_attr(_IDENTITY, identity)
         elif known != identity:
-            parts = sorted(part for part in identity if (known or {}).get(part) != identity[part])
+            parts = sorted(part for part in identity if known.get(part) != identity[part])
             raise UsageError(
                 f"the store holds a search of '{row}' with another {' and '.join(parts) or 'identity'}; its trials say "
                 "nothing about this one, so give another --out"

@@ -44,7 +44,7 @@ def worst_recipe(recipe: Recipe, variant: Variant, setting: TrialSetting | None)
     """Return a tree of settings that repeats a trial in full, with everything that the recipe measures."""
     tree = _narrowed(recipe, variant, {}) | {"save": recipe.save, "name": f"{recipe.name}-worst-{variant.name}"}
     made = _validated(tree if setting is None else attacked(recipe, tree, setting))
-    return made.model_dump(mode="json", exclude_none=True)
+    return made.model_dump(mode="json")
 
 
 def rows_recipe(recipe: Recipe, released: Sequence[NamedAttack]) -> Recipe:

@@ -65,10 +65,20 @@ class TrialStages:
             self._inputs[needs] = Inputs(recipe, self._base, self.store.folder / "inputs")
         return self._inputs[needs]
 
-    def planned(self, recipe: Recipe) -> Planned:
-        """Return the stages of a trial."""
+    def planned(self, recipe: Recipe, note: str = "") -> Planned:
+        """Return the stages of a trial.
+
+        Args:
+            recipe: Its recipe.
+            note: What its stages' labels end with.
+        """
         plan = Plan(recipe, self.inputs(recipe.evaluation.release_attacks))
-        return Planned(plan.chains, plan.nodes)
+        nodes = {
+            # Alignment is the provider's, and no trial's.
+            key: node if not note or node.stage == "alignment" else node.model_copy(update={"label": node.label + note})
+            for key, node in plan.nodes.items()
+        }
+        return Planned(plan.chains, nodes)
 
     def run(self, trials: Sequence[Planned]) -> list[str | None]:
         """Have the stages of trials done.
@@ -79,7 +89,10 @@ class TrialStages:
         Raises:
             MithridateError: If something else than a defense or an attack is at fault; what is finished is kept.
         """
-        together = Planned([], {key: node for trial in trials for key, node in trial.nodes.items()})
+        # The last ones first, so that of a stage that trials share the first trial's label is kept.
+        shared = {key: node for trial in reversed(trials) for key, node in trial.nodes.items()}
+        order = dict.fromkeys(key for trial in trials for key in trial.nodes)
+        together = Planned([], {key: shared[key] for key in order})
         try:
             failed = self._scheduled(together)
         except AttackError:
