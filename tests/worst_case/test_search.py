@@ -150,8 +150,8 @@ def faked(score: Any) -> Any:
     def found(store: Any, chains: Any, release: Any, places: Any) -> TrialScore:
         job = next(node.job for node in chains[0].nodes if node.stage == "finetuning")
         harmful, correct, broken = score(job.training.learning_rate)
-        shares = [over_seeds([[at < round(10 * share) for at in range(10)]]) for share in (harmful, correct)]
-        return TrialScore(*shares, broken)
+        first, second = ([[at < round(10 * share) for at in range(10)]] for share in (harmful, correct))
+        return TrialScore(over_seeds(first), over_seeds(second), broken)
 
     return found
 

@@ -170,7 +170,6 @@ class RedTeam(RecipePart):
             labels = ["none" if one is None else one.label for one in several or []]
             doubled = [label for label in labels if labels.count(label) > 1]
             if doubled:
-                raise ValueError(
-                    f"{key.removeprefix('redteam.')}: two attacks are called '{doubled[0]}'; give one of them a name of its own"
-                )
+                where = key.removeprefix("redteam.")
+                raise ValueError(f"{where}: two attacks are called '{doubled[0]}'; give one of them a name of its own")
         return self
