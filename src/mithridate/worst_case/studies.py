@@ -35,7 +35,7 @@ def require_optuna() -> None:
         import optuna
     except ImportError as error:
         raise UsageError(
-            "a red-team search needs Optuna, which is not installed; install it with: pip install 'mithridate[redteam]'"
+            "a red-team search needs Optuna, which is not installed; install the extra redteam, or: pip install optuna"
         ) from error
     # Its lines about every trial would stand between ours.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -151,8 +151,7 @@ class RowStudy:
         """Give up the trials that an interrupted call was at; the next ones take their numbers and draw the same."""
         import optuna
 
-        running = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
-        for trial in self._study.get_trials(deepcopy=False, states=running):
+        for trial in self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
     @staticmethod
