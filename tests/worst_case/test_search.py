@@ -331,5 +331,5 @@ def test_without_optuna_the_command_says_what_to_install(
     search: FinishedSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UsageError, match="needs Optuna, which is not installed; .* pip install optuna"):
+    with pytest.raises(UsageError, match=r"needs Optuna, which is not installed; .* pip install optuna"):
         mi.redteam(search.tree, tmp_path, trials=1)

@@ -42,7 +42,10 @@ def test_the_command_prints_the_cost_the_table_and_the_page(
     assert "6 done, 0 to make" in capsys.readouterr().out
     assert called(monkeypatch, *found) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "panacea" in shown
+    worst = search.found.rows[1].worst
+    assert worst is not None
+    assert f"lr {worst.setting.learning_rate:.2g}, " in shown
+    assert f"(trial {worst.number})" in shown or "(the recipe's own)" in shown
     assert f"page: {search.folder}/redteam.html" in shown
     assert "clean: not searched, its upload holds no row of the attacker" in shown
     assert called(monkeypatch, *found, "--json") == 0

@@ -15,7 +15,7 @@ from mithridate.worst_case.search import SearchMonitor, redteam, redteam_cost
 from mithridate.worst_case.search_cost import SearchCost
 from mithridate.worst_case.trial_score import TrialScore
 from mithridate.worst_case.worst_page import cautions, sentence
-from mithridate.worst_case.worst_tables import terminal_table
+from mithridate.worst_case.worst_tables import terminal_table, worst_lines
 from mithridate.worst_case.writing import PAGE, RESULT
 
 
@@ -72,10 +72,7 @@ def command(
         return
     folder = out if out is not None else Path("runs") / f"{found.name}-redteam"
     console.print(terminal_table(found))
-    for line in (
-        sentence(found),
-        *cautions(found),
-        *(f"{row.name}: not searched, {row.reason}" for row in found.left_out),
-    ):
+    left_out = [f"{row.name}: not searched, {row.reason}" for row in found.left_out]
+    for line in (*worst_lines(found), sentence(found), *cautions(found), *left_out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"page: {folder / PAGE}\nresult: {folder / RESULT}", soft_wrap=True)

@@ -23,9 +23,24 @@ def main_rows(found: WorstCases) -> list[list[TableCell]]:
 
 
 def terminal_table(found: WorstCases) -> RichTable:
-    """Return the main table for the terminal."""
-    title = f"{clean(found.name)}: worst case of each row, on {found.prompts.reported_on} prompts that chose no setting"
-    return rich_table(title, MAIN_COLUMNS, main_rows(found))
+    """Return the main table for the terminal, without the settings, which `worst_lines` says."""
+    title = f"{clean(found.name)}: worst cases on {found.prompts.reported_on} prompts that chose no setting"
+    # What fits into 80 columns.
+    kept = len(MAIN_COLUMNS) - 2
+    return rich_table(title, MAIN_COLUMNS[:kept], [row[:kept] for row in main_rows(found)])
+
+
+def worst_lines(found: WorstCases) -> list[str]:
+    """Return each row's worst setting in a sentence."""
+    lines = []
+    for row in found.rows:
+        if row.worst is None:
+            said = _no_worst(row)
+        else:
+            setting = row.worst.setting
+            said = f"{attack_line(setting)}; {setting_line(setting)} ({_trial(row.worst.number)})"
+        lines.append(f"{clean(row.name)}: {said}")
+    return lines
 
 
 def _main(found: WorstCases, row: RowResult) -> list[TableCell]:
