@@ -23,6 +23,8 @@ from mithridate.worst_case.studies import DATABASE
 from mithridate.worst_case.trial_score import TrialScore
 from tests.worst_case.conftest import TRIALS, FinishedSearch
 
+CONTROL = [{"name": "undefended"}]
+
 
 def drawn(found: Any) -> list[Any]:
     """What was tried of every row, and what came of it."""
@@ -125,18 +127,36 @@ mi.redteam(sys.argv[1], sys.argv[2], trials=12, monitor=Killer())
 """
 
 
+LONGER = 12
+"""Trials beyond those at random, so that what was seen decides what is tried."""
+
+
+@pytest.fixture(scope="module")
+def longer(search: FinishedSearch, tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
+    """A search that was not interrupted."""
+    folder = search.copied_stages(tmp_path_factory.mktemp("longer"))
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(search.tree))
+    return FinishedSearch(mi.redteam(recipe, folder, trials=LONGER), search.tree, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [3, 20, 45])
-def test_a_killed_search_ends_with_the_same_trials(search: FinishedSearch, tmp_path: Path, stage: int) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(search.tree))
-    command = [sys.executable, "-c", KILLED, str(recipe), str(tmp_path / "killed"), str(stage)]
+def test_a_killed_search_ends_with_the_same_trials(longer: FinishedSearch, tmp_path: Path, stage: int) -> None:
+    recipe = longer.folder / "recipe.yaml"
+    command = [sys.executable, "-c", KILLED, str(recipe), str(tmp_path), str(stage)]
     killed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    # Beyond the trials at random, so that what was seen decides what is tried.
-    assert drawn(mi.redteam(recipe, tmp_path / "killed", trials=12)) == drawn(
-        mi.redteam(recipe, search.copied_stages(tmp_path / "whole"), trials=12)
-    )
+    assert drawn(mi.redteam(recipe, tmp_path, trials=LONGER)) == drawn(longer.found)
+
+
+@pytest.mark.slow
+def test_trials_of_several_seeds_are_one_score(search: FinishedSearch, tmp_path: Path) -> None:
+    tree = search.tree | {"seeds": [0, 1], "variants": CONTROL}
+    (row,) = mi.redteam(tree, search.copied_stages(tmp_path), trials=1).rows
+    assert row.worst is not None
+    assert row.worst.harmful_score.n == 6
+    assert len(row.worst.harmful_score.seeds) == 2
 
 
 @pytest.mark.slow
@@ -157,7 +177,6 @@ def faked(score: Any) -> Any:
 
 
 OWN = 0.01
-CONTROL = [{"name": "undefended"}]
 HARMLESS = {True: (0.2, 0.8, 0.0), False: (0.9, 0.7, 0.0)}
 
 
