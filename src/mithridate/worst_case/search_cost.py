@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mithridate.experiment.jobs import TrainingJob
 from mithridate.experiment.recipe import Recipe, Variant
-from mithridate.experiment.stage_records import TrainingRecord
+from mithridate.experiment.stage_records import RepairRecord, TrainingRecord
 from mithridate.experiment.store import Store
 from mithridate.report.scores import ResultPart
 from mithridate.report.text import seconds
@@ -30,7 +30,7 @@ class RowCost(ResultPart):
         trainings: Fine-tunings of one trial, fewest and most.
         stages: All stages of one trial, fewest and most.
         passes: Forward and backward passes of an optimizer step.
-        seconds: Training of all its trials, estimated; None as long as the row's fine-tuning was not timed.
+        seconds: Trainings and repairs of all its trials, estimated; None as long as the row's own were not timed.
     """
 
     name: str
@@ -85,8 +85,9 @@ class SearchCost(ResultPart):
         times = [row.seconds for row in self.rows if row.left]
         known = [time for time in times if time is not None]
         if len(known) < len(times):
-            return "known once every row was trained at the recipe's setting"
-        return f"training alone takes about {seconds(sum(known))} with one job; repairs and evaluation come on top"
+            return "known once every row was measured at the recipe's setting"
+        # Evaluations keep no record of their time.
+        return f"trainings and repairs take about {seconds(sum(known))} with one job; evaluation comes on top"
 
 
 class UploadSize(NamedTuple):
@@ -125,7 +126,7 @@ def cost_of(
     rows = mean(upload.rows for upload in uploads) / _trained_rows(recipe) * steps[1] * mean(space.ranges.batch_size)
     costs = []
     for name, planned in own.items():
-        each, left = _seconds_per_row(store, planned), max(0, trials - finished[name])
+        timed, left = _own_seconds(store, planned), max(0, trials - finished[name])
         after = len(variants[name].posttuning) + 1  # the repairs and the evaluation
         costs.append(
             RowCost(
@@ -135,7 +136,7 @@ def cost_of(
                 trainings=(seeds * min(rounds), seeds * max(rounds)),
                 stages=(seeds * (min(rounds) + after), seeds * (max(rounds) + after)),
                 passes=variants[name].finetuning.build("finetuning").passes,
-                seconds=None if each is None else left * seeds * rows * each,
+                seconds=None if timed is None else left * seeds * (rows * timed.row + timed.repairs),
             )
         )
     cached = sum(store.has(node) for node in nodes.values())
@@ -183,16 +184,25 @@ def _trained_rows(recipe: Recipe) -> int:
     return recipe.streams.user.size - recipe.streams.user.held_out
 
 
-def _seconds_per_row(store: Store, planned: Planned) -> float | None:
-    """Return what a row's own fine-tuning took per row of data; None where it was not done."""
-    taken = rows = 0.0
+class OwnSeconds(NamedTuple):
+    """What a row took at the recipe's own setting: fine-tuning by the row of data, all repairs of one seed."""
+
+    row: float
+    repairs: float
+
+
+def _own_seconds(store: Store, planned: Planned) -> OwnSeconds | None:
+    """Return what a row took; None where a stage of it was not done."""
+    tuned = rows = repaired = 0.0
     for node in planned.nodes.values():
+        if node.stage in ("finetuning", "posttuning") and not store.has(node):
+            return None
         if isinstance(node.job, TrainingJob) and node.stage == "finetuning":
-            if not store.has(node):
-                return None
-            taken += store.record(node, TrainingRecord).cost.seconds
+            tuned += store.record(node, TrainingRecord).cost.seconds
             rows += node.job.training.epochs * _rows(node.job.rows.path)
-    return taken / rows
+        elif node.stage == "posttuning":
+            repaired += store.record(node, RepairRecord).cost.seconds
+    return OwnSeconds(tuned / rows, repaired / len(planned.chains))
 
 
 # Uploads never change in place.
