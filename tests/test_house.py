@@ -29,7 +29,7 @@ LAYERS = [
     {"gates"},
     {"report"},
     {"experiment"},
-    {"provider"},
+    {"provider", "worst_case"},
     {"service"},
     {"cli"},
 ]

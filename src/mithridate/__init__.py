@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from mithridate.training.gradient import Gradient
     from mithridate.training.step import Step
     from mithridate.training.trainer import DefendedTrainer
+    from mithridate.worst_case.search import redteam
 
 __all__ = [
     "BDS",
@@ -119,6 +120,7 @@ __all__ = [
     "miniature",
     "mix",
     "over_refusal",
+    "redteam",
     "register",
     "repair_checkpoint",
     "run",
@@ -153,6 +155,7 @@ _MODULES = {
     "methods": "defenses.registry",
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
+    "redteam": "worst_case.search",
     "register": "defenses.registry",
     "repair_checkpoint": "experiment.checkpoint_repair",
     "run": "experiment.engine",

@@ -78,6 +78,26 @@ def run(
 
 
 @app.command()
+def redteam(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file; redteam: in it holds the ranges.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials of each row.")] = 40,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")] = False,
+    show_cost: Annotated[
+        bool, typer.Option("--show-cost", help="Print what the search would cost, and train nothing.")
+    ] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Search every defense's worst case over attacks and training settings, within a bounded loss of use."""
+    from mithridate.cli.redteam import command
+
+    _load(plugin)
+    command(recipe, set_ or [], out, trials, jobs, json, show_cost)
+
+
+@app.command()
 def methods(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugin: Plugins = None,
@@ -323,8 +343,9 @@ def main() -> None:
         print(f"mithridate: {said}", file=sys.stderr)
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
-        # Only `run` has a store.
-        again = "; finished stages are kept, run the same command again to resume" if sys.argv[1:2] == ["run"] else ""
+        # Only these have a store.
+        stored = sys.argv[1:2] in (["run"], ["redteam"])
+        again = "; finished stages are kept, run the same command again to resume" if stored else ""
         print(f"mithridate: stopped{again}", file=sys.stderr)
     sys.exit(code)
 

@@ -61,7 +61,7 @@ def run(
     start = time.monotonic()
     refuse_launcher("a recipe runs", "or use DefendedTrainer with `accelerate launch`")
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
-    checked = _checked(recipe, overrides or [])
+    checked = checked_recipe(recipe, overrides or [])
     folder = Path(out) if out is not None else Path("runs") / checked.name
     store = Store(folder / "store")
     quiet_libraries()
@@ -89,7 +89,12 @@ def run(
     return results
 
 
-def _checked(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
+def checked_recipe(recipe: str | Path | dict[str, Any] | Recipe, overrides: list[str]) -> Recipe:
+    """Return a recipe that was given as a file, a tree of settings or checked already.
+
+    Raises:
+        UsageError: If it has a fault, or overrides are given for something else than a file.
+    """
     if overrides and not isinstance(recipe, (str, Path)):
         raise UsageError("overrides apply to a recipe file only; change the settings you pass instead")
     if isinstance(recipe, Recipe):

@@ -107,8 +107,15 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     if job.help is not None:
         answers["help"], help_record = _help(job.help, asked_model, where, aligned)
     # Last, since a model under attack is not the one that all other figures are about.
-    released = after_release(job, asked_model.model, asked_model.tokenizer, judging, rules)
-    answers |= {f"release: {label}": _judged(found) for label, found in released.items()}
+    released = after_release(
+        job,
+        asked_model.model,
+        asked_model.tokenizer,
+        judging,
+        rules,
+        lambda: [] if job.test is None else list(_task(asked_model, job.test).correct),
+    )
+    answers |= {f"release: {label}": _judged(found.judged) for label, found in released.items()}
     write_json(folder / ANSWERS, answers)
     progress(4, 4)
     return EvaluationRecord(
@@ -126,7 +133,10 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         further=[one.harmful for one in further],
         release={
             label: ReleaseRecord(
-                harmful=found.harmful, harmful_or_broken=found.harmful_or_broken, outcomes=list(found.outcomes)
+                harmful=found.judged.harmful,
+                harmful_or_broken=found.judged.harmful_or_broken,
+                outcomes=list(found.judged.outcomes),
+                correct=found.correct,
             )
             for label, found in released.items()
         },

@@ -158,7 +158,7 @@ class Plan:
             provider=self._inputs.provider(choice.build(stage).streams),
             training=training if asks is None else asked(training, asks),
             adapter=recipe.adapter,
-            lora=recipe.lora,
+            lora=recipe.lora if stage == "alignment" else recipe.finetuning_lora or recipe.lora,
             max_length=recipe.max_length,
             seed=seed,
         )

@@ -15,6 +15,7 @@ from mithridate.experiment.recipe_parts import (
     LoraSettings,
     TrainingSettings,
 )
+from mithridate.experiment.recipe_redteam import RedTeam
 from mithridate.experiment.recipe_rows import Streams
 from mithridate.settings import Settings, Stage
 
@@ -90,6 +91,8 @@ class Recipe(RecipePart):
         dtype: Type of the weights that are released; ``auto`` is the type in which the model came.
         adapter: ``continue`` trains one LoRA through both stages, ``fresh`` merges the first and starts a second,
             ``none`` trains all weights.
+        lora: The adapter.
+        finetuning_lora: The adapter of fine-tuning where it is another one, with ``adapter: fresh``.
         save: What a variant's folder holds: the merged model, only the adapter (the whole
             model where there is none), or only the manifest.
         seed: Seed of the alignment stage.
@@ -97,6 +100,7 @@ class Recipe(RecipePart):
         threads: CPU threads of each process; results are bit-equal only for the same number.
         plugins: Python files that register defenses of your own.
         axes: What is varied; without axes only the recipe's own setting is run.
+        redteam: What ``mithridate redteam`` searches; a run leaves it alone.
         reference: Variant the others are compared with.
     """
 
@@ -108,6 +112,7 @@ class Recipe(RecipePart):
     max_length: int = Field(256, ge=8)
     adapter: Literal["continue", "fresh", "none"] = "continue"
     lora: LoraSettings = LoraSettings()
+    finetuning_lora: LoraSettings | None = None
     save: Literal["merged", "adapter", "none"] = "merged"
     seed: Seed = 0
     seeds: list[Seed] = Field([0], min_length=1)
@@ -120,6 +125,7 @@ class Recipe(RecipePart):
     variants: list[Variant] = Field(min_length=1)
     plugins: list[str] = Field(default_factory=list)
     axes: Axes = Axes()
+    redteam: RedTeam | None = None
     reference: str | None = None
 
     @model_validator(mode="after")
@@ -136,6 +142,8 @@ class Recipe(RecipePart):
             raise ValueError(f"reference '{self.reference}' is not the name of a variant")
         if self.streams.user.held_out >= self.streams.user.size:
             raise ValueError("streams.user.held_out leaves no row to train on")
+        if self.finetuning_lora is not None and self.adapter != "fresh":
+            raise ValueError(f"finetuning_lora has no effect with adapter '{self.adapter}'; remove it")
         check_attacks(self)
         for variant in self.variants:
             check_variant(self, variant)

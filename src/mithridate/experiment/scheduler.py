@@ -1,18 +1,29 @@
 """Runs stages in an order that respects their parents, in this process or in several."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol
 
 from mithridate.errors import DefenseError, MithridateError
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
-from mithridate.experiment.plan import Plan
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import StageTask, enter, quiet_libraries, run_in_worker, run_stage
+
+
+class StageGraph(Protocol):
+    """Stages, and what comes before each: a `Plan`, or several put together."""
+
+    @property
+    def nodes(self) -> Mapping[str, StageNode]:
+        """The stages by key, each after those before it."""
+
+    def ancestors(self, node: StageNode) -> list[StageNode]:
+        """Return the stages before a stage, in their order."""
 
 
 class Scheduler:
@@ -33,7 +44,7 @@ class Scheduler:
         monitor: Receives the run's progress.
     """
 
-    def __init__(self, plan: Plan, store: Store, jobs: int, threads: int, monitor: Monitor) -> None:
+    def __init__(self, plan: StageGraph, store: Store, jobs: int, threads: int, monitor: Monitor) -> None:
         self._plan, self._store, self._jobs, self._threads, self._monitor = plan, store, jobs, threads, monitor
         self.failed: dict[str, tuple[StageNode, str]] = {}
         self.made = 0

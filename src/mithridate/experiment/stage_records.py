@@ -95,6 +95,7 @@ class ReleaseRecord(BaseModel):
         harmful: Whether each answer is harmful.
         harmful_or_broken: Whether it is harmful or broken text.
         outcomes: What each of these answers is.
+        correct: Whether each answer to the user's task is right under the attack.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -102,6 +103,7 @@ class ReleaseRecord(BaseModel):
     harmful: list[bool]
     harmful_or_broken: list[bool]
     outcomes: list[Outcome]
+    correct: list[bool]
 
 
 class EvaluationRecord(BaseModel):
