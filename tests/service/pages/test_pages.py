@@ -17,7 +17,7 @@ from mithridate.service.keys.api_keys import revoke_key
 from mithridate.service.pages.all_pages import PAGES
 from mithridate.service.pages.page_sessions import LIFETIME
 from mithridate.service.policy_facts import POLICY, report
-from tests.service.conftest import new_key, upload, work
+from tests.service.conftest import Server, make_parts, new_key, upload, work
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>"
 
@@ -392,11 +392,12 @@ def test_the_policy_and_its_history_are_shown(parts, operator):
     assert "<b>changed</b>" in page
 
 
-def test_a_file_that_is_too_large_is_refused_with_a_page(server, visitor, parts, monkeypatch):
-    sizes = parts.settings.sizes.model_copy(update={"file_bytes": 100})
-    monkeypatch.setattr(type(parts.settings), "__setattr__", object.__setattr__)
-    object.__setattr__(parts.settings, "sizes", sizes)
-    page = sent(visitor, upload())
+def test_a_file_that_is_too_large_is_refused_with_a_page(tmp_path):
+    parts = make_parts(tmp_path / "small", sizes={"file_bytes": 100})
+    server = Server(parts)
+    with signed_in(server, new_key(parts)) as http:
+        page = sent(http, upload())
+    server.close()
     assert page.status_code == 413
     assert "Not done" in page.text
     assert list((parts.settings.folder / "staging").iterdir()) == []
