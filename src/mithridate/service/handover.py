@@ -81,13 +81,14 @@ def _row(parts: ServiceParts, name: str) -> Row[Any]:
 
 
 def _judged(source: Path, row: Row[Any]) -> None:
-    """Compare a model with its decision on disk, and the decision with the database.
+    """Compare a model with its decision on disk, and that decision with the database.
 
     Raises:
         CheckpointError: If one differs from another.
     """
     decision = verify_release(source.parent)
-    if decision.outcome != "released" or decision.files != row.files:
+    linked = any(path.is_symlink() for path in (source, *source.glob("*")))  # to bytes that may change
+    if linked or decision.outcome != "released" or decision.files != row.files:
         raise CheckpointError(
             f"{source.parent} holds another decision than job {row.job_id} ended with; do not serve it"
         )
