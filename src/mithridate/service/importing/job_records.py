@@ -41,15 +41,15 @@ def mapped(record: dict[str, Any], models: dict[str, str], facts: PolicyFacts) -
         CannotMap: If it has no counterpart here, and why.
     """
     notes: list[str] = []
-    method = record.get("method") if isinstance(record.get("method"), dict) else {}
+    method = _tree(record, "method")
     kind = method.get("type", "supervised")
     if kind in _KINDS:
-        raise CannotMap(f"its method is {kind}, which this service does not offer; see docs/service-move.md")
+        raise CannotMap(f"its method is {kind}, which this service does not offer")
     if kind != "supervised":
         raise CannotMap(f"its method {kind!r:.40} is unknown")
     if record.get("integrations"):
         notes.append("integrations are left out: nothing about a job leaves this service")
-    given = (method.get("supervised") or {}).get("hyperparameters") or record.get("hyperparameters") or {}
+    given = _tree(_tree(method, "supervised"), "hyperparameters") or _tree(record, "hyperparameters")
     request = {
         "model": _model(record, models),
         "training_file": record.get("training_file"),
@@ -73,14 +73,18 @@ def _model(record: dict[str, Any], models: dict[str, str]) -> str:
     return new
 
 
-def _chosen(given: Any, facts: PolicyFacts, notes: list[str]) -> dict[str, Any]:
+def _tree(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within a record; an empty one where there is none."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _chosen(given: dict[str, Any], facts: PolicyFacts, notes: list[str]) -> dict[str, Any]:
     """Return the hyperparameters that the policy allows; others become the policy's own."""
     chosen: dict[str, Any] = {}
-    if not isinstance(given, dict):
-        given = {}
     epochs, rate = given.get("n_epochs", "auto"), given.get("learning_rate_multiplier", "auto")
     most = facts.highest_learning_rate / facts.learning_rate
-    if _is_number(epochs) and epochs == int(epochs) and 1 <= epochs <= min(50, facts.most_epochs):
+    if _is_number(epochs) and 1 <= epochs <= min(50, facts.most_epochs) and epochs == int(epochs):
         chosen["n_epochs"] = int(epochs)
     elif epochs != "auto":
         notes.append(f"n_epochs {epochs!r:.40} becomes auto: the policy allows 1 to {facts.most_epochs:g}")
@@ -122,8 +126,7 @@ def _seed(record: dict[str, Any], notes: list[str]) -> int | None:
 
 def _metadata(record: dict[str, Any], notes: list[str]) -> dict[str, str]:
     """Return the metadata with where the job comes from, as far as there is room."""
-    own = record.get("metadata")
-    kept = {str(name): str(value) for name, value in own.items()} if isinstance(own, dict) else {}
+    kept = {name: str(value) for name, value in _tree(record, "metadata").items()}
     for name, value in (("imported_job", record.get("id")), ("imported_model", record.get("fine_tuned_model"))):
         if value and len(kept) < _PAIRS and name not in kept:
             kept[name] = str(value)[:_VALUE]

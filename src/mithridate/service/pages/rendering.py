@@ -75,7 +75,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"when": _when, "amount": _amount, "state": lambda name: STATES.get(name, name)}
+    environment.filters |= {"when": _when, "amount": _amount, "state": _state}
     return environment
 
 
@@ -84,9 +84,15 @@ def _when(seconds: float) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def _amount(size: int) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
+def _amount(size: float) -> str:
+    if size < 1024:
+        return f"{size} bytes"
+    for unit in ("KiB", "MiB"):
+        size /= 1024
         if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024  # type: ignore[assignment]
-    return f"{size:.1f} GiB"
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} GiB"
+
+
+def _state(name: str) -> str:
+    return STATES.get(name, name)
