@@ -57,6 +57,8 @@ def test_a_file_and_a_job_come_over(parts, server, export):
     work(parts)
     made = client.fine_tuning.jobs.retrieve(job.became)
     assert made.fine_tuned_model == f"ft:miniature:local:support:{job.became[-8:]}"
+    found = client.fine_tuning.jobs.list(metadata={"imported_model": RECORD["fine_tuned_model"]})
+    assert [one.id for one in found.data] == [job.became]  # as the guide finds it
     assert parts.audit.verify(parts.database)
 
 
