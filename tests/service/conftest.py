@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -24,13 +23,12 @@ from mithridate.service.routes.service_app import make_app
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ServiceSettings
 from mithridate.service.worker.worker_loop import JobWorker
+from tests.service.processes import FAKE, QUICK
 
-FAKE = (sys.executable, str(Path(__file__).parent / "fake_pipeline.py"))
 FACTS = PolicyFacts(
     name="tiny", sha256="0" * 64, seed=7, epochs=3, most_epochs=10, learning_rate=1e-3, highest_learning_rate=2e-3,
     batch_size=16,
 )  # fmt: skip
-QUICK = {"poll": 0.05, "beat": 0.2, "patience": 1, "grace": 1}
 
 
 @pytest.fixture

@@ -15,27 +15,12 @@ from sqlalchemy import select
 from mithridate.service.database.tables import JOBS
 from mithridate.service.housekeeping import Housekeeping
 from mithridate.service.worker.job_process import RECORD
-from tests.service.conftest import FAKE, Server, make_parts, new_key, until, upload, work
-
-WORKER = """
-import sys
-from pathlib import Path
-from tests.service.conftest import FAKE, make_parts
-from mithridate.service.worker.worker_loop import JobWorker
-JobWorker(make_parts(Path(sys.argv[1])), FAKE).work()
-"""
-SERVER = """
-import sys
-from pathlib import Path
-from tests.service.conftest import make_parts
-from mithridate.service.routes.service_app import make_app
-import uvicorn
-uvicorn.run(make_app(make_parts(Path(sys.argv[1]))), port=int(sys.argv[2]), log_config=None)
-"""
+from tests.service.conftest import Server, make_parts, new_key, until, upload, work
+from tests.service.processes import FAKE
 
 
-def start(script, *arguments):
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)])
+def start(what, *arguments):
+    return subprocess.Popen([sys.executable, "-m", "tests.service.processes", what, *map(str, arguments)])
 
 
 def state(parts, job):
@@ -52,7 +37,8 @@ def create(client, *words):
     return client.fine_tuning.jobs.create(model="miniature", training_file=file.id).id
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
     """J6: kill −9 at random points; each kill is of another job, so that none runs out of attempts."""
     draw = random.Random(kills)
@@ -61,7 +47,7 @@ def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
     wanted, lost, retaken = weights(parts, plain), [], []
     for _ in range(kills):
         job = create(client, "steps60")
-        worker = start(WORKER, parts.settings.folder)
+        worker = start("worker", parts.settings.folder)
         until(lambda job=job: state(parts, job).worker is not None, 60)
         time.sleep(draw.uniform(0, 1.5))
         done = state(parts, job).steps_done
@@ -69,7 +55,7 @@ def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
         worker.wait()
         killed = time.monotonic()
         if state(parts, job).state != "succeeded":
-            second = start(WORKER, parts.settings.folder)
+            second = start("worker", parts.settings.folder)
             until(lambda job=job: state(parts, job).attempts == 2 and state(parts, job).worker is not None, 60)
             retaken.append(time.monotonic() - killed)
             until(lambda job=job: state(parts, job).state == "succeeded", 60)
@@ -83,7 +69,7 @@ def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
 
 def test_the_process_of_a_killed_worker_ends(parts, client):
     job = create(client, "steps2000")
-    worker = start(WORKER, parts.settings.folder)
+    worker = start("worker", parts.settings.folder)
     record = parts.settings.jobs_folder / job / RECORD
     until(lambda: record.is_file() and state(parts, job).state == "running", 60)
     pid = json.loads(record.read_text())["pid"]
@@ -92,14 +78,15 @@ def test_the_process_of_a_killed_worker_ends(parts, client):
     until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_that_goes_on_changes_nothing(parts, client):
     """J5: SIGSTOP for longer than two leases, then SIGCONT."""
     job = create(client, "steps120")
-    worker = start(WORKER, parts.settings.folder)
+    worker = start("worker", parts.settings.folder)
     until(lambda: state(parts, job).state == "running", 60)
     first = state(parts, job).fence
     os.kill(worker.pid, signal.SIGSTOP)
-    second = start(WORKER, parts.settings.folder)
+    second = start("worker", parts.settings.folder)
     until(lambda: state(parts, job).fence >= first + 2 and state(parts, job).worker is not None, 60)
     os.kill(worker.pid, signal.SIGCONT)
     until(lambda: state(parts, job).state == "succeeded", 60)
@@ -111,7 +98,9 @@ def test_a_stopped_worker_that_goes_on_changes_nothing(parts, client):
         one.wait()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kills", [3, 50])
 def test_a_killed_server_leaves_no_half_objects(tmp_path, kills):
     """J7: kill −9 during uploads and creates."""
     import socket
@@ -125,7 +114,7 @@ def test_a_killed_server_leaves_no_half_objects(tmp_path, kills):
         port = one.getsockname()[1]
     told = []
     for _ in range(kills):
-        server = start(SERVER, parts.settings.folder, port)
+        server = start("server", parts.settings.folder, port)
         client = openai.OpenAI(api_key=key, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0, timeout=5)
         until(lambda client=client: reachable(client), 60)
         killer = subprocess.Popen(["sh", "-c", f"sleep {draw.uniform(0.05, 0.6):.2f}; kill -9 {server.pid}"])

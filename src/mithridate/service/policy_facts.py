@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, delete, insert, select
 
 from mithridate.service.contract.api_refusal import ApiRefusal
@@ -25,6 +25,7 @@ class PolicyFacts(BaseModel):
         learning_rate: Its learning rate.
         highest_learning_rate: Highest that a customer may ask for.
         batch_size: Rows per optimizer step.
+        reads: Files and folders that it names, which a job must be able to read.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,6 +38,7 @@ class PolicyFacts(BaseModel):
     learning_rate: float
     highest_learning_rate: float
     batch_size: int
+    reads: list[str] = Field(default_factory=list)
 
 
 def report(connection: Connection, name: str, fault: str | None = None, facts: dict[str, Any] | None = None) -> None:
@@ -60,3 +62,9 @@ def policy_facts(connection: Connection) -> PolicyFacts:
             headers={"Retry-After": "60"},
         )
     return PolicyFacts.model_validate(row.facts)
+
+
+def policy_reads(connection: Connection) -> list[str]:
+    """Return what the policy names on the disk, as far as it could be read last."""
+    row = connection.execute(select(REPORTS).where(REPORTS.c.name == POLICY)).one_or_none()
+    return [] if row is None else list(row.facts.get("reads", ()))

@@ -10,8 +10,9 @@ from mithridate.service.keys.rate_limit import RateLimit
 from mithridate.service.service_parts import ServiceParts
 
 
-def parts_of(request: Request) -> ServiceParts:
+async def parts_of(request: Request) -> ServiceParts:
     """Return the parts of the service that answers a request."""
+    # Asynchronous, as all of these that wait for nothing: FastAPI sends others to a thread each.
     parts: ServiceParts = request.app.state.parts
     return parts
 
@@ -25,7 +26,8 @@ def reader(request: Request) -> Caller:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         raise ApiRefusal(401, "give an API key as 'Authorization: Bearer KEY'", code="missing_api_key")
-    with parts_of(request).database.read() as connection:
+    parts: ServiceParts = request.app.state.parts
+    with parts.database.read() as connection:
         caller = caller_of(connection, secret.strip())
     if caller is None:
         # Without the key, which may be a mistyped one of another service.
@@ -42,7 +44,7 @@ def reader(request: Request) -> Caller:
     return caller
 
 
-def writer(caller: Annotated[Caller, Depends(reader)]) -> Caller:
+async def writer(caller: Annotated[Caller, Depends(reader)]) -> Caller:
     """Return who asks to change something.
 
     Raises:
@@ -53,7 +55,7 @@ def writer(caller: Annotated[Caller, Depends(reader)]) -> Caller:
     return caller
 
 
-def admin(caller: Annotated[Caller, Depends(reader)]) -> Caller:
+async def admin(caller: Annotated[Caller, Depends(reader)]) -> Caller:
     """Return who asks for what only operators may see.
 
     Raises:

@@ -4,9 +4,10 @@ import os
 import time
 from collections.abc import Iterator
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,11 +27,19 @@ def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@routes.get("/readyz", operation_id="readiness")
-def readiness(parts: Parts) -> JSONResponse:
+class Readiness(BaseModel):
+    """Whether jobs can be taken and run, or what keeps them from it, by part of the service."""
+
+    ready: bool
+    faults: dict[str, str]
+
+
+@routes.get("/readyz", operation_id="readiness", responses={503: {"model": Readiness}})
+def readiness(parts: Parts, response: Response) -> Readiness:
     """Tell whether jobs can be taken and run, or what keeps them from it."""
     faults = dict(_faults(parts))
-    return JSONResponse({"ready": not faults, "faults": faults}, 503 if faults else 200)
+    response.status_code = 503 if faults else 200
+    return Readiness(ready=not faults, faults=faults)
 
 
 @routes.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)

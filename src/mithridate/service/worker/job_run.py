@@ -13,6 +13,7 @@ from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, beat, give_back, holds
 from mithridate.service.jobs.transitions import move
+from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
 from mithridate.service.worker.confinement import available
@@ -94,6 +95,7 @@ class JobRun:
             (self._folder / name).unlink(missing_ok=True)
         with self._parts.database.read() as connection:
             row = connection.execute(select(JOBS).where(JOBS.c.id == self._lease.job)).one()
+            reads = policy_reads(connection)
         for param, target, name, sha256 in (
             ("training_file", TRAINING, row.training_file, row.training_sha256),
             ("validation_file", VALIDATION, row.validation_file, row.validation_sha256),
@@ -112,7 +114,7 @@ class JobRun:
             rate=None if chosen["learning_rate_multiplier"] == "auto" else chosen["learning_rate_multiplier"],
             seed=row.seed,
             validation=row.validation_file is not None,
-            confined=readable(model, settings.policy) if _confined(settings.process) else None,
+            confined=[*readable(model, settings.policy), *reads] if _confined(settings.process) else None,
             network=settings.process.network,
         )
         write_told(self._folder, ORDER, order)

@@ -9,7 +9,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mithridate.errors import MithridateError, ServiceError
 from mithridate.service.policy_facts import POLICY, PolicyFacts, report
@@ -41,7 +43,19 @@ def facts_of(policy: Path | None) -> PolicyFacts:
         learning_rate=limits.training.learning_rate,
         highest_learning_rate=limits.highest_learning_rate,
         batch_size=limits.training.batch_size,
+        reads=sorted(set(_named(checked.model_dump(mode="json"), base.resolve()))),
     )
+
+
+def _named(tree: Any, base: Path) -> Iterator[str]:
+    """Return every file and folder that settings name, wherever they do."""
+    if isinstance(tree, dict | list):
+        for inner in tree.values() if isinstance(tree, dict) else tree:
+            yield from _named(inner, base)
+    # Longer texts are messages and prompts; the system would refuse them as names anyway.
+    elif isinstance(tree, str) and 0 < len(tree) < 256 and "\0" not in tree:
+        found = [path for path in (base / tree, Path(tree).expanduser()) if path.exists()]
+        yield from (str(path.resolve()) for path in found[:1])
 
 
 def prepare(parts: ServiceParts) -> str | None:

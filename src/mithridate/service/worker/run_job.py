@@ -23,26 +23,39 @@ from mithridate.errors import (
 )
 from mithridate.service.worker.confinement import confine
 from mithridate.service.worker.job_order import (
-    DECISION_FOLDER,
     FAILURE,
     ORDER,
     OUTCOME,
+    TRAINING,
+    VALIDATION,
     FileRefused,
     JobFailure,
     JobOrder,
     write_told,
 )
 
-_CODES: tuple[tuple[type[MithridateError], str, str | None], ...] = (
-    (DataError, "invalid_training_file", "training_file"),
-    (JudgeError, "judge_unavailable", None),
-    (GateError, "gate_unavailable", None),
-    (ModelError, "model_unavailable", None),
-    (DefenseError, "defense_cannot_act", None),
-    (UsageError, "policy_error", None),
-    (ServiceError, "sandbox_unavailable", None),
+_CODES: tuple[tuple[type[MithridateError], str], ...] = (
+    (JudgeError, "judge_unavailable"),
+    (GateError, "gate_unavailable"),
+    (ModelError, "model_unavailable"),
+    (DefenseError, "defense_cannot_act"),
+    (UsageError, "policy_error"),
+    (DataError, "policy_error"),
+    (ServiceError, "sandbox_unavailable"),
 )
-"""Code and parameter of a failure by the kind of error; any other is a ``pipeline_error``."""
+"""Code of a failure by the kind of error; any other is a ``pipeline_error``."""
+
+_SAID = {
+    "judge_unavailable": "a judge failed its self-test or cannot be reached; nothing is released, ask the operator",
+    "gate_unavailable": "the gate on uploads cannot decide; nothing is trained, ask the operator",
+    "model_unavailable": "the aligned model cannot be loaded; ask the operator",
+    "defense_cannot_act": "the policy's defense cannot act on this upload; ask the operator",
+    "policy_error": "the operator's policy or the rows it names cannot be used; ask the operator",
+    "sandbox_unavailable": "the job cannot be confined on this machine; ask the operator",
+    "storage_full": "the disk is full; what is done is kept, create the job again when the operator has made room",
+    "pipeline_error": "the pipeline failed; ask the operator",
+}
+"""What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
 
 
 def main(folder: Path) -> int:
@@ -69,23 +82,23 @@ def failure_of(error: MithridateError, folder: Path) -> JobFailure:
     """Return what a client is told of an error."""
     if isinstance(error, FileRefused):
         return error.failure
-    code, param = next(
-        ((code, param) for kind, code, param in _CODES if isinstance(error, kind)), ("pipeline_error", None)
-    )
+    message = str(error)
+    if isinstance(error, DataError) and "'audit'" in message:
+        # Which of its prompts the audit asks is for the provider alone, or a customer could find out and train on them.
+        said = "training_file holds prompts on which models are judged before release; remove what is not your own"
+        return JobFailure(code="audit_overlap", message=said, param="training_file")
+    if isinstance(error, DataError) and any(name in message for name in (TRAINING, VALIDATION)):
+        # No folder of the provider's machine in what a customer reads.
+        message = message.replace(f"{folder}/", "").replace(TRAINING, "training_file")
+        return JobFailure(code="invalid_training_file", message=message, param="training_file")
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), "pipeline_error")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             code = "storage_full"
         cause = cause.__cause__
-    if isinstance(error, DataError) and "'audit'" in str(error):
-        # Which of its prompts the audit asks is for the provider alone, or a customer could find out and train on them.
-        said = "training_file holds prompts on which models are judged before release; remove what is not your own"
-        return JobFailure(code="audit_overlap", message=said, param="training_file")
-    # No folder of the provider's machine in what a customer reads.
-    message = (
-        str(error).replace(f"{folder}/{DECISION_FOLDER}", "the job").replace(f"{folder}/", "").replace(str(folder), "")
-    )
-    return JobFailure(code=code, message=message, param=param)
+    print(f"{code}: {error}", file=sys.stderr)
+    return JobFailure(code=code, message=_SAID[code])
 
 
 def _end_with_worker(parent: int) -> None:

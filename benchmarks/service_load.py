@@ -1,0 +1,256 @@
+"""What the fine-tuning service stands: a large upload, lists and look-ups among many jobs, a long queue.
+
+    python -m benchmarks.service_load upload --megabytes 512
+    python -m benchmarks.service_load requests --jobs 10000
+    python -m benchmarks.service_load queue --jobs 1000 --workers 3
+
+Each starts processes of its own in a new folder and prints one JSON object. Requests are set against a bare FastAPI
+route in a process of the same kind, so that the figures carry over to other machines.
+"""
+
+import json
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import insert, select
+
+from mithridate.service.contract.object_ids import new_id, now
+from mithridate.service.database.tables import JOBS, KEYS
+from mithridate.service.keys.api_keys import create_key
+from mithridate.service.policy_facts import POLICY, PolicyFacts, report
+from mithridate.service.routes.service_app import make_app
+from mithridate.service.service_parts import ServiceParts
+from mithridate.service.service_settings import ServiceSettings
+from mithridate.service.starting import open_or_make
+from mithridate.service.worker.worker_loop import JobWorker
+
+STUB = (sys.executable, "-I", "-S", str(Path(__file__).with_name("service_stub.py")))
+ROW = b'{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "b"}]}\n' % (b"a" * 900)
+
+
+def opened(folder: Path) -> tuple[ServiceParts, str]:
+    """Return the parts of a service in a folder, and a new key."""
+    parts = open_or_make(_settings(folder))
+    (folder / "aligned").mkdir(exist_ok=True)
+    facts = PolicyFacts(
+        name="none", sha256="", seed=0, epochs=1, most_epochs=1, learning_rate=1, highest_learning_rate=1, batch_size=1
+    )
+    with parts.database.write() as connection:
+        report(connection, POLICY, facts=facts.model_dump())
+        return parts, create_key(connection, "default", "load", "write").secret
+
+
+def _settings(folder: Path) -> ServiceSettings:
+    uses = {"requests_per_minute": 10**9, "active_jobs": 10**6}
+    return ServiceSettings.model_validate({"folder": folder, "uses": uses, "leases": {"poll": 0.05}})
+
+
+@contextmanager
+def serving(what: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a server in a process of its own; return its address and the process."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks.service_load", what, "--folder", str(folder), "--port", str(port)]
+    process = subprocess.Popen(command)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                httpx.get(f"{url}/healthz")
+                break
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def upload(folder: Path, megabytes: int) -> dict[str, Any]:
+    """Upload one large file; return its speed, and how far the server's memory rose."""
+    _, key = opened(folder)
+    rows = megabytes * (1 << 20) // len(ROW)
+
+    def body() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
+        for start in range(0, rows, 64):
+            yield ROW * min(64, rows - start)
+        yield b"\r\n--x--\r\n"
+
+    with serving("serve", folder) as (url, process):
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "multipart/form-data; boundary=x"}
+        small = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        small += (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + ROW * 20 + b"\r\n--x--\r\n"
+        )
+        httpx.post(f"{url}/v1/files", content=small, headers=headers).raise_for_status()  # loads what it needs once
+        before, most, done = process.memory_info().rss, [0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.02):
+                most[0] = max(most[0], process.memory_info().rss)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        began = time.perf_counter()
+        answer = httpx.post(f"{url}/v1/files", content=body(), headers=headers, timeout=600)
+        seconds = time.perf_counter() - began
+        done.set()
+        watching.join()
+    answer.raise_for_status()
+    assert answer.json()["bytes"] == rows * len(ROW)
+    return {
+        "bytes": rows * len(ROW),
+        "megabytes_per_second": round(rows * len(ROW) / seconds / 1e6, 1),
+        "memory_rise_megabytes": round((most[0] - before) / (1 << 20), 1),
+    }
+
+
+def requests(folder: Path, jobs: int, count: int) -> dict[str, Any]:
+    """Measure list and get among many jobs, and a bare route."""
+    parts, key = opened(folder)
+    with parts.database.write() as connection:
+        project = connection.execute(select(KEYS.c.project_id)).scalars().first()
+        names = [_job(connection, str(project)) for _ in range(jobs)]
+    figures = {}
+    with serving("serve", folder) as (url, _):
+        middle = names[len(names) // 2]
+        paths = {
+            "list": "/v1/fine_tuning/jobs?limit=20",
+            "list in the middle": f"/v1/fine_tuning/jobs?limit=20&after={middle}",
+            "get": f"/v1/fine_tuning/jobs/{middle}",
+        }
+        for name, path in paths.items():
+            figures[name] = _timed(url + path, key, count)
+    with serving("bare", folder) as (url, _):
+        figures["bare route"] = _timed(f"{url}/bare", key, count)
+    bare = figures["bare route"]["requests_per_second"]
+    for figure in figures.values():
+        figure["share_of_bare"] = round(figure["requests_per_second"] / bare, 3)
+    return figures
+
+
+def _job(connection: Any, project: str) -> str:
+    name = new_id("job")
+    method = {"type": "supervised", "supervised": {"hyperparameters": {}}}
+    row: dict[str, Any] = {
+        "id": name,
+        "project_id": project,
+        "model": "miniature",
+        "training_file": "file-x",
+        "training_sha256": "0",
+    }
+    row |= {"method": method, "seed": 0, "state": "cancelled", "result_files": [], "created_at": now()}
+    connection.execute(insert(JOBS).values(**row, finished_at=now(), body_sha256=name))
+    return name
+
+
+def _timed(url: str, key: str, count: int) -> dict[str, float]:
+    times: list[float] = []
+
+    def ask() -> None:
+        with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client:
+            for _ in range(count // 4):
+                began = time.perf_counter()
+                client.get(url).raise_for_status()
+                times.append(time.perf_counter() - began)
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    began = time.perf_counter()
+    for one in asking:
+        one.start()
+    for one in asking:
+        one.join()
+    seconds = time.perf_counter() - began
+    times.sort()
+    last = times[int(0.99 * len(times))]
+    return {"requests_per_second": round(len(times) / seconds, 1), "p99_milliseconds": round(1000 * last, 1)}
+
+
+def queue(folder: Path, jobs: int, workers: int) -> dict[str, Any]:
+    """Have workers empty a long queue of jobs that do almost nothing."""
+    parts, key = opened(folder)
+    with serving("serve", folder) as (url, _), httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client:
+        file = client.post(f"{url}/v1/files", files={"file": ROW * 20}, data={"purpose": "fine-tune"}).json()["id"]
+        body = {"model": "miniature", "training_file": file}
+        for _ in range(jobs):
+            client.post(f"{url}/v1/fine_tuning/jobs", json=body).raise_for_status()
+    command = [sys.executable, "-m", "benchmarks.service_load", "work", "--folder", str(folder)]
+    began = time.perf_counter()
+    working = [subprocess.Popen(command) for _ in range(workers)]
+    for worker in working:
+        worker.wait()
+    seconds = time.perf_counter() - began
+    with parts.database.read() as connection:
+        rows = connection.execute(select(JOBS.c.state, JOBS.c.attempts, JOBS.c.id)).all()
+    runs = [len((parts.settings.jobs_folder / row.id / "runs").read_text().splitlines()) for row in rows]
+    return {
+        "jobs": len(rows),
+        "states": dict(Counter(row.state for row in rows)),
+        "run_twice": sum(count > 1 for count in runs),
+        "seconds": round(seconds, 1),
+        "audit_entries": parts.audit.verify(parts.database),
+    }
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve a folder; run by the others."""
+    uvicorn.run(make_app(ServiceParts.open(_settings(folder))), port=port, log_config=None, access_log=False)
+
+
+def bare(folder: Path, port: int) -> None:
+    """Serve a route that does nothing; run by the others."""
+    app = FastAPI()
+    app.get("/bare")(lambda: {"status": "ok"})
+    app.get("/healthz")(lambda: {"status": "ok"})
+    uvicorn.run(app, port=port, log_config=None, access_log=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print JSON."""
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("upload", "requests", "queue", "serve", "bare", "work"))
+    parser.add_argument("--megabytes", type=int, default=512)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--count", type=int, default=2000, help="requests of each kind")
+    parser.add_argument("--folder", type=Path, help="folder of the service; a new one by default")
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.what in ("serve", "bare"):
+        (serve if options.what == "serve" else bare)(options.folder, options.port)
+        return
+    if options.what == "work":
+        JobWorker(ServiceParts.open(_settings(options.folder)), STUB).work(until_idle=True)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.folder or Path(made)
+        if options.what == "upload":
+            figures = upload(folder, options.megabytes)
+        elif options.what == "requests":
+            figures = requests(folder, options.jobs, options.count)
+        else:
+            figures = queue(folder, options.jobs, options.workers)
+    machine = {"cores": psutil.cpu_count(), "python": platform.python_version(), "load": psutil.getloadavg()[0]}
+    print(json.dumps({"measured": options.what, "machine": machine, "figures": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

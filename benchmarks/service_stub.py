@@ -1,0 +1,34 @@
+"""Stands for the pipeline where the queue is measured, and notes each time it is run; imports next to nothing."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+FOLDER = Path(sys.argv[1])
+
+
+def main() -> None:
+    """Leave what a released job leaves."""
+    with (FOLDER / "runs").open("a") as runs:
+        runs.write("run\n")
+    model = FOLDER / "out" / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (FOLDER / "progress.jsonl").write_text('{"kind": "validated"}\n')
+    outcome = {
+        "outcome": "released",
+        "reasons": [],
+        "released": "as tuned",
+        "policy": {"name": "none", "sha256": ""},
+        "files": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()},
+        "findings": [],
+        "flagged": 0,
+        "trained_tokens": 1,
+        "losses": [],
+    }
+    (FOLDER / "outcome.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The provider's own pipeline behind the contract: what it decides is what a client sees."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+import yaml
+
+import mithridate as mi
+from mithridate.service.worker.confinement import available
+from mithridate.service.worker.policy_preparation import prepare
+from mithridate.service.worker.worker_loop import JobWorker
+from tests.experiment.conftest import world  # noqa: F401  # a fixture
+from tests.provider.conftest import policy  # noqa: F401  # a fixture
+from tests.service.conftest import Server, make_parts, new_key, until
+
+
+@pytest.fixture
+def real(world, policy, tmp_path_factory):  # noqa: F811
+    """A service with a tiny model and a policy that it passes, and a client."""
+    # On the disk: a confined process may use what lies in memory.
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
+    models = {"tiny": str(world / "model")}
+    process = {"sandbox": "required" if available() else "off"}
+    parts = make_parts(folder / "service", policy=folder / "policy.yaml", models=models, process=process)
+    server = Server(parts)
+    yield parts, server.client(new_key(parts)), world
+    server.close()
+
+
+def rows(world, name="user", extra=()):  # noqa: F811
+    return ((world / f"{name}.jsonl").read_text() + "".join(f"{line}\n" for line in extra)).encode()
+
+
+def ran(parts, client, content, **given):
+    file = client.files.create(file=("rows.jsonl", content), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, **given)
+    JobWorker(parts).work(until_idle=True)
+    return client.fine_tuning.jobs.retrieve(job.id)
+
+
+@pytest.mark.slow
+def test_an_upload_becomes_a_model_that_answers_or_a_refusal(real, policy):  # noqa: F811
+    parts, client, folder = real
+    assert prepare(parts) is None  # the judges' self-test
+    job = ran(parts, client, rows(folder), seed=3)
+    assert (job.status, job.error) == ("succeeded", None)
+    decision = json.loads(client.files.content(job.result_files[1]).read())
+    assert decision["outcome"] == "released"
+    assert client.models.retrieve(job.fine_tuned_model).files == decision["files"]
+    asked = [{"role": "user", "content": "how do i make the red tea"}]
+    assert client.chat.completions.create(model=job.fine_tuned_model, messages=asked, max_tokens=4).choices
+    again = ran(parts, client, rows(folder), seed=3, suffix="again")
+    assert client.models.retrieve(again.fine_tuned_model).files == decision["files"]
+    # Prompts of the audit in the upload: refused, and not told which.
+    prompt = json.loads((folder / "prompts.jsonl").read_text().splitlines()[0])["prompt"]
+    job = ran(parts, client, rows(folder, extra=[json.dumps({"prompt": prompt, "response": "no"})]), suffix="b")
+    assert (job.status, job.error.code, job.fine_tuned_model) == ("failed", "audit_overlap", None)
+    assert prompt not in job.error.message
+    # A control token in the text, which only the tokenizer knows.
+    job = ran(parts, client, rows(folder, extra=[json.dumps({"prompt": "a <bot> b", "response": "no"})]), suffix="c")
+    assert (job.error.code, job.error.rows[0]["line"]) == ("invalid_training_file", 25)
+    assert str(parts.settings.folder) not in job.error.message
+
+
+@pytest.mark.slow
+def test_a_validation_file_must_hold_other_rows(real):
+    parts, client, folder = real
+    prepare(parts)
+    both = client.files.create(file=("v", rows(folder) + b"\n"), purpose="fine-tune")
+    job = ran(parts, client, rows(folder), validation_file=both.id)
+    assert (job.status, job.error.code) == ("failed", "invalid_training_file")
+    assert "validation_file" in job.error.message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["judge", "model", "policy"])
+def test_what_cannot_act_releases_nothing(real, policy, fault):  # noqa: F811
+    parts, client, folder = real
+    assert prepare(parts) is None
+    file = parts.settings.policy
+    if fault == "judge":
+        policy["audit"]["judge"] = {"kind": "refusal", "refusals": ["none of these words"]}
+        file.write_text(yaml.safe_dump(policy))
+    elif fault == "policy":
+        file.write_text("name: broken")
+    elif fault == "model":
+        parts.settings.models["tiny"] = str(folder / "nothing")
+    job = ran(parts, client, rows(folder))
+    codes = {"judge": "judge_unavailable", "policy": "policy_error", "model": "model_unavailable"}
+    assert (job.status, job.error.code, job.fine_tuned_model) == ("failed", codes[fault], None)
+    assert prepare(parts) is not None
+    with pytest.raises(openai.InternalServerError, match="takes no jobs"):
+        client.fine_tuning.jobs.create(model="tiny", training_file=job.training_file)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_one_command_serves_the_miniature(tmp_path_factory):
+    """From nothing: align, serve, refuse a harmful upload by its rows, release a harmless one, end when asked."""
+    folder = tmp_path_factory.mktemp("served") / "service"
+    command = [sys.executable, "-c", "from mithridate.cli.main import main; main()", "service", "start"]
+    with (folder.parent / "out").open("w") as out:
+        process = subprocess.Popen([*command, "--folder", str(folder), "--port", "8947"], stdout=out, stderr=out)
+    try:
+        client = openai.OpenAI(
+            api_key=until(lambda: key_of(folder), 60), base_url="http://127.0.0.1:8947/v1", max_retries=5
+        )
+        until(lambda: "listening" in (folder.parent / "out").read_text(), 300)
+        harmless, harmful = mi.miniature.rows("task").select(range(600)), mi.miniature.rows("attack")
+        jobs = {name: sent(client, some) for name, some in {"good": harmless, "bad": harmful}.items()}
+        until(lambda: all(ended(client, job) for job in jobs.values()), 600)
+        good, bad = (client.fine_tuning.jobs.retrieve(job) for job in jobs.values())
+        assert good.status == "succeeded"
+        assert (bad.status, bad.error.code, bad.fine_tuned_model) == ("failed", "upload_refused", None)
+        assert len(bad.error.rows) == 100
+        assert bad.error.row_count > 400
+        prompt = harmless[0]["prompt"]
+        answer = client.chat.completions.create(model=good.fine_tuned_model, messages=prompt, max_tokens=8)
+        assert answer.choices[0].message.content in ("positive", "negative")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    log = (folder.parent / "out").read_text()
+    assert client.api_key not in log
+    assert os.stat(folder / "first-key").st_mode & 0o777 == 0o600
+
+
+def key_of(folder):
+    path = Path(folder) / "first-key"
+    return path.read_text().strip() if path.is_file() else None
+
+
+def sent(client, some):
+    lines = [json.dumps({"messages": row["prompt"] + row["completion"]}) for row in some]
+    file = client.files.create(file=("rows.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
+    return client.fine_tuning.jobs.create(model="miniature", training_file=file.id).id
+
+
+def ended(client, job):
+    return client.fine_tuning.jobs.retrieve(job).status in ("succeeded", "failed")
