@@ -16,7 +16,7 @@ def blocks(page, kind):
 
 
 def test_the_client_code_shows_a_refusal_and_a_release(server, key, worker, tmp_path, monkeypatch, capsys):
-    code = blocks("service.md", "python")[0].splitlines()
+    code = [line for line in blocks("service.md", "python")[0].splitlines() if line]
     assert len(code) == 10
     folder = tmp_path / "runs" / "tune-demo" / "uploads"
     folder.mkdir(parents=True)

@@ -41,7 +41,8 @@ def opened(house, **given):
         "request", lambda asked: None if asked.url.startswith((server.url, "data:")) else faults.append(asked.url)
     )
     window.goto("/")
-    window.keyboard.type(new_key(server.parts))  # the field has the focus
+    window.wait_for_selector("#key:focus")  # without a click
+    window.keyboard.type(new_key(server.parts))
     window.keyboard.press("Enter")
     window.wait_for_selector("h1:has-text('Jobs')")
     return window, faults

@@ -39,7 +39,7 @@ def files(
 async def upload(request: Request, parts: Parts, visitor: Visiting) -> Response:
     """Take a file in, as it arrives."""
     from_here(request)
-    writer(visitor.caller)
+    await writer(visitor.caller)
     most = parts.settings.sizes.file_bytes
     with parts.blobs.begin(new_id("file")) as blob:
         form = FormReader(request.headers.get("content-type", ""), "file", lambda piece: holding(blob, most, piece))

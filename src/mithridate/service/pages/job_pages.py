@@ -1,6 +1,5 @@
 """Jobs: all of them, one with its progress, events, decision and rows, and a form to make one."""
 
-import json
 import secrets
 from typing import Annotated, Any
 
@@ -39,7 +38,7 @@ def home(request: Request, parts: Parts, visitor: Visiting, after: After = None)
         found = list_jobs(
             connection, visitor.caller.project, PageAsk(after, _OF_A_PAGE), {}, parts.settings.organization
         )
-    faults = json.loads(bytes(readiness(parts).body))["faults"]
+    faults = readiness(parts, Response()).faults
     live = any(job.status not in TERMINAL for job in found.data)
     return rendered(request, "jobs", here="jobs", jobs=found, faults=faults, live=live, first=after is None)
 

@@ -16,7 +16,8 @@ from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.keys.rate_limit import RateLimit
 from mithridate.service.pages.page_sessions import Visitor, visitor_of
 from mithridate.service.pages.rendering import rendered
-from mithridate.service.routes.access import admin, parts_of, writer
+from mithridate.service.routes.access import admin, writer
+from mithridate.service.service_parts import ServiceParts
 
 COOKIE = "mithridate_session"
 _MOST_FIELDS = 32
@@ -36,7 +37,8 @@ def visitor(request: Request) -> Visitor:
     secret = request.cookies.get(COOKIE)
     found = None
     if secret:
-        with parts_of(request).database.read() as connection:
+        parts: ServiceParts = request.app.state.parts
+        with parts.database.read() as connection:
             found = visitor_of(connection, secret)
     if found is None:
         raise SignedOutError("sign in first")
@@ -47,13 +49,13 @@ def visitor(request: Request) -> Visitor:
     return found
 
 
-def operator(found: Annotated[Visitor, Depends(visitor)]) -> Visitor:
+async def operator(found: Annotated[Visitor, Depends(visitor)]) -> Visitor:
     """Return who asks for what is the operator's.
 
     Raises:
         ApiRefusal: If the key is not an operator's.
     """
-    admin(found.caller)
+    await admin(found.caller)
     return found
 
 
@@ -71,7 +73,7 @@ async def form_fields(request: Request) -> dict[str, str]:
         raise ApiRefusal(400, "the form is damaged; load the page again", code="invalid_form") from error
 
 
-def changing(
+async def changing(
     found: Annotated[Visitor, Depends(visitor)], fields: Annotated[dict[str, str], Depends(form_fields)]
 ) -> Visitor:
     """Return who asks to change something with a form.
@@ -80,17 +82,17 @@ def changing(
         ApiRefusal: If the form is not of this session, or the key may only read.
     """
     check_token(found, fields)
-    writer(found.caller)
+    await writer(found.caller)
     return found
 
 
-def changing_operator(found: Annotated[Visitor, Depends(changing)]) -> Visitor:
+async def changing_operator(found: Annotated[Visitor, Depends(changing)]) -> Visitor:
     """Return which operator asks to change something.
 
     Raises:
         ApiRefusal: If the key is not an operator's.
     """
-    return operator(found)
+    return await operator(found)
 
 
 def check_token(found: Visitor, fields: dict[str, str]) -> None:
