@@ -38,7 +38,7 @@ def instruction(name):
 
 
 def test_every_command_of_the_composition_exists():
-    assert sorted(known(SERVICES[name]["command"]) for name in OURS) == ["migrate", "start"]
+    assert sorted(known(SERVICES[name]["command"]) for name in OURS) == ["migrate", "start", "worker"]
 
 
 def test_the_images_own_command_exists():
@@ -69,8 +69,9 @@ def test_nothing_runs_as_root_or_gains_rights():
     for name, service in SERVICES.items():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.get("privileged")
-    assert SERVICES["service"]["cap_drop"] == ["ALL"]
-    assert SERVICES["service"]["read_only"] is True
+    for name in ("service", "worker"):
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert SERVICES[name]["read_only"] is True
 
 
 def test_only_this_machine_reaches_the_service_and_nobody_the_database():
@@ -78,6 +79,14 @@ def test_only_this_machine_reaches_the_service_and_nobody_the_database():
     assert SERVICES["service"]["ports"] == ["127.0.0.1:8000:8000"]
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     assert SERVICES["database"]["networks"] == ["inside"]
+
+
+def test_jobs_have_no_way_out():
+    settings = read_settings(DOCKER / "service.yaml")
+    # Nowhere but in the container whose network leads nowhere; there a job needs no network of its own.
+    assert (settings.workers, settings.process.network) == (0, True)
+    assert SERVICES["worker"]["networks"] == ["inside"]
+    assert "ports" not in SERVICES["worker"]
 
 
 def test_each_has_a_check_of_its_health():
