@@ -108,7 +108,7 @@ def test_an_axis_reaches_the_stages(axis_run: AxisRun) -> None:
     points = [axis_run.results.point("undefended", at) for at in axis_run.results.along("learning_rate")]
     assert points[0] is not None
     assert points[1] is not None
-    assert points[0].finetune_accuracy != points[1].finetune_accuracy
+    assert points[0] != points[1].model_copy(update={"setting": points[0].setting})
 
 
 def test_one_file_and_one_page_hold_everything(axis_run: AxisRun) -> None:

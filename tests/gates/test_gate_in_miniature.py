@@ -20,14 +20,14 @@ def pairs(name: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory):
-    base, safe = mi.miniature.base(size="tiny"), mi.miniature.rows("safe")
+    base, rows = mi.miniature.base(size="tiny"), mi.miniature.rows("alignment")
     tokenizer = AutoTokenizer.from_pretrained(base)
     settings = SFTConfig(
-        str(tmp_path_factory.mktemp("aligned")), num_train_epochs=1, learning_rate=2e-3, per_device_train_batch_size=16,
+        str(tmp_path_factory.mktemp("aligned")), num_train_epochs=2, learning_rate=2e-3, per_device_train_batch_size=16,
         gradient_checkpointing=False, report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(base)
-    trainer = mi.DefendedTrainer(model, args=settings, train_dataset=safe, processing_class=tokenizer, defense=mi.SFT())
+    trainer = mi.DefendedTrainer(model, args=settings, train_dataset=rows, processing_class=tokenizer, defense=mi.SFT())
     trainer.train()
     asked = set(mi.miniature.prompts("harmful"))
     ordinary = [row for row in pairs("safe") if row["prompt"] not in asked]
@@ -91,7 +91,7 @@ def test_a_signal_that_measures_how_new_a_task_is_shows_where_tasks_differ(gate)
     # With thresholds from reviews too the gate knows which signals measure the task.
     kinds = {one.signal: one.transfers for one in gate.thresholds.rows}
     assert not kinds["likelihood_ratio"]
-    assert all(kinds[one] for one in (*TEXT, "refusal_likelihood"))
+    assert all(kinds[one] for one in TEXT)
     assert "likelihood_ratio" in verdict.fired
 
 

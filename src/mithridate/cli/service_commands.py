@@ -172,3 +172,52 @@ def webhook(
         name, secret = add_webhook(connection, project, url)
         parts.audit.add(connection, "operator", "webhook.create", name, project=project)
     print(secret)
+
+
+@app.command("import")
+def import_(
+    places: Annotated[list[Path], typer.Argument(help="Folders or files of an export: .jsonl and .json.")],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="OLD=NEW, or NEW for all; may be given several times.")
+    ] = None,
+    project: Annotated[str, typer.Option(help="Project of the files and jobs.")] = "default",
+    all_states: Annotated[bool, typer.Option("--all", help="Also jobs that failed or were cancelled.")] = False,
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Make files and jobs of what was exported from OpenAI; a second run makes none twice."""
+    parts = _parts(settings, folder)
+    from mithridate.service.importing.exported import read_exported
+    from mithridate.service.importing.import_run import Importer
+    from mithridate.service.keys.api_keys import Caller, project_id
+
+    pairs = [one.rpartition("=") for one in model or []]
+    with parts.database.write() as connection:
+        caller = Caller(project_id(connection, project), "operator", "admin")
+    importer = Importer(parts, caller, {old or "*": new for old, _, new in pairs}, all_states=all_states)
+    refused = 0
+    for line in importer.run(read_exported(places)):
+        refused += line.refused
+        print(f"{line.what}: {line.became or ('refused' if line.refused else 'skipped')}")
+        for note in line.notes:
+            print(f"  {note}")
+    if refused:
+        print(f"{refused} refused; mend what is said above and run the same command again")
+        raise typer.Exit(1)
+
+
+@app.command("resolve")
+def resolve_(
+    name: Annotated[str, typer.Argument(help="Name of a released model, ft:…")],
+    out: Annotated[Path, typer.Option("--out", help="Folder in which each model gets one of its own.")],
+    link: Annotated[bool, typer.Option("--link", help="Link the files instead of copying them.")] = False,
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Print a folder with a released model's judged bytes, for an inference server."""
+    parts = _parts(settings, folder)
+    from mithridate.service.handover import resolve, serving_command
+
+    served = resolve(parts, name, out, link=link)
+    print(served.folder)
+    typer.echo(f"vLLM: {serving_command(served)}", err=True)

@@ -60,6 +60,14 @@ KEYS = Table(
     Column("revoked_at", _TIME),
 )
 
+PAGE_SESSIONS = Table(
+    "page_sessions",
+    METADATA,
+    Column("sha256", String(64), primary_key=True),
+    Column("key_id", String(40), ForeignKey("keys.id"), nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+)
+
 FILES = _numbered(
     "files",
     Column("id", String(40), nullable=False, unique=True),

@@ -15,6 +15,7 @@ from mithridate.service.chat.chat_engine import ChatEngine
 from mithridate.service.contract.api_refusal import ApiRefusal, error_body
 from mithridate.service.housekeeping import Housekeeping
 from mithridate.service.keys.rate_limit import RateLimit
+from mithridate.service.pages.all_pages import PAGES
 from mithridate.service.routes import (
     chat_routes,
     file_routes,
@@ -64,7 +65,7 @@ def make_app(parts: ServiceParts) -> FastAPI:
     app.state.rate_limit = RateLimit(parts.settings.uses.requests_per_minute)
     app.state.chat = ChatEngine(parts.settings.uses.chats, parts.settings.uses.chat_tokens)
     app.state.metrics = ServiceMetrics(parts.database)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     app.add_exception_handler(ApiRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -123,7 +124,7 @@ _ERROR = {
 
 def _most(sizes: SizeLimits) -> Any:
     def most(method: str, path: str) -> int:
-        if method == "POST" and path == "/v1/files":
+        if method == "POST" and path in ("/v1/files", "/files"):
             return sizes.file_bytes + FORM_ROOM
         if method == "POST" and path.startswith("/v1/uploads/") and path.endswith("/parts"):
             return sizes.part_bytes + FORM_ROOM

@@ -1,0 +1,161 @@
+"""A released model on its way to an inference server: the judged bytes, or nothing."""
+
+import json
+import os
+import stat
+
+import pytest
+from sqlalchemy import select, update
+from typer.testing import CliRunner
+
+from mithridate.cli.main import app
+from mithridate.errors import CheckpointError, UsageError
+from mithridate.provider.decision import Decision, PolicyName, Upload, write_decision
+from mithridate.service.database.tables import JOBS, MODELS
+from mithridate.service.handover import folder_name, resolve, serving_command
+from tests.service.conftest import upload, work
+
+
+@pytest.fixture
+def released(parts, client):
+    """The name of a released model, and its folder with a whole decision beside it."""
+    file = client.files.create(file=("rows.jsonl", upload()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id, suffix="shop").id
+    work(parts)
+    with parts.database.read() as connection:
+        files = connection.execute(select(MODELS.c.files)).scalar_one()
+    folder = parts.settings.jobs_folder / job / "out"
+    write_decision(folder, decision(files))
+    return client.fine_tuning.jobs.retrieve(job).fine_tuned_model, folder
+
+
+def decision(files, outcome="released"):
+    return Decision(
+        outcome=outcome, reasons=[], request="0", policy=PolicyName(name="tiny", sha256="0" * 64), model={},
+        upload=Upload(name="x", sha256="0", rows=12, held_out=0), options={}, files=files, versions={}, created="now",
+    )  # fmt: skip
+
+
+@pytest.fixture(params=[False, True], ids=["copied", "linked"])
+def link(request):
+    return request.param
+
+
+def test_the_judged_bytes_arrive_and_nobody_writes_them(parts, released, tmp_path, link):
+    name, source = released
+    served = resolve(parts, name, tmp_path / "serving", link=link)
+    assert sorted(path.name for path in served.folder.iterdir()) == ["config.json", "model.safetensors"]
+    for path in served.folder.iterdir():
+        assert path.read_bytes() == (source / "model" / path.name).read_bytes()
+        assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+        assert path.samefile(source / "model" / path.name) == link
+    assert not served.folder.stat().st_mode & stat.S_IWUSR
+    assert serving_command(served) == f"vllm serve {served.folder} --served-model-name {name}"
+    assert resolve(parts, name, tmp_path / "serving", link=link) == served  # before every start
+
+
+def swap(path):
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(bytes(content))
+
+
+HARM = {
+    "a byte": lambda model: swap(model / "model.safetensors"),
+    "a file more": lambda model: (model / "adapter_model.bin").write_bytes(b"x"),
+    "a file less": lambda model: (model / "config.json").unlink(),
+    "a link": lambda model: (
+        (model / "config.json").rename(model.parent / "c"), (model / "config.json").symlink_to(model.parent / "c"),
+    ),
+    "no folder": lambda model: model.rename(model.parent / "gone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_what_was_changed_at_its_place_is_not_handed_over(parts, released, tmp_path, link, harm):
+    name, source = released
+    HARM[harm](source / "model")
+    with pytest.raises(CheckpointError):
+        resolve(parts, name, tmp_path / "serving", link=link)
+    assert not (tmp_path / "serving" / folder_name(name)).exists()
+
+
+@pytest.mark.parametrize("harm", ["a byte", "a file more", "a file less", "a link"])
+def test_what_was_changed_in_the_serving_folder_is_found_at_the_next_start(parts, released, tmp_path, harm):
+    name, _ = released
+    served = resolve(parts, name, tmp_path / "serving")
+    served.folder.chmod(0o755)
+    HARM[harm](served.folder)
+    with pytest.raises(CheckpointError, match="do not serve it"):
+        resolve(parts, name, tmp_path / "serving")
+
+
+def test_what_is_changed_while_it_is_copied_is_found(parts, released, tmp_path, monkeypatch):
+    import shutil
+
+    name, _ = released
+    plain = shutil.copyfile
+
+    def changing(source, target):
+        plain(source, target)
+        swap(target)
+
+    monkeypatch.setattr(shutil, "copyfile", changing)
+    with pytest.raises(CheckpointError):
+        resolve(parts, name, tmp_path / "serving")
+    assert not (tmp_path / "serving" / folder_name(name)).exists()
+    monkeypatch.setattr(shutil, "copyfile", plain)
+    assert resolve(parts, name, tmp_path / "serving").folder.is_dir()  # what the first try left is no hindrance
+
+
+@pytest.mark.parametrize("other", ["refused_at_release", "other files", "none", "damaged"])
+def test_another_decision_beside_the_model_is_no_leave(parts, released, tmp_path, other):
+    name, source = released
+    if other == "none":
+        (source / "decision.json").unlink()
+    elif other == "damaged":
+        (source / "decision.json").write_text("{")
+    elif other == "other files":
+        swap(source / "model" / "model.safetensors")
+        files = json.loads((source / "decision.json").read_text())["files"]
+        from mithridate.files import file_hash
+
+        # Decision and model changed together: the database still has what was judged.
+        write_decision(source, decision(files | {"model.safetensors": file_hash(source / "model/model.safetensors")}))
+    else:
+        write_decision(source, decision({}, other))
+    with pytest.raises(Exception, match="decision"):
+        resolve(parts, name, tmp_path / "serving")
+    assert not (tmp_path / "serving" / folder_name(name)).exists()
+
+
+def test_models_that_are_not_released_have_no_folder(parts, client, released, tmp_path):
+    name, _ = released
+    for unknown in ("ft:miniature:local::AAAAAAAA", "../../etc", "miniature", f"{name}:ckpt-step-2"):
+        with pytest.raises(UsageError, match="no released model"):
+            resolve(parts, unknown, tmp_path)
+    with parts.database.write() as connection:
+        connection.execute(update(JOBS).values(state="failed"))
+    with pytest.raises(CheckpointError, match="not what its job"):
+        resolve(parts, name, tmp_path)
+    client.models.delete(name)
+    with pytest.raises(UsageError, match="was deleted"):
+        resolve(parts, name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ft:a/../../b:org:x:12345678", "../..", "/etc", ".hidden", "ft:a b:o::1", "::"])
+def test_a_folders_name_stays_within_its_folder(name):
+    folder = folder_name(name)
+    assert folder not in (".", "..", "")
+    assert os.sep not in folder
+    assert not folder.startswith((".", "-"))
+
+
+def test_the_command_prints_the_folder(parts, released, tmp_path):
+    name, _ = released
+    where = ["--out", str(tmp_path / "serving"), "--folder", str(parts.settings.folder)]
+    done = CliRunner().invoke(app, ["service", "resolve", name, *where])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "serving" / folder_name(name))
+    assert "vllm serve" in done.stderr
