@@ -168,3 +168,21 @@ def test_other_harmless_uploads_are_another_request(gated: dict[str, Any], world
     gated["gate"]["thresholds"] = str(tmp_path / "none.json")
     with pytest.raises(GateError, match=r"none\.json does not exist; make it with mithridate policy calibrate"):
         tuned(gated, world, plain("user", 24, "no"), tmp_path / "new")
+
+
+def test_thresholds_of_an_interrupted_call_belong_to_its_harmless_uploads(
+    gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after calibrating, and called again with other harmless uploads in the same files."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_decided", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    for i in range(3):
+        write(tmp_path / f"harmless{i}.jsonl", plain("user", 20, "no yes " * (i + 1)))
+    tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    assert len(list((tmp_path / "out" / tuning.STORE).glob("thresholds-*"))) == 2

@@ -1,5 +1,7 @@
 """Puts an upload through the gate before anything is trained on it."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +57,7 @@ def screened(
         JudgeError: If its guard fails.
     """
     gate = gate_of(jobs, screening)
-    gate.use(_thresholds(gate, screening, files, epochs, work))
+    gate.use(_thresholds(gate, jobs.policy, screening, files, epochs, work))
     findings: list[UploadFinding] = []
     # Not the customer's file once more, which could be another by now.
     rows = stored_rows(upload.rows)
@@ -139,11 +141,14 @@ def _asked(name: str, wanted: list[str] | None) -> bool:
     return name not in OPTIONAL if wanted is None else name in wanted
 
 
-def _thresholds(gate: UploadGate, screening: Screening, files: RowFiles, epochs: float, work: Path) -> GateThresholds:
+def _thresholds(
+    gate: UploadGate, policy: Policy, screening: Screening, files: RowFiles, epochs: float, work: Path
+) -> GateThresholds:
     if screening.thresholds is not None:
         return GateThresholds.load(Path(files.path(screening.thresholds, "gate.thresholds")))
     # By all that decides them, so that an interrupted call goes on with the same.
-    kept = work / f"thresholds-{gate.state.fingerprint[:20]}-{screening.false_alarms:g}-{epochs:g}.json"
+    decides = [gate.state.fingerprint, screening.false_alarms, epochs, sorted(screening_hashes(policy, files).items())]
+    kept = work / f"thresholds-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:20]}.json"
     if not kept.is_file():
         calibrated(gate, screening, files, epochs).save(kept)
     return GateThresholds.load(kept)
