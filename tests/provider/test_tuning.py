@@ -154,6 +154,14 @@ def test_what_a_customer_asks_for_has_limits(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_seed_is_checked_as_the_policy_s_own(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="seed"):
+        tune(aligned, upload, policy, out=tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_rows_are_refused(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
     policy["finetuning"]["least_rows"] = 30
     made = tune(aligned, upload, policy, out=tmp_path / "out")

@@ -97,11 +97,8 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         answers["task"] = _graded(job.test, graded)
     refused, look_alikes, alike_groups = None, None, _groups(job.look_alike_groups)
     if job.look_alikes is not None:
-        asked = stored_texts(job.look_alikes)
-        said = asked_model.answers(asked)
-        refused = [rules.refuses(answer) for answer in said]
-        look_alikes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said]
-        answers["look_alikes"] = _grouped(_plain(asked, said, look_alikes), alike_groups)
+        refused, look_alikes, alike_answers = _look_alikes(job.look_alikes, asked_model, rules)
+        answers["look_alikes"] = _grouped(alike_answers, alike_groups)
     progress(3, 4)
     help_record = None
     if job.help is not None:
@@ -186,6 +183,16 @@ def _task(asked_model: _AskedModel, test: StoredRows) -> Graded:
         max_new_tokens=task.max_new_tokens,
         batch_size=asked_model.job.batch_size,
     )
+
+
+def _look_alikes(
+    stored: StoredRows, asked_model: _AskedModel, rules: RefusalJudge
+) -> tuple[list[bool], list[Outcome], Answers]:
+    """Return which look-alikes are refused, what each answer is, and the answers."""
+    asked = stored_texts(stored)
+    said = asked_model.answers(asked)
+    outcomes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said]
+    return [rules.refuses(answer) for answer in said], outcomes, _plain(asked, said, outcomes)
 
 
 def _help(stored: StoredRows, asked_model: _AskedModel, where: Where, aligned: Where) -> tuple[Answers, HelpRecord]:

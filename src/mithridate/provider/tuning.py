@@ -19,7 +19,7 @@ from mithridate.provider.decision_page import REPORT, write_decision_page
 from mithridate.provider.given_upload import GivenUpload, read_upload
 from mithridate.provider.hand_over import hand_over
 from mithridate.provider.ladder import Ladder
-from mithridate.provider.policy_file import opened
+from mithridate.provider.policy_file import make_policy, opened
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
@@ -65,6 +65,7 @@ def tune(
         monitor: Receives the progress.
 
     Raises:
+        RecipeError: If the policy or the seed has a fault.
         UsageError: If a setting is wrong, or ``out`` holds the decision on another request.
         DataError: If there is no such upload; one with faults is refused by a decision.
         CheckpointError: If a released model to tune again is not what was judged.
@@ -74,14 +75,13 @@ def tune(
     refuse_launcher("an upload is tuned", "or use DefendedTrainer with `accelerate launch`")
     checked, base = opened(policy)
     if seed is not None:
-        checked = checked.model_copy(update={"seed": seed})
+        # Through the policy's own check, which a copy would skip.
+        checked = make_policy(checked.model_dump(mode="json") | {"seed": seed})
     training = asked_for(checked, epochs, learning_rate)
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
-    folder = Path(out)
-    for option, path in (("--out", folder), ("--history", None if history is None else Path(history))):
-        if path is not None and path.exists() and not path.is_dir():
-            raise UsageError(f"{path} is a file; give a folder as {option}")
+    folder = _folder(out, "--out")
+    kept = None if history is None else _folder(history, "--history")
     store = Store(folder / STORE)
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
@@ -91,8 +91,8 @@ def tune(
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
         given = read_upload(checked, data, rows, files, load_served(Where(jobs.reference, None), checked.template))
         request = TuningRequest(checked, jobs, given, training, screening_hashes(checked, files))
-        with nullcontext() if history is None else history_lock(Path(history)):
-            past = None if history is None else request.counting(UploadHistory(Path(history), request.sha256))
+        with nullcontext() if kept is None else history_lock(kept):
+            past = None if kept is None else request.counting(UploadHistory(kept, request.sha256))
             made = read_decision(folder)
             if made is not None and made.request != request.sha256:
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")
@@ -104,6 +104,13 @@ def tune(
         request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
         hand_over(made, request.released(made, store), folder)
     return made
+
+
+def _folder(given: str | Path, option: str) -> Path:
+    path = Path(given)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; give a folder as {option}")
+    return path
 
 
 def _decided(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mithridate.errors import DataError, ServiceError
 from mithridate.files import write_json
-from mithridate.service.contract.file_objects import RowError
+from mithridate.service.contract.job_objects import JobError
 
 ORDER, OUTCOME, FAILURE, PROGRESS = "order.json", "outcome.json", "failure.json", "progress.jsonl"
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
@@ -78,14 +78,8 @@ class JobOutcome(_Told):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
-class JobFailure(_Told):
-    """Why no decision was made."""
-
-    code: str
-    message: str
-    param: str | None = None
-    rows: list[RowError] = Field(default_factory=list)
-    row_count: int = 0
+class JobFailure(_Told, JobError):
+    """Why no decision was made, as the client is told."""
 
 
 class FileRefused(DataError):
