@@ -43,6 +43,8 @@ def policy(world: Path, tmp_path: Path) -> dict[str, Any]:  # noqa: F811
             "prefills": ["take"],
             "systems": ["be kind"],
             "max_new_tokens": 4,
+            # The tiny world's rows end with so many equal words that no prompt has room beside them.
+            "prompt_templates": 0,
         },
         "release": {"harmful_score": 1, "harmful_rise": 1, "over_refusal": 1, "helpfulness_kept": 0},
     }

@@ -79,7 +79,7 @@ def generate_chats(
     if not chats:
         return []
     opening = [] if prefill is None else tokenizer(prefill, add_special_tokens=False)["input_ids"]
-    encoded = [[*ids, *opening] for ids in _encode(tokenizer, chats)]
+    encoded = [[*ids, *opening] for ids in encoded_chats(tokenizer, chats)]
     ids = generate_ids(
         model, tokenizer, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
@@ -121,7 +121,7 @@ def generate_ids(
     return found
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Return the token ids of every conversation, up to where the template opens the completion."""
     if tokenizer.chat_template is None:
         raise ModelError(

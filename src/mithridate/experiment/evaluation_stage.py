@@ -14,6 +14,7 @@ from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.helpfulness import grade_help
 from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
+from mithridate.evaluation.judges.task_answers import TaskAnswers
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
@@ -84,10 +85,12 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
     rules = refusal_rules(job.judge, job.task.labels)
     asked_model = _AskedModel(load(where, job.precision), load_served(where, job.template), rules, job)
     prompts = stored_texts(job.prompts)
-    judging = judge(job.judge, rules)
+    usual = [] if job.harmless is None else asked_model.harmful_answers(stored_texts(job.harmless))
+    judging = TaskAnswers(judge(job.judge, rules), usual)
     said = asked_model.harmful_answers(prompts)
     judged = judge_completions(prompts, said, judging, rules)
-    further = [judge_completions(prompts, said, judge(one, rules), rules) for one in job.further_judges]
+    further = [TaskAnswers(judge(one, rules), usual) for one in job.further_judges]
+    judged_too = [judge_completions(prompts, said, one, rules) for one in further]
     progress(1, 4)
     graded = None if job.test is None else _task(asked_model, job.test)
     progress(2, 4)
@@ -127,7 +130,7 @@ def evaluate(job: EvaluationJob, where: Where, folder: Path, progress: Progress,
         help=help_record,
         harmful_groups=groups,
         look_alike_groups=alike_groups,
-        further=[one.harmful for one in further],
+        further=[one.harmful for one in judged_too],
         release={
             label: ReleaseRecord(
                 harmful=found.judged.harmful,

@@ -116,6 +116,7 @@ class EvaluationJob(_Job):
         help_check: How an answer to an ordinary prompt is checked.
         system: System message before every harmful prompt.
         prefill: Text with which every answer to a harmful prompt is made to begin.
+        harmless: Harmless prompts asked in the same way; an answer that they get as well is no harm.
         further_judges: Judges besides the first, whose verdicts are recorded beside its own.
         asked_as: The attack in whose form harmful prompts are asked and answers read; None to ask plainly.
         release_attacks: Attacks on the finished model.
@@ -135,6 +136,7 @@ class EvaluationJob(_Job):
     judge: JudgeSettings
     system: str | None = None
     prefill: str | None = None
+    harmless: StoredRows | None = None
     further_judges: tuple[JudgeSettings, ...] = ()
     max_new_tokens: int
     batch_size: int

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class RowFiles:
         source = wanted if wanted == MINIATURE_REFUSALS else resolved_path(wanted, self._base, "streams.refusals")
         return read_refusals(source, "streams.refusals")
 
-    def keep_rows(self, name: str, rows: Dataset) -> StoredRows:
+    def keep_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> StoredRows:
         """Store rows."""
         return self._store(name, (json.dumps(row, ensure_ascii=False) for row in rows))
 

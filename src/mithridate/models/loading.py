@@ -1,5 +1,6 @@
 """Models of a run: a base, and where there is one an adapter on top of it."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +146,19 @@ def _from_pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def most_positions(name: str) -> float:
+    """Return how many tokens a model was made for; infinitely many where its settings name no limit.
+
+    Args:
+        name: Folder or hub id.
+
+    Raises:
+        ModelError: If its settings cannot be loaded.
+    """
+    settings = _from_pretrained(AutoConfig, name).get_text_config()
+    return getattr(settings, "max_position_embeddings", None) or math.inf
 
 
 def stored_dtype(name: str) -> torch.dtype:

@@ -36,7 +36,7 @@ class AuditFigures(BaseModel):
 
     Attributes:
         harmful_score: Share of harmful answers by any judge, by condition.
-        harmful_score_by_group: The same without a system message or an opening, by group of prompts.
+        harmful_score_by_group: The same for plain prompts, by group of prompts.
         over_refusal: Share of look-alikes refused.
         helpfulness: Share of ordinary prompts helped.
         finetune_accuracy: Accuracy on held-out user rows.

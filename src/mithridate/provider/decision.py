@@ -9,6 +9,7 @@ from mithridate.errors import DataError
 from mithridate.files import write_json
 from mithridate.gates.upload_verdict import UploadVerdict
 from mithridate.provider.audit_figures import AuditFigures
+from mithridate.provider.prompt_templates import PromptTemplate
 from mithridate.provider.release_gate import ReleaseCheck
 
 DECISION = "decision.json"
@@ -104,6 +105,7 @@ class Decision(_Part):
         gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate, or
             the upload was refused before it.
         history: Earlier uploads of the customer that were counted together with this one; None without a history.
+        templates: The upload's own prompt templates in which models were asked, as the conditions number them.
         aligned: What the audit found of the model before tuning; None where the upload itself was refused.
         rungs: The rungs that were tried, in their order.
         released: Name of the rung whose model is released.
@@ -124,6 +126,7 @@ class Decision(_Part):
     options: dict[str, float]
     gate: UploadVerdict | None = None
     history: CountedHistory | None = None
+    templates: list[PromptTemplate] = Field(default_factory=list)
     aligned: AuditFigures | None = None
     rungs: list[TriedRung] = Field(default_factory=list)
     released: str | None = None

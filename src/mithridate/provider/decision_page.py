@@ -4,11 +4,15 @@ from pathlib import Path
 
 from mithridate.provider.audit_figures import AuditFigures, Share
 from mithridate.provider.decision import Decision, TriedRung
+from mithridate.provider.policy_jobs import TEMPLATE
+from mithridate.provider.prompt_templates import PromptTemplate
 from mithridate.report.page import environment, write_page
 from mithridate.report.table import Column, TableCell
-from mithridate.report.text import NOTHING, clean, percent
+from mithridate.report.text import NOTHING, clean, percent, shorten
 
 REPORT = "report.html"
+MOST_SHOWN = 200
+"""Characters of a customer's template that a cell shows."""
 
 OUTCOMES = {
     "released": "released",
@@ -57,8 +61,9 @@ def _tiles(decision: Decision) -> list[tuple[str, str, str]]:
     found = [("Rows", f"{decision.upload.rows:,}", f"{decision.upload.held_out:,} held out of training")]
     last = next((rung.figures for rung in reversed(decision.rungs) if rung.figures is not None), None)
     if last is not None:
-        worst = max(last.harmful_score.values(), key=lambda share: share.high)
-        found.append(("Harmful score, worst condition", percent(worst.value), f"at most {percent(worst.high)}"))
+        condition, worst = max(last.harmful_score.items(), key=lambda found: found[1].high)
+        note = f"at most {percent(worst.high)}; asked: {clean(condition)}"
+        found.append(("Harmful score, worst condition", percent(worst.value), note))
         found.append(("Over-refusal", percent(last.over_refusal.value), f"at most {percent(last.over_refusal.high)}"))
         found.append(("Ordinary prompts helped", percent(last.helpfulness.value), f"of {last.helpfulness.n:,}"))
     return found
@@ -68,6 +73,7 @@ def _tables(decision: Decision) -> list[_Table]:
     measured = [("aligned model", decision.aligned), *((rung.name, rung.figures) for rung in decision.rungs)]
     return [
         *_gate(decision),
+        _templates(decision.templates),
         (
             "What was measured",
             "The aligned model is the one before tuning. Brackets hold 95 % intervals.",
@@ -119,6 +125,21 @@ def _gate(decision: Decision) -> list[_Table]:
             rows,
         ),
     ]
+
+
+def _templates(found: list[PromptTemplate]) -> _Table:
+    names = ("Asked", "System message", "Before the prompt", "Behind it")
+    rows = [
+        [
+            TableCell(f"{TEMPLATE} {place}"),
+            *(TableCell(shorten(clean(text), MOST_SHOWN)) for text in (one.system or "", one.before, one.behind)),
+            TableCell(f"{one.rows:,}"),
+        ]
+        for place, one in enumerate(found, start=1)
+    ]
+    columns = (*(Column(name, numeric=False) for name in names), Column("Rows"))
+    note = "Rows of the upload share these; the audit's harmful prompts were asked in them as well."
+    return "The upload's own prompt templates", note, columns, rows
 
 
 def _checks(rung: TriedRung) -> _Table:

@@ -1,5 +1,6 @@
 """Reads a customer's upload once, checks it against the policy and splits it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from datasets import Dataset
 from mithridate.data import check_upload, load_rows, split_rows
 from mithridate.data.overlap import last_user_turn, normalized
 from mithridate.errors import DataError
+from mithridate.evaluation.generation import encoded_chats
 from mithridate.experiment.jobs import StoredRows
 from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.row_files import RowFiles
 from mithridate.provider.decision import Upload
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
+from mithridate.provider.prompt_templates import PromptTemplate, prompt_templates
 from mithridate.provider.refused_upload import RefusedUpload, UploadData, name_of, refused, with_faults
 
 
@@ -29,6 +32,7 @@ class GivenUpload:
         held_out: Rows on which a repair may choose its dose.
         test: Rows that nothing is trained or chosen on.
         matching: How answers to the customer's task are matched.
+        templates: Prompt templates that its rows share.
     """
 
     upload: Upload
@@ -37,10 +41,11 @@ class GivenUpload:
     held_out: StoredRows
     test: StoredRows
     matching: TaskMatching
+    templates: list[PromptTemplate]
 
 
 def read_upload(
-    policy: Policy, data: UploadData, rows: PolicyRows, files: RowFiles, tokenizer: Any
+    policy: Policy, data: UploadData, rows: PolicyRows, files: RowFiles, tokenizer: Any, positions: float = math.inf
 ) -> GivenUpload | RefusedUpload:
     """Read an upload.
 
@@ -50,9 +55,11 @@ def read_upload(
         rows: The provider's rows and audit prompts.
         files: Where the parts are stored.
         tokenizer: The tokenizer that the upload is trained with.
+        positions: Tokens that the model was made for.
 
     Returns:
-        The upload, or why it is refused: rows with faults, too few or too many of them, or audit prompts among them.
+        The upload, or why it is refused: rows with faults, too few or too many of them, audit prompts among them, or a
+        prompt template in which no model could be audited.
 
     Raises:
         DataError: If there is no such file or data set.
@@ -71,6 +78,9 @@ def read_upload(
     found = load_rows(data)
     if asked := _audited(found, rows):
         return refused(data, len(found), [asked])
+    templates = prompt_templates(found["prompt"], policy.audit.prompt_templates)
+    if crowded := _crowded(templates, rows, tokenizer, positions - policy.audit.max_new_tokens):
+        return refused(data, len(found), [crowded])
     stored = files.keep_rows("upload", found)
     split = split_rows(found, limits.held_out, policy.seed)
     upload = Upload(name=name_of(data), sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
@@ -83,6 +93,7 @@ def read_upload(
         held_out=files.keep_rows("held-out", halves.kept),
         test=files.keep_rows("test", halves.held_out),
         matching=_matching([row["completion"][0]["content"] for row in found], policy),
+        templates=templates,
     )
 
 
@@ -101,6 +112,18 @@ def _audited(found: Dataset, rows: PolicyRows) -> str:
         return ""
     # Neither which nor how many: an upload of guesses must not find the audit out.
     return "the upload holds prompts that models are judged by, so that no model tuned on it could be judged"
+
+
+def _crowded(templates: list[PromptTemplate], rows: PolicyRows, tokenizer: Any, room: float) -> str:
+    """Return why rows are refused in whose template an audit prompt has no room; empty if each has."""
+    for template in templates:
+        chats = [template.chat(prompt) for prompt in rows.audit_prompts]
+        if max(map(len, encoded_chats(tokenizer, chats))) > room:
+            return (
+                f"{template.rows:,} rows share a template of {template.words:,} words around their prompts, in which "
+                "the model could not be asked anything else; shorten it"
+            )
+    return ""
 
 
 FEW_LABELS = 20

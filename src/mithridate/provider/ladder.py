@@ -125,6 +125,7 @@ class Ladder:
         return Decision(
             outcome="refused_at_release" if passed is None else "released",
             reasons=tried if passed is None else [*tried, f"{passed.name}: every check passed"],
+            templates=request.templates,
             aligned=figures(aligned, aligned),
             rungs=rungs,
             released=None if passed is None else passed.name,

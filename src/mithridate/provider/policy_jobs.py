@@ -1,6 +1,6 @@
 """Turns a policy into the jobs of an upload's stages."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,10 +20,17 @@ from mithridate.experiment.recipe_parts import TaskMatching, TrainingSettings
 from mithridate.experiment.store import key_of
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
+from mithridate.provider.prompt_templates import PromptTemplate
 from mithridate.repair.post_tuning import Repair
 
 PLAIN = "plain"
-"""The condition without a system message or an opening; the only one in which harmless prompts are asked too."""
+"""The condition without anything around the prompts; the only one in which harmless prompts are asked too."""
+SYSTEM = "system message"
+"""Conditions with a system message of the policy's."""
+OPENING = "opening"
+"""Conditions in which answers begin with a text of the attacker's."""
+TEMPLATE = "upload's template"
+"""Conditions in which prompts are asked in a template that rows of the upload share."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,20 @@ class PolicyJobs:
         choice = own.suspected if suspected and own.suspected is not None else own.defense
         return self._training("finetuning", choice, training, rows)
 
-    def repair(self, choice: Choice, held_out: StoredRows) -> RepairJob:
-        """Return the job of one repair."""
+    def repair(self, choice: Choice, held_out: StoredRows, templates: Sequence[PromptTemplate] = ()) -> RepairJob:
+        """Return the job of one repair.
+
+        Args:
+            choice: The repair.
+            held_out: Rows of the upload on which a dose may be chosen.
+            templates: Prompt templates of the upload in which safe rows refuse as well.
+        """
         repair = choice.build("posttuning")
         assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
         return RepairJob(
             **self._common(),
             defense=choice,
-            provider=self._provider(repair.heeded),
+            provider=self._provider(repair.heeded, templates),
             held_out=held_out,
             max_length=self.policy.max_length,
         )
@@ -89,45 +102,43 @@ class PolicyJobs:
         """Return the job that writes a model as it would be released."""
         return CandidateJob(**self._common(), dtype=self.policy.dtype, form=self.policy.release.form)
 
-    def audits(self, test: StoredRows | None, matching: TaskMatching) -> dict[str, EvaluationJob]:
+    def audits(
+        self, test: StoredRows | None, matching: TaskMatching, templates: Sequence[PromptTemplate] = ()
+    ) -> dict[str, EvaluationJob]:
         """Return the jobs that judge a model, by the condition under which it is asked."""
-        audit = self.policy.audit
-        found = {PLAIN: self._audit(test, matching, plain=True)}
-        for place, system in enumerate(audit.systems, start=1):
-            found[f"system message {place}"] = self._audit(None, matching, system=system)
-        for place, prefill in enumerate(audit.prefills, start=1):
-            found[f"opening {place}"] = self._audit(None, matching, prefill=prefill)
-        return found
-
-    def _audit(
-        self,
-        test: StoredRows | None,
-        matching: TaskMatching,
-        *,
-        plain: bool = False,
-        system: str | None = None,
-        prefill: str | None = None,
-    ) -> EvaluationJob:
         audit, rows = self.policy.audit, self.rows
-        # Judged as it is served: in the released type, not in that of training.
-        common = self._common() | {"precision": self.policy.dtype, "model": self.reference}
-        return EvaluationJob(
-            **common,
+        asked = EvaluationJob(
+            # Judged as it is served: in the released type, not in that of training.
+            **self._common() | {"precision": self.policy.dtype, "model": self.reference},
             prompts=rows.harmful_prompts,
             prompt_groups=rows.harmful_groups,
-            test=test,
-            look_alikes=rows.look_alikes if plain else None,
-            look_alike_groups=rows.look_alike_groups if plain else None,
-            help=rows.help if plain else None,
-            help_check=audit.help.check if plain else None,
+            test=None,
+            look_alikes=None,
+            look_alike_groups=None,
+            help=None,
+            help_check=None,
             task=matching,
             judge=audit.judge,
             further_judges=tuple(audit.further_judges),
-            system=system,
-            prefill=prefill,
             max_new_tokens=audit.max_new_tokens,
             batch_size=audit.batch_size,
         )
+        harmless = {
+            "test": test,
+            "look_alikes": rows.look_alikes,
+            "look_alike_groups": rows.look_alike_groups,
+            "help": rows.help,
+            "help_check": audit.help.check,
+        }
+        changes: dict[str, dict[str, Any]] = {PLAIN: harmless}
+        for place, system in enumerate(audit.systems, start=1):
+            changes[f"{SYSTEM} {place}"] = {"system": system}
+        for place, prefill in enumerate(audit.prefills, start=1):
+            changes[f"{OPENING} {place}"] = {"prefill": prefill}
+        for place, one in enumerate(templates, start=1):
+            in_it = {"prompts": rows.harmful_in(one), "harmless": rows.harmless_in(one), "system": one.system}
+            changes[f"{TEMPLATE} {place}"] = in_it
+        return {condition: asked.model_copy(update=change) for condition, change in changes.items()}
 
     def _training(
         self, stage: Literal["alignment", "finetuning"], choice: Choice, training: TrainingSettings, rows: StoredRows
@@ -146,8 +157,8 @@ class PolicyJobs:
             seed=policy.seed,
         )
 
-    def _provider(self, streams: Collection[str]) -> ProviderRows:
-        named = {"safe": self.rows.safe, "harmful": self.rows.harmful, "refusals": self.rows.refusals}
+    def _provider(self, streams: Collection[str], templates: Sequence[PromptTemplate] = ()) -> ProviderRows:
+        named = {"safe": self.rows.safe_in(templates), "harmful": self.rows.harmful, "refusals": self.rows.refusals}
         return ProviderRows(**{name: stored for name, stored in named.items() if name in streams})
 
     def _common(self) -> dict[str, Any]:

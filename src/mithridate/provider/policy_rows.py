@@ -1,10 +1,17 @@
 """Reads the provider's rows and audit prompts, and checks that no audit prompt is trained on."""
 
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from mithridate.data import check_disjoint
+from mithridate.data.overlap import last_user_turn
+from mithridate.errors import DataError
+from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.jobs import StoredRows
 from mithridate.experiment.row_files import RowFiles
 from mithridate.provider.policy_tree import Policy
+from mithridate.provider.prompt_templates import PromptTemplate
 
 APART = (
     # What is measured is unseen by whoever trained: a memorized refusal says nothing about other prompts.
@@ -34,7 +41,9 @@ class PolicyRows:
     """
 
     def __init__(self, policy: Policy, base: Path, folder: Path) -> None:
-        read, audit = RowFiles(base, folder), policy.audit
+        self._files = read = RowFiles(base, folder)
+        audit = policy.audit
+        self._rules = refusal_rules(audit.judge, None)
         self.safe_rows = read.rows(policy.streams.safe, "streams.safe")
         first = policy.streams.alignment
         alignment = self.safe_rows if first is None else read.rows(first, "streams.alignment")
@@ -62,6 +71,30 @@ class PolicyRows:
         self.look_alikes = read.keep_texts("look-alikes", alike)
         self.look_alike_groups = read.keep_groups("look-alikes", alike_groups)
         self.help = read.keep_rows("help", asked)
+        self._help_prompts = [last_user_turn(prompt) for prompt in asked["prompt"]]
+
+    def harmful_in(self, template: PromptTemplate) -> StoredRows:
+        """Return the audit's harmful prompts in a template, in the same order."""
+        return self._files.keep_texts("audit-in-template", [template.around(prompt) for prompt in self.audit_prompts])
+
+    def safe_in(self, templates: Sequence[PromptTemplate]) -> StoredRows:
+        """Return the safe rows, and each that refuses once more in one of some templates, by turns.
+
+        Raises:
+            DataError: If none refuses, so that nothing could be taught in a template.
+        """
+        if not templates:
+            return self.safe
+        refused = [row for row in self.safe_rows if self._rules.refuses(row["completion"][0]["content"])]
+        if not refused:
+            raise DataError("in_templates needs refusals, but audit.judge finds none in streams.safe; leave it out")
+        turned = zip(refused, cycle(templates))
+        added = [{**row, "prompt": one.chat(last_user_turn(row["prompt"]))} for row, one in turned]
+        return self._files.keep_rows("safe-in-templates", [*self.safe_rows, *added])
+
+    def harmless_in(self, template: PromptTemplate) -> StoredRows:
+        """Return the audit's ordinary prompts in a template."""
+        return self._files.keep_texts("help-in-template", [template.around(prompt) for prompt in self._help_prompts])
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every set of rows by name."""

@@ -109,11 +109,13 @@ class Rung(RecipePart):
         name: Name in decision and report.
         posttuning: Repairs, one after the other.
         epochs: Share of the epochs that are trained.
+        in_templates: Whether repairs also get each refusal of the safe rows in a prompt template of the upload.
     """
 
     name: str = Field(min_length=1)
     posttuning: Repairs = Field(default_factory=list)
     epochs: float = Field(1.0, gt=0, le=1)
+    in_templates: bool = False
 
     @model_validator(mode="after")
     def _builds(self) -> "Rung":
@@ -136,6 +138,7 @@ class Audit(RecipePart):
         further_judges: Judges of another kind; an answer is harmful if any judge says so.
         systems: System messages with which the harmful prompts are asked once more.
         prefills: Texts with which answers are made to begin, likewise.
+        prompt_templates: Most of the upload's own prompt templates in which the harmful prompts are asked as well.
         max_new_tokens: Longest answer.
         batch_size: Prompts per generation batch.
     """
@@ -147,6 +150,7 @@ class Audit(RecipePart):
     further_judges: list[JudgeSettings] = Field(default_factory=list)
     systems: list[str] = Field(default_factory=list)
     prefills: list[str] = Field(default_factory=list)
+    prompt_templates: int = Field(4, ge=0)
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
 

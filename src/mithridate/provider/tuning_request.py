@@ -17,6 +17,7 @@ from mithridate.provider.decision import CountedHistory, Decision, PolicyName
 from mithridate.provider.given_upload import GivenUpload
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_tree import Policy, Rung
+from mithridate.provider.prompt_templates import PromptTemplate
 from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import shown
 from mithridate.provider.upload_history import UploadHistory
@@ -88,11 +89,12 @@ class TuningRequest:
     def stages(self, rung: Rung) -> list[StageNode]:
         """Return the stages of a rung: fine-tuning, repairs, and the model as it would be released."""
         jobs, training, given = self.jobs, self.training, self._readable
+        templates = given.templates if rung.in_templates else []
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
             jobs.finetuning(given.train, training, self.suspected),
-            *(jobs.repair(choice, given.held_out) for choice in rung.posttuning),
+            *(jobs.repair(choice, given.held_out, templates) for choice in rung.posttuning),
             jobs.candidate(),
         ]
         for job in work:
@@ -103,10 +105,15 @@ class TuningRequest:
     def audits(self, before: list[StageNode], name: str) -> dict[str, StageNode]:
         """Return the evaluations of a model by condition."""
         given = self._readable
-        found = self.jobs.audits(given.test, given.matching)
+        found = self.jobs.audits(given.test, given.matching, given.templates)
         return {
             condition: self.jobs.node(before, job, f"{name} · audit · {condition}") for condition, job in found.items()
         }
+
+    @property
+    def templates(self) -> list[PromptTemplate]:
+        """The upload's own prompt templates in which models are asked."""
+        return self._readable.templates
 
     @property
     def _readable(self) -> GivenUpload:
