@@ -23,7 +23,8 @@ from benchmarks.documents import put
 from benchmarks.measure import report
 from mithridate.files import file_hash
 from mithridate.provider.decision import read_decision
-from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import MODEL
 
 EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"})
 """Audit events that are counted; an ``open`` counts where it is for writing."""

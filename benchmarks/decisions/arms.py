@@ -20,7 +20,7 @@ from mithridate.gates.upload_verdict import UploadDecision
 from mithridate.models.loading import Where, load_served
 from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.given_upload import read_upload
-from mithridate.provider.hand_over import MODEL
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows

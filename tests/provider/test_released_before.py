@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mithridate.errors import CheckpointError, MithridateError, ModelError, UsageError
-from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.tuning import tune
 from tests.helpers import tiny
 from tests.provider.probes import plain, write

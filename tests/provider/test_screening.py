@@ -12,7 +12,8 @@ from mithridate.gates.upload_verdict import UploadDecision
 from mithridate.provider import screening, tuning
 from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.decision_page import REPORT
-from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.screening import FINDINGS
 from mithridate.provider.tuning import tune

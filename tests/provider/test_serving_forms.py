@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from mithridate.errors import CheckpointError, ModelError, UsageError
 from mithridate.models import serving_forms
-from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.tuning import STORE, tune
 
 quantizes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")

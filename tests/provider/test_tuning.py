@@ -12,7 +12,8 @@ from mithridate.errors import CheckpointError, DataError, JudgeError, ModelError
 from mithridate.provider import ladder, tuning
 from mithridate.provider.aligning import align
 from mithridate.provider.decision import DECISION, EXIT_CODES, Outcome, read_decision
-from mithridate.provider.hand_over import MODEL, verify_release
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
 from mithridate.provider.upload_history import AUDIT_KEY

@@ -13,7 +13,6 @@ from mithridate.files import file_hash
 from mithridate.models.loading import Where, load, load_tokenizer
 from mithridate.service.contract.object_ids import new_id
 from mithridate.service.database.tables import JOBS, KEYS, MODELS
-from mithridate.service.judged_files import compare_files
 from mithridate.service.worker.job_order import DECISION_FOLDER
 from tests.helpers import tiny
 from tests.service.conftest import new_key
@@ -186,10 +185,3 @@ def test_the_models_are_listed_and_a_deleted_one_is_gone(parts, server, client, 
         ask(client)
     assert not released.exists()
     assert list(client.fine_tuning.jobs.checkpoints.list(job)) == []
-
-
-def test_an_empty_list_of_files_is_not_what_was_judged(tmp_path):
-    from mithridate.errors import CheckpointError
-
-    with pytest.raises(CheckpointError):
-        compare_files(tmp_path, {})

@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from mithridate.cli.main import app
+from mithridate.service.handover import ServedModel, folder_name, serving_command
 from mithridate.service.service_settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,41 @@ def test_only_this_machine_reaches_the_service_and_nobody_the_database():
     assert SERVICES["database"]["networks"] == ["inside"]
 
 
+def test_the_proxys_word_is_believed_where_only_this_machine_reaches_the_port():
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["service"]["ports"])
+    assert SERVICES["service"]["environment"] == {**SERVICES["worker"]["environment"], "FORWARDED_ALLOW_IPS": "*"}
+
+
+def test_the_guides_gpus_are_for_the_containers_that_load_models():
+    text = (ROOT / "docs" / "service-operate.md").read_text()
+    (shown,) = re.findall(r"^```yaml notest\n(services:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    given = yaml.safe_load(shown)["services"]
+    assert set(given) == {"worker", "service"} <= set(OURS)
+    for one in given.values():
+        (device,) = one["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_guides_unit_checks_the_model_that_it_serves():
+    text = (ROOT / "docs" / "service-operate.md").read_text()
+    (unit,) = re.findall(r"^```ini\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [tuple(line.split("=", 1)) for line in unit.splitlines() if "=" in line]
+    said = dict(line for line in lines if line[0] != "Environment")
+    names = dict(value.split("=", 1) for name, value in lines if name == "Environment")
+    checked, served = (
+        [re.sub(r"\$\{(\w+)\}", lambda found: names[found[1]], word) for word in shlex.split(said[name])]
+        for name in ("ExecStartPre", "ExecStart")
+    )
+    # As the service's user, who is not the one that serves; `+` gives the right to become them.
+    assert checked[:4] == ["+/usr/bin/sudo", "-H", "-u", "mithridate"]
+    assert said["User"] not in checked
+    start = checked.index("service")
+    assert known(checked[start:]) == "resolve"
+    model, folder = checked[start + 2], Path(checked[checked.index("--out") + 1])
+    made = ServedModel(model, folder / folder_name(model))
+    assert shlex.join(served) == f"/opt/vllm/bin/{serving_command(made)}"
+
+
 def test_jobs_have_no_way_out():
     settings = read_settings(DOCKER / "service.yaml")
     # Nowhere but in the container whose network leads nowhere; there a job needs no network of its own.
@@ -91,7 +127,8 @@ def test_jobs_have_no_way_out():
 
 def test_each_has_a_check_of_its_health():
     assert "/healthz" in DOCKERFILE
-    assert SERVICES["database"]["healthcheck"]["test"][1] == "pg_isready"
+    # Not by its socket, on which the server answers that the image runs while it makes the database.
+    assert SERVICES["database"]["healthcheck"]["test"][1:3] == ["pg_isready", "--host=127.0.0.1"]
     assert SERVICES["service"]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 

@@ -1,8 +1,11 @@
 """A released model on its way to an inference server: the judged bytes, or nothing."""
 
+import errno
 import json
 import os
+import shutil
 import stat
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -91,9 +94,82 @@ def test_what_was_changed_in_the_serving_folder_is_found_at_the_next_start(parts
         resolve(parts, name, tmp_path / "serving")
 
 
-def test_what_is_changed_while_it_is_copied_is_found(parts, released, tmp_path, monkeypatch):
-    import shutil
+def test_a_folder_that_is_a_link_is_not_what_was_judged(parts, released, tmp_path):
+    name, source = released
+    served = resolve(parts, name, tmp_path / "serving")
+    moved = served.folder.rename(tmp_path / "moved")
+    served.folder.symlink_to(moved)
+    with pytest.raises(CheckpointError, match=f"remove {served.folder} and resolve again"):
+        resolve(parts, name, tmp_path / "serving")
+    served.folder.unlink()
+    served.folder.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="does not hold the files"):
+        resolve(parts, name, tmp_path / "serving")
+    served.folder.unlink()
+    (source / "model").rename(source / "moved")
+    (source / "model").symlink_to(source / "moved")
+    with pytest.raises(CheckpointError, match="does not hold the files"):
+        resolve(parts, name, tmp_path / "serving")
 
+
+def test_the_message_says_how_to_go_on(parts, released, tmp_path):
+    name, _ = released
+    served = resolve(parts, name, tmp_path / "serving")
+    served.folder.chmod(0o755)
+    swap(served.folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"do not serve it; remove {served.folder} and resolve again"):
+        resolve(parts, name, tmp_path / "serving")
+    shutil.rmtree(served.folder)
+    assert resolve(parts, name, tmp_path / "serving") == served
+
+
+def test_after_a_kill_the_next_call_takes_the_right_to_write_away(parts, released, tmp_path, link, monkeypatch):
+    name, _ = released
+    plain = Path.rename
+
+    def killed(part, folder):
+        plain(part, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resolve(parts, name, tmp_path / "serving", link=link)
+    folder = tmp_path / "serving" / folder_name(name)
+    assert folder.stat().st_mode & stat.S_IWUSR
+    assert resolve(parts, name, tmp_path / "serving", link=link).folder == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o555
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    (folder / "config.json").chmod(0o644)
+    resolve(parts, name, tmp_path / "serving", link=link)
+    assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o444
+
+
+def test_files_that_cannot_be_linked_are_refused_in_words(parts, released, tmp_path, monkeypatch):
+    name, _ = released
+
+    def elsewhere(link, file):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "hardlink_to", elsewhere)
+        with pytest.raises(UsageError, match=r"cannot be linked \(.*cross-device.*\); leave --link out"):
+            resolve(parts, name, tmp_path / "serving", link=True)
+    assert not (tmp_path / "serving" / folder_name(name)).exists()
+    assert resolve(parts, name, tmp_path / "serving").folder.is_dir()
+
+
+def test_an_adapter_is_not_handed_over(parts, released, tmp_path):
+    name, _ = released
+    files = {"adapter_config.json": "0" * 64, "adapter_model.safetensors": "0" * 64}
+    with parts.database.write() as connection:
+        connection.execute(update(MODELS).values(files=files))
+    with pytest.raises(CheckpointError, match="is an adapter"):
+        resolve(parts, name, tmp_path / "serving")
+    assert not (tmp_path / "serving").exists()
+
+
+def test_what_is_changed_while_it_is_copied_is_found(parts, released, tmp_path, monkeypatch):
     name, _ = released
     plain = shutil.copyfile
 

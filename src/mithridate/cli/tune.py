@@ -10,7 +10,7 @@ from mithridate.cli.progress import RunDisplay
 from mithridate.data.row_faults import shown
 from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.decision_page import REPORT
-from mithridate.provider.hand_over import MODEL
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.tuning import tune
 
 

@@ -5,12 +5,9 @@ from pathlib import Path
 
 from mithridate.errors import CheckpointError, DataError
 from mithridate.experiment.stage_folder import MODEL as STAGE_MODEL
-from mithridate.files import file_hash
 from mithridate.provider.decision import Decision, read_decision
-from mithridate.provider.model_card import CARD, model_card
-
-MODEL = "model"
-"""Folder of the released model."""
+from mithridate.provider.judged_files import CARD, MODEL, compare_files
+from mithridate.provider.model_card import model_card
 
 
 def hand_over(decision: Decision, judged: Path | None, folder: Path) -> None:
@@ -31,7 +28,7 @@ def hand_over(decision: Decision, judged: Path | None, folder: Path) -> None:
             raise CheckpointError(f"{target} exists, but the decision is a refusal; remove it")
         return
     if target.is_dir():
-        compare(decision, target)
+        compare_files(target, decision.files, _remedy(target))
         return
     part = target.with_name(f"{MODEL}.part")
     if part.exists():  # left by a kill at this point
@@ -39,7 +36,8 @@ def hand_over(decision: Decision, judged: Path | None, folder: Path) -> None:
     if not (judged / STAGE_MODEL).is_dir():
         raise CheckpointError(f"{judged} is missing, and with it the judged model; remove {folder} and tune again")
     shutil.copytree(judged / STAGE_MODEL, part)
-    compare(decision, part)
+    # Where the copy differs, so does the stage it was copied from: only all of it anew mends that.
+    compare_files(part, decision.files, _remedy(folder))
     (part / CARD).write_text(model_card(decision), encoding="utf-8")
     part.rename(target)
 
@@ -57,23 +55,11 @@ def verify_release(folder: Path) -> Decision:
     if decision.outcome == "released":
         if not (folder / MODEL).is_dir():
             raise CheckpointError(f"{folder / MODEL} is missing; run mithridate tune again to finish the release")
-        compare(decision, folder / MODEL)
+        compare_files(folder / MODEL, decision.files, _remedy(folder / MODEL))
     elif (folder / MODEL).exists():
         raise CheckpointError(f"{folder / MODEL} exists, but the decision is a refusal; do not serve it")
     return decision
 
 
-def compare(decision: Decision, folder: Path) -> None:
-    """Compare a folder's files with those that were judged.
-
-    Raises:
-        CheckpointError: Naming the first file that differs, is missing or was added.
-    """
-    found = {path.name for path in folder.iterdir()} - {CARD}
-    if more := sorted(found - set(decision.files)):
-        raise CheckpointError(f"{folder / more[0]} was not judged; remove it")
-    for name, sha256 in decision.files.items():
-        if name not in found:
-            raise CheckpointError(f"{folder / name} is missing; remove {folder} and run mithridate tune again")
-        if file_hash(folder / name) != sha256:
-            raise CheckpointError(f"{folder / name} is not what was judged; do not serve it")
+def _remedy(folder: Path) -> str:
+    return f"do not serve it; remove {folder} and run mithridate tune again"

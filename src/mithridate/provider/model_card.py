@@ -2,7 +2,6 @@
 
 from mithridate.provider.decision import Decision
 
-CARD = "README.md"
 PROOF = "`mithridate verify` compares these files with those that were judged."
 """Last line of every card; by it a released model is known wherever it lies."""
 

@@ -8,8 +8,9 @@ from mithridate.experiment.identity import model_identity
 from mithridate.model_names import locate, path_of
 from mithridate.models.serving_forms import is_quantized
 from mithridate.provider.decision import Decision, read_decision
-from mithridate.provider.hand_over import MODEL, verify_release
-from mithridate.provider.model_card import CARD, PROOF
+from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import CARD, MODEL
+from mithridate.provider.model_card import PROOF
 
 
 def aligned_behind(model: str, aligned: str | None) -> str | None:

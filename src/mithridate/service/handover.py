@@ -1,7 +1,9 @@
 """Hands a released model to an inference server: a folder whose bytes are those that were judged, and no other."""
 
+import os
 import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +12,12 @@ from sqlalchemy import Row, select
 
 from mithridate.errors import CheckpointError, UsageError
 from mithridate.provider.hand_over import verify_release
+from mithridate.provider.judged_files import compare_files
 from mithridate.service.database.tables import JOBS, MODELS
-from mithridate.service.judged_files import compare_files
 from mithridate.service.released_models import model_folder
 from mithridate.service.service_parts import ServiceParts
 
-ADAPTER = "adapter_config.json"
+_ADAPTER = "adapter_config.json"
 
 
 class ServedModel(NamedTuple):
@@ -24,12 +26,10 @@ class ServedModel(NamedTuple):
     Attributes:
         name: Its name.
         folder: Its folder, which nobody may write.
-        adapter: Whether it is an adapter, to be served upon its base model.
     """
 
     name: str
     folder: Path
-    adapter: bool
 
 
 def resolve(parts: ServiceParts, name: str, target: Path, *, link: bool = False) -> ServedModel:
@@ -44,19 +44,20 @@ def resolve(parts: ServiceParts, name: str, target: Path, *, link: bool = False)
         link: Whether its files are hard links; otherwise they are copied.
 
     Raises:
-        UsageError: If there is no such released model.
-        CheckpointError: If a file differs from what was judged, wherever it lies.
+        UsageError: If there is no such released model, or its files cannot be linked.
+        CheckpointError: If a file differs from what was judged, wherever it lies, or the model is an adapter.
     """
     row = _row(parts, name)
     folder = target / folder_name(name)
     target.mkdir(parents=True, exist_ok=True)
     with FileLock(target / ".lock"):  # several servers may start at the same time
-        if not folder.exists():
+        if not os.path.lexists(folder):
             source = model_folder(parts, row)
             _judged(source, row)
             _placed(source, folder, row, link)
-        compare_files(folder, row.files)
-    return ServedModel(name, folder, ADAPTER in row.files)
+        compare_files(folder, row.files, f"do not serve it; remove {folder} and resolve again")
+        _seal(folder, row)
+    return ServedModel(name, folder)
 
 
 def folder_name(name: str) -> str:
@@ -77,6 +78,9 @@ def _row(parts: ServiceParts, name: str) -> Row[Any]:
         raise UsageError(f"model '{name}' was deleted; tune it again")
     if (row.state, row.fine_tuned_model) != ("succeeded", name):
         raise CheckpointError(f"model '{name}' is not what its job {row.job_id} released; do not serve it")
+    if _ADAPTER in row.files:
+        # What it is put on would be the inference server's choice, and was judged by nobody.
+        raise CheckpointError(f"model '{name}' is an adapter, and only whole models are handed over; tune it again")
     return row
 
 
@@ -87,34 +91,47 @@ def _judged(source: Path, row: Row[Any]) -> None:
         CheckpointError: If one differs from another.
     """
     decision = verify_release(source.parent)
-    linked = any(path.is_symlink() for path in (source, *source.glob("*")))  # to bytes that may change
-    if linked or decision.outcome != "released" or decision.files != row.files:
+    if decision.outcome != "released" or decision.files != row.files:
         raise CheckpointError(
             f"{source.parent} holds another decision than job {row.job_id} ended with; do not serve it"
         )
 
 
 def _placed(source: Path, folder: Path, row: Row[Any], link: bool) -> None:
-    """Copy or link a model's files, check what has arrived, and let nobody write it."""
+    """Copy or link a model's files, and check what has arrived.
+
+    Raises:
+        UsageError: If they cannot be linked.
+        CheckpointError: If something else has arrived than was judged.
+    """
     part = folder.with_name(f"{folder.name}.part")
     if part.exists():  # left by a kill
-        part.chmod(0o755)
         shutil.rmtree(part)
     part.mkdir(parents=True)
     for name in row.files:
         if link:
-            (part / name).hardlink_to(source / name)
+            _linked(source / name, part / name)
         else:
             shutil.copyfile(source / name, part / name)
-        (part / name).chmod(0o444)
     # What has arrived, not what was there to be copied: somebody may have changed it in between.
     compare_files(part, row.files)
     part.rename(folder)
-    folder.chmod(0o555)
+
+
+def _linked(file: Path, link: Path) -> None:
+    try:
+        link.hardlink_to(file)
+    except OSError as error:  # most often another file system
+        raise UsageError(f"{file} cannot be linked ({error.strerror}); leave --link out") from error
+
+
+def _seal(folder: Path, row: Row[Any]) -> None:
+    """Let nobody write a folder or its files; each time, for a kill may have left them as they were."""
+    for path, mode in (*((folder / name, 0o444) for name in row.files), (folder, 0o555)):
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def serving_command(served: ServedModel) -> str:
     """Return the command that has vLLM serve a model."""
-    if served.adapter:
-        return f"vllm serve BASE --enable-lora --lora-modules {served.name}={served.folder}"
     return f"vllm serve {served.folder} --served-model-name {served.name}"

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
 
+from mithridate.provider.judged_files import MODEL
 from mithridate.service.contract.api_refusal import ApiRefusal, not_found
 from mithridate.service.contract.object_ids import new_id, now
 from mithridate.service.database.tables import MODELS, PERMISSIONS, PROJECTS
-from mithridate.service.judged_files import MODEL
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import DECISION_FOLDER

@@ -9,8 +9,9 @@ from mithridate.cli.main import app
 from mithridate.errors import DataError, UsageError
 from mithridate.service.importing.exported import read_exported
 from mithridate.service.importing.import_run import Importer
+from mithridate.service.importing.job_records import mapped
 from mithridate.service.keys.api_keys import Caller, project_id
-from tests.service.conftest import new_key, upload, work
+from tests.service.conftest import FACTS, new_key, upload, work
 
 RECORD = {
     "object": "fine_tuning.job", "id": "ftjob-abc", "model": "gpt-4o-mini-2024-07-18", "created_at": 1721764800,
@@ -124,6 +125,13 @@ def test_a_file_record_says_which_file_is_meant(parts, export):
         ({"method": {"type": "dpo", "dpo": {}}}, "its method is dpo"),
         ({"method": {"type": "reinforcement"}}, "its method is reinforcement"),
         ({"method": {"type": "magic"}}, "'magic' is unknown"),
+        ({"method": "dpo"}, "its method 'dpo' is unknown"),
+        ({"method": "supervised"}, "its method 'supervised' is unknown"),
+        ({"method": {"dpo": {"hyperparameters": {"beta": 0.1}}}}, "{'dpo': {'hyperparameters': "),
+        ({"method": {}}, "its method {} is unknown"),
+        ({"method": {"type": None}}, "its method {'type': None} is unknown"),
+        ({"method": ["supervised"]}, "its method ['supervised'] is unknown"),
+        ({"status": ["failed"], "training_file": None}, "training_file"),
         ({"training_file": "file-lost"}, "save the content of file-lost as file-lost.jsonl"),
         ({"training_file": "../../etc/passwd"}, "there is no file for it"),
         ({"training_file": None}, "training_file"),
@@ -179,6 +187,26 @@ def test_models_are_named_or_refused(parts, export):
     line = run(parts, export, models={RECORD["model"]: "llama"})[-1]
     assert "there is no model 'llama' to tune; there are: miniature" in line.notes[0]
     assert run(parts, export, models={RECORD["model"]: "miniature"})[-1].became
+
+
+def test_a_tuned_model_is_replaced_only_by_its_own_name(parts, export):
+    old = RECORD["fine_tuned_model"]
+    write(export, RECORD | {"model": old})
+    line = run(parts, export, models={"*": "miniature"})[-1]
+    assert (line.became, line.refused) == (None, True)
+    assert f"--model '{old}=NAME'" in line.notes[0]
+    assert run(parts, export, models={"*": "llama", old: "miniature"})[-1].became
+
+
+def test_the_most_epochs_that_are_told_are_taken():
+    hyper = {"n_epochs": 60}
+    for most, told in ((10, 10), (80, 50)):
+        asked = mapped(
+            RECORD | {"method": None, "hyperparameters": hyper},
+            {"*": "x"},
+            FACTS.model_copy(update={"most_epochs": most}),
+        )
+        assert f"n_epochs 60 becomes auto: the policy allows 1 to {told}" in asked.notes
 
 
 def test_a_file_with_faults_and_its_job_are_refused(parts, export):

@@ -300,8 +300,10 @@ def test_no_form_is_taken_from_elsewhere(house, method, path):
     operator = house[-1]
     place = path_of(path, "file-x", "ftjob-x", "key_x")
     form = {"form_token": token(operator.get("/files"))}
-    foreign = [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
-    for headers in (*foreign, {"Sec-Fetch-Site": "same-site"}):
+    foreign = [{"Origin": one} for one in ("https://evil.example", "null", "http://[", "http://[::1", "")]
+    # A damaged origin has no host, and that is not the host which nobody named.
+    foreign += [{"Origin": one, "Host": ""} for one in ("http://[", "null")]
+    for headers in (*foreign, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
         answer = operator.post(place, data=form, headers=headers)
         assert answer.status_code == 403
         assert "came from another site" in answer.text
@@ -319,6 +321,41 @@ def test_signing_in_from_another_site_is_refused(server, key):
         answer = http.post("/sign-in", data={"key": key}, headers={"Origin": "https://evil.example"})
         assert answer.status_code == 403
         assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("trusted", "scheme", "secure"),
+    [("*", "https", True), ("*", "http", False), ("127.0.0.1", "https", True), ("10.1.2.3", "https", False)],
+)
+def test_the_cookie_is_secure_behind_a_proxy_that_is_trusted(parts, key, monkeypatch, trusted, scheme, secure):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    server = Server(parts)
+    with browser(server) as http:
+        answer = http.post("/sign-in", data={"key": key}, headers={"X-Forwarded-Proto": scheme})
+    server.close()
+    assert ("Secure" in answer.headers["set-cookie"].split("; ")) is secure
+
+
+def test_strangers_do_not_wait_for_the_write_lock_nor_take_it(server, parts):
+    stranger = {"Cookie": "mithridate_session=unknown"}
+    with browser(server) as http, parts.database.write():
+        for bad in ("", "mk-" + "a" * 43):
+            assert http.post("/sign-in", data={"key": bad}, timeout=10).status_code == 401
+        for headers in ({}, stranger):
+            answer = http.post("/sign-out", headers=headers, timeout=10)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+
+
+def test_a_page_that_is_asked_for_too_often_says_when_to_come_back(tmp_path):
+    parts = make_parts(tmp_path / "slow", uses={"requests_per_minute": 10})
+    server = Server(parts)
+    with signed_in(server, new_key(parts)) as http:
+        answers = [http.get("/") for _ in range(11)]
+    server.close()
+    refused = answers[-1]
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
+    assert "asks too often" in refused.text
+    assert "<h1>" in refused.text
 
 
 def test_the_cookie_is_kept_from_scripts_and_other_sites(server, key):
@@ -414,7 +451,18 @@ def test_the_policy_and_its_history_are_shown(parts, operator):
     page = operator.get("/policy").text
     assert "In force: tiny" in page
     assert page.index("b" * 64) < page.index("a" * 64)
-    assert "<b>changed</b>" in page
+    assert page.count("<b>changed</b>") == 1
+
+
+def test_a_change_is_seen_over_loads_that_failed(parts, operator):
+    loads = ["a" * 64, None, "b" * 64, None, None, "b" * 64, "a" * 64]
+    with parts.database.write() as connection:
+        for sha256 in loads:
+            known = {"fault": "the policy cannot act"} if sha256 is None else {"fault": None, "sha256": sha256}
+            parts.audit.add(connection, "operator", "policy.loaded", "policy", **known)
+    rows = re.findall(r"<tr><th scope=\"row\"><time.*?</tr>", operator.get("/policy").text, re.DOTALL)
+    assert len(rows) == len(loads)
+    assert ["changed" in row for row in reversed(rows)] == [False, False, True, False, False, False, True]
 
 
 def test_a_file_that_is_too_large_is_refused_with_a_page(tmp_path):
@@ -428,9 +476,15 @@ def test_a_file_that_is_too_large_is_refused_with_a_page(tmp_path):
     assert list((parts.settings.folder / "staging").iterdir()) == []
 
 
-def test_damaged_requests_get_a_page(visitor):
-    assert visitor.get("/audit?before=x").status_code == 403
-    assert visitor.get("/files?after=file-none").status_code == 400
-    assert visitor.post("/jobs", content=b"\xff\xfe=\xff", headers={"content-type": "x"}).status_code in (400, 403)
-    assert visitor.post("/files", content=b"nothing").status_code == 400
-    assert visitor.get("/jobs/nothing").status_code == 404
+def test_damaged_requests_get_a_page(operator):
+    for answer, status in (
+        (operator.get("/audit?before=x"), 400),
+        (operator.get("/files?after=file-none"), 400),
+        (operator.post("/jobs", content=b"\xff\xfe=\xff", headers={"content-type": "x"}), 400),
+        (operator.post("/files", content=b"nothing"), 400),
+        (operator.get("/jobs/nothing"), 404),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert '<div class="alert" role="alert">' in answer.text
+        assert re.search("<h1>(Not done|There is no such page)</h1>", answer.text)

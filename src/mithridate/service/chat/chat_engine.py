@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mithridate.errors import CheckpointError
+from mithridate.provider.judged_files import compare_files
 from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.chat_objects import ChatRequest, ChatUsage
-from mithridate.service.judged_files import compare_files
 
 KEPT = 2
 """Models that are kept in memory."""

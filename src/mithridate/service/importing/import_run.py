@@ -47,7 +47,7 @@ class Importer:
     Args:
         parts: The service.
         caller: For whom.
-        models: Names of models here by their names there; ``*`` stands for any other.
+        models: Names of models here by their names there; ``*`` stands for any other that was not tuned there.
         all_states: Whether also jobs are made that failed or were cancelled there.
     """
 
@@ -102,9 +102,10 @@ class Importer:
             before = connection.execute(query).scalar_one_or_none()
         if before is not None:
             return ImportLine(name, before, ["is there already"])
-        if record.get("status") in _OVER and not self._all:
-            return ImportLine(name, None, [f"skipped: it {'has ' if record['status'] == 'failed' else 'was '}"
-                                           f"{record['status']} there; import it with --all"])  # fmt: skip
+        status = str(record.get("status"))  # a damaged record may hold anything
+        if status in _OVER and not self._all:
+            verb = "has" if status == "failed" else "was"
+            return ImportLine(name, None, [f"skipped: it {verb} {status} there; import it with --all"])
         try:
             asked = mapped(record, self._models, facts)
             request = asked.request.model_copy(update=self._ids(asked.request, exported, files))

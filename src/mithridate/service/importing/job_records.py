@@ -10,6 +10,7 @@ from mithridate.service.policy_facts import PolicyFacts
 from mithridate.validation import sentence
 
 _PAIRS, _VALUE = 16, 512  # of metadata
+_MOST_EPOCHS = 50  # of a request
 _KINDS = ("dpo", "reinforcement")
 
 
@@ -34,7 +35,7 @@ def mapped(record: dict[str, Any], models: dict[str, str], facts: PolicyFacts) -
 
     Args:
         record: The job's record.
-        models: Names of models here by their names there; ``*`` stands for any other.
+        models: Names of models here by their names there; ``*`` stands for any other that was not tuned there.
         facts: What the policy allows.
 
     Raises:
@@ -42,11 +43,12 @@ def mapped(record: dict[str, Any], models: dict[str, str], facts: PolicyFacts) -
     """
     notes: list[str] = []
     method = _tree(record, "method")
-    kind = method.get("type", "supervised")
+    # Records of old have no method; one with a method in another form is not guessed at.
+    kind = method.get("type") if record.get("method") is not None else "supervised"
     if kind in _KINDS:
         raise CannotMap(f"its method is {kind}, which this service does not offer")
     if kind != "supervised":
-        raise CannotMap(f"its method {kind!r:.40} is unknown")
+        raise CannotMap(f"its method {kind or record['method']!r:.40} is unknown")
     if record.get("integrations"):
         notes.append("integrations are left out: nothing about a job leaves this service")
     given = _tree(_tree(method, "supervised"), "hyperparameters") or _tree(record, "hyperparameters")
@@ -67,7 +69,8 @@ def mapped(record: dict[str, Any], models: dict[str, str], facts: PolicyFacts) -
 
 def _model(record: dict[str, Any], models: dict[str, str]) -> str:
     old = str(record.get("model", ""))
-    new = models.get(old, models.get("*"))
+    # A model that was tuned there stands for rows it has learned: no base model takes its place unless named for it.
+    new = models.get(old) if old.startswith("ft:") else models.get(old, models.get("*"))
     if new is None:
         raise CannotMap(f"no model stands for '{old[:80]}'; say which with --model '{old[:80]}=NAME'")
     return new
@@ -84,10 +87,11 @@ def _chosen(given: dict[str, Any], facts: PolicyFacts, notes: list[str]) -> dict
     chosen: dict[str, Any] = {}
     epochs, rate = given.get("n_epochs", "auto"), given.get("learning_rate_multiplier", "auto")
     most = facts.highest_learning_rate / facts.learning_rate
-    if _is_number(epochs) and 1 <= epochs <= min(50, facts.most_epochs) and epochs == int(epochs):
+    most_epochs = min(_MOST_EPOCHS, facts.most_epochs)
+    if _is_number(epochs) and 1 <= epochs <= most_epochs and epochs == int(epochs):
         chosen["n_epochs"] = int(epochs)
     elif epochs != "auto":
-        notes.append(f"n_epochs {epochs!r:.40} becomes auto: the policy allows 1 to {facts.most_epochs:g}")
+        notes.append(f"n_epochs {epochs!r:.40} becomes auto: the policy allows 1 to {most_epochs:g}")
     if _is_number(rate) and 0 < rate <= most:
         chosen["learning_rate_multiplier"] = float(rate)
         notes.append(f"learning_rate_multiplier {rate:g} now multiplies the policy's rate, {facts.learning_rate:g}")

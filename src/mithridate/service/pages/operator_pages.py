@@ -29,9 +29,19 @@ def policy(request: Request, parts: Parts, visitor: Operating) -> Response:
     """Show the policy in force and those before it."""
     query = select(AUDIT).where(AUDIT.c.action == "policy.loaded").order_by(AUDIT.c.seq.desc()).limit(_HISTORY)
     with parts.database.read() as connection:
-        history = [{"at": row.at, **json.loads(row.detail)} for row in connection.execute(query)]
+        history = _with_changes([{"at": row.at, **json.loads(row.detail)} for row in connection.execute(query)])
     now = operator_routes.policy(parts, visitor.caller)
     return rendered(request, "policy", here="policy", policy=now, history=history, most=_HISTORY)
+
+
+def _with_changes(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return loads of the policy, the newest first, with whether each brought another one than was known before."""
+    known = None  # a load that failed may know no hash: the policy before it still counts
+    for one in reversed(history):
+        sha256 = one.get("sha256")
+        one["changed"] = None not in (known, sha256) and sha256 != known
+        known = sha256 or known
+    return history
 
 
 @pages.get("/audit")

@@ -13,10 +13,9 @@ from starlette.exceptions import HTTPException
 
 from mithridate.errors import ServiceError
 from mithridate.service.contract.api_refusal import ApiRefusal
-from mithridate.service.keys.rate_limit import RateLimit
 from mithridate.service.pages.page_sessions import Visitor, visitor_of
 from mithridate.service.pages.rendering import rendered
-from mithridate.service.routes.access import admin, writer
+from mithridate.service.routes.access import admin, paced, writer
 from mithridate.service.service_parts import ServiceParts
 
 COOKIE = "mithridate_session"
@@ -43,9 +42,7 @@ def visitor(request: Request) -> Visitor:
     if found is None:
         raise SignedOutError("sign in first")
     request.state.caller, request.state.visitor = found.caller, found
-    limit: RateLimit = request.app.state.rate_limit
-    if wait := limit.take(found.caller.key):
-        raise ApiRefusal(429, f"this key asks too often; wait {wait:.1f} seconds", code="rate_limit_exceeded")
+    paced(request, found.caller)
     return found
 
 
@@ -112,9 +109,17 @@ def from_here(request: Request) -> None:
         ApiRefusal: If it came from another site.
     """
     origin = request.headers.get("origin")
-    other = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    other = origin is not None and not _is_of(origin, request.headers.get("host"))
     if other or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise ApiRefusal(403, "the form came from another site; use this site's own page", code="foreign_form")
+
+
+def _is_of(origin: str, host: str | None) -> bool:
+    """Return whether an origin is a host's."""
+    try:
+        return bool(host) and urlsplit(origin).netloc == host
+    except ValueError:  # damaged
+        return False
 
 
 class PageRoute(APIRoute):

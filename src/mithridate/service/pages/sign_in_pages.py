@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from mithridate.service.keys.api_keys import caller_of
 from mithridate.service.pages.page_access import COOKIE, Fields, PageRoute
-from mithridate.service.pages.page_sessions import LIFETIME, begin_session, end_session
+from mithridate.service.pages.page_sessions import LIFETIME, begin_session, end_session, visitor_of
 from mithridate.service.pages.rendering import rendered, script, style
 from mithridate.service.routes.access import Parts
 
@@ -27,14 +27,14 @@ def sign_in_form(request: Request, next: Next = "/") -> Response:
 @pages.post("/sign-in")
 def sign_in(request: Request, parts: Parts, fields: Fields) -> Response:
     """Begin a session."""
-    with parts.database.write() as connection:
+    with parts.database.read() as connection:  # anybody may ask: strangers must not make jobs wait for the write lock
         caller = caller_of(connection, fields.get("key", "").strip())
-        secret = None if caller is None else begin_session(connection, caller)
-        if caller is not None:
-            parts.audit.add(connection, caller.key, "page.sign_in", caller.key)
     to = _ours(fields.get("next", "/"))
-    if secret is None:
+    if caller is None:
         return rendered(request, "sign_in", status=401, next=to, fault="The API key is unknown or revoked.")
+    with parts.database.write() as connection:
+        secret = begin_session(connection, caller)
+        parts.audit.add(connection, caller.key, "page.sign_in", caller.key)
     answer = RedirectResponse(to, 303)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, secret, max_age=LIFETIME, httponly=True, samesite="strict", secure=secure, path="/")
@@ -44,8 +44,12 @@ def sign_in(request: Request, parts: Parts, fields: Fields) -> Response:
 @pages.post("/sign-out")
 def sign_out(request: Request, parts: Parts, fields: Fields) -> Response:
     """End the session; also that of a key that may only read, and without a token: nothing is lost by it."""
-    with parts.database.write() as connection:
-        end_session(connection, request.cookies.get(COOKIE, ""))
+    if secret := request.cookies.get(COOKIE):
+        with parts.database.read() as connection:
+            known = visitor_of(connection, secret) is not None
+        if known:
+            with parts.database.write() as connection:
+                end_session(connection, secret)
     answer = RedirectResponse("/sign-in", 303)
     answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     return answer

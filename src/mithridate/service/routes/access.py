@@ -32,6 +32,17 @@ def reader(request: Request) -> Caller:
     if caller is None:
         # Without the key, which may be a mistyped one of another service.
         raise ApiRefusal(401, "the API key is unknown or revoked; ask the operator for one", code="invalid_api_key")
+    paced(request, caller)
+    request.state.caller = caller
+    return caller
+
+
+def paced(request: Request, caller: Caller) -> None:
+    """Count a request of a key, to the API or for a page.
+
+    Raises:
+        ApiRefusal: If the key asks too often.
+    """
     limit: RateLimit = request.app.state.rate_limit
     if wait := limit.take(caller.key):
         raise ApiRefusal(
@@ -40,8 +51,6 @@ def reader(request: Request) -> Caller:
             code="rate_limit_exceeded",
             headers={"Retry-After": str(int(wait) + 1)},
         )
-    request.state.caller = caller
-    return caller
 
 
 async def writer(caller: Annotated[Caller, Depends(reader)]) -> Caller:

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from mithridate.errors import CheckpointError
+from mithridate.provider.judged_files import MODEL, compare_files
 from mithridate.service.contract.object_ids import model_name, new_id, now
 from mithridate.service.database.tables import FILES, JOBS, MODELS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, holds
 from mithridate.service.jobs.transitions import move
-from mithridate.service.judged_files import MODEL, compare_files
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import DECISION_FOLDER, JobFailure, JobOutcome
