@@ -6,12 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from sqlalchemy import select, update
 
 from mithridate.errors import ServiceError
+from mithridate.provider.policy_file import default_text
+from mithridate.service.database.tables import JOBS
+from mithridate.service.policy_facts import POLICY, report
 from mithridate.service.service_settings import ProcessLimits
 from mithridate.service.worker import confinement
 from mithridate.service.worker.confinement import available
+from mithridate.service.worker.job_order import ORDER
 from mithridate.service.worker.job_process import environment, readable
+from mithridate.service.worker.policy_preparation import facts_of
+from tests.service.conftest import FACTS, make_parts, work
+from tests.service.test_leases import add, project
 
 needs = pytest.mark.skipif(not available(), reason="this kernel has no Landlock")
 
@@ -95,8 +104,55 @@ def test_a_job_knows_no_secret_of_the_service(tmp_path):
     assert "HF_HUB_OFFLINE" not in environment(own, tmp_path, ProcessLimits(network=True))
 
 
-def test_the_folders_a_job_reads_hold_no_other_job(tmp_path):
-    found = readable(tmp_path / "aligned", tmp_path / "policy" / "policy.yaml")
-    assert str(tmp_path / "aligned") in found
-    assert str(tmp_path / "policy") in found
-    assert str(tmp_path) not in found
+def test_what_a_job_reads_holds_no_other_job_and_nothing_beside_the_policy(tmp_path):
+    policy = tmp_path / "policy" / "policy.yaml"
+    found = readable(tmp_path / "aligned", policy)
+    assert {str(tmp_path / "aligned"), str(policy)} <= set(found)
+    assert not {str(tmp_path), str(policy.parent)} & set(found)
+
+
+@pytest.mark.parametrize("beside", ["policy", "model", "named", "storage", "database"])
+def test_a_job_that_could_read_the_service_is_not_run(tmp_path, beside):
+    """The service's folder beside the policy is safe; a model, or a file of the policy, that holds it is not."""
+    inner, model = tmp_path / "shop", tmp_path / "model"
+    for folder in (inner, model):
+        folder.mkdir()
+    (inner / "policy.yaml").write_text("name: shop")
+    given = {
+        "policy": {"policy": inner / "policy.yaml"},
+        "model": {"models": {"miniature": str(inner)}},
+        "named": {},
+        "storage": {"storage": str(model / "files"), "models": {"miniature": str(model)}},
+        "database": {"database": f"sqlite:///{model}/one.db", "models": {"miniature": str(model)}},
+    }[beside]
+    parts = make_parts(inner / "service", process={"sandbox": "required"}, **given)
+    if beside == "named":
+        with parts.database.write() as connection:
+            report(connection, POLICY, facts=FACTS.model_dump() | {"reads": [str(inner)]})
+    with parts.database.write() as connection:
+        project(connection)
+        name = add(connection)
+        with parts.blobs.begin("file-x") as blob:
+            blob.write(b"{}")
+            parts.blobs.keep(blob, "file-x")
+        method = {"supervised": {"hyperparameters": {"n_epochs": 1, "learning_rate_multiplier": 1}}}
+        connection.execute(update(JOBS).values(training_sha256=blob.sha256, model="miniature", method=method))
+    work(parts)
+    with parts.database.read() as connection:
+        row = connection.execute(select(JOBS)).one()
+    code = (row.error or {}).get("code")
+    assert (code == "sandbox_unavailable") == (beside != "policy"), row.error
+    assert (parts.settings.jobs_folder / name / ORDER).is_file() == (beside == "policy")
+
+
+def test_a_job_reads_the_files_that_its_policy_names_and_not_a_folder_called_like_it(tmp_path, monkeypatch):
+    from mithridate.provider import judge_check, policy_rows
+
+    monkeypatch.setattr(judge_check, "check_judges", lambda *_: None)
+    monkeypatch.setattr(policy_rows, "PolicyRows", lambda *_: None)
+    tree = yaml.safe_load(default_text())
+    tree["name"], tree["streams"]["safe"] = "service", "tea.jsonl"
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "service").mkdir()
+    (tmp_path / "tea.jsonl").write_text("{}")
+    assert facts_of(tmp_path / "policy.yaml").reads == [str((tmp_path / "tea.jsonl").resolve())]

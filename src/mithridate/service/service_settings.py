@@ -150,6 +150,14 @@ class ServiceSettings(RecipePart):
         return (self.folder / "jobs").resolve()
 
     @property
+    def private(self) -> list[Path]:
+        """Folders and files that no job may read: those of all customers, of the keys and of the database."""
+        address, storage = self.database_url, self.storage_url.removeprefix("file://")
+        named = [address.partition("///")[2]] if address.startswith("sqlite") else []
+        named += [] if "://" in storage else [storage]
+        return [self.folder.resolve(), self.jobs_folder, *(Path(place).resolve() for place in named)]
+
+    @property
     def offered(self) -> dict[str, Path]:
         """Folders of the aligned models by name."""
         if self.models:

@@ -80,10 +80,11 @@ def environment(own: Mapping[str, str], folder: Path, limits: ProcessLimits) -> 
 
 
 def readable(model: Path, policy: Path | None) -> list[str]:
-    """Return the folders that a job's process reads: its model, its policy, the programs and what they bring along."""
+    """Return what a job's process reads: its model, its policy file, the programs and what they bring along."""
     named = [os.environ.get(name) for name in ("MITHRIDATE_DATA", "MITHRIDATE_CACHE", "HF_HOME", "HF_HUB_CACHE")]
     code = [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
-    own = [str(model), *([] if policy is None else [str(policy.parent)])]
+    # The file alone: the service's own folder may lie beside it. Files that the policy names are allowed one by one.
+    own = [str(model), *([] if policy is None else [str(policy)])]
     caches = [str(Path.home() / ".cache" / name) for name in ("huggingface", "mithridate")]
     return sorted({str(Path(path).resolve()) for path in (*own, *code, *caches, *named) if path})
 

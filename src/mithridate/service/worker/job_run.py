@@ -16,7 +16,7 @@ from mithridate.service.jobs.transitions import move
 from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
-from mithridate.service.worker.confinement import available
+from mithridate.service.worker.confinement import available, exposed
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
@@ -106,6 +106,11 @@ class JobRun:
         model = settings.offered.get(row.model)
         if model is None or not model.is_dir():
             return JobFailure(code="model_unavailable", message=f"model '{row.model}' is not there; ask the operator")
+        confined = [*readable(model, settings.policy), *reads] if _confined(settings.process) else None
+        if confined is not None and (found := exposed(settings.private, confined)):
+            log.error("a job could read what is not its own", extra={"job": self._lease.job, "readable": found})
+            said = "the service's folder lies where every job may read; ask the operator to move it"
+            return JobFailure(code="sandbox_unavailable", message=said)
         chosen = row.method["supervised"]["hyperparameters"]
         order = JobOrder(
             model=str(model),
@@ -114,7 +119,7 @@ class JobRun:
             rate=None if chosen["learning_rate_multiplier"] == "auto" else chosen["learning_rate_multiplier"],
             seed=row.seed,
             validation=row.validation_file is not None,
-            confined=[*readable(model, settings.policy), *reads] if _confined(settings.process) else None,
+            confined=confined,
             network=settings.process.network,
         )
         write_told(self._folder, ORDER, order)
