@@ -31,6 +31,7 @@ from mithridate.service.worker.job_order import (
     write_told,
 )
 from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
+from mithridate.service.worker.left_files import drop_links, own_file
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class JobRun:
         """Lay out the job's folder; return why that cannot be done."""
         self._folder.mkdir(parents=True, exist_ok=True)
         end_earlier(self._folder)
+        drop_links(self._folder)
         for name in (OUTCOME, FAILURE, PROGRESS):  # of an earlier attempt
             (self._folder / name).unlink(missing_ok=True)
         with self._parts.database.read() as connection:
@@ -138,10 +140,10 @@ class JobRun:
 
     def _follow(self) -> bool:
         """Take over what the process has told since; return whether that was anything, and the lease stands."""
-        path = self._folder / PROGRESS
-        if not path.is_file():
+        progress = own_file(self._folder, PROGRESS)
+        if progress is None:
             return False
-        with path.open("rb") as file:
+        with progress as file:
             file.seek(self._read)
             told = file.read()
         whole = told[: told.rfind(b"\n") + 1]  # the last line may be half written
