@@ -39,6 +39,8 @@ def main(folder: Path) -> int:
         tell(kind="validated", message="12 training rows")
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "bad_progress" in words:
+            print("[]", file=progress, flush=True)
         if "fail" in words:
             failure = {"code": "judge_unavailable", "message": "the judge is away", "param": None}
             (folder / "failure.json").write_text(json.dumps(failure))

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
@@ -31,6 +30,7 @@ from mithridate.service.worker.job_order import (
     write_told,
 )
 from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
+from mithridate.service.worker.lease_beats import beating
 from mithridate.service.worker.left_files import drop_links, own_file
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
 
@@ -51,10 +51,13 @@ class JobRun:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
         self._read = 0  # bytes of the progress that were read
-        self._beaten = time.monotonic()
 
     def run(self) -> None:
-        """Run the job; whatever happens, its lease ends."""
+        """Run the job to its end, or until its lease has ended."""
+        with beating(self._parts.database, self._lease, self._parts.settings.leases.beat):
+            self._run()
+
+    def _run(self) -> None:
         leases = self._parts.settings.leases
         failure = self._prepared()
         if failure is not None:
@@ -81,10 +84,6 @@ class JobRun:
             return False
         if self._follow():
             return True
-        if time.monotonic() - self._beaten >= leases.beat:
-            self._beaten = time.monotonic()
-            with self._parts.database.write() as connection:
-                return beat(connection, self._lease)
         with self._parts.database.read() as connection:
             return holds(connection, self._lease)
 
@@ -151,8 +150,8 @@ class JobRun:
             return False
         self._read += len(whole)
         lines = [ProgressLine.model_validate_json(line) for line in whole.splitlines()]
-        self._beaten = time.monotonic()
         with self._parts.database.write() as connection:
+            # Holds the job's row as well, so that the lease still stands when the lines are written.
             if not beat(connection, self._lease):
                 return False
             for line in lines:
