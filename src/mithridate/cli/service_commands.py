@@ -37,9 +37,9 @@ def settings_of(path: Path | None, folder: Path | None, **given: Any) -> Service
 
 def _parts(path: Path | None, folder: Path | None) -> ServiceParts:
     settings = settings_of(path, folder)
-    from mithridate.service.starting import open_or_make
+    from mithridate.service.starting import open_made
 
-    return open_or_make(settings)
+    return open_made(settings)
 
 
 @app.command("start")
