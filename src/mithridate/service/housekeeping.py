@@ -42,7 +42,10 @@ class Housekeeping:
     def until(self, stop: threading.Event) -> None:
         """Do round after round, until told to stop."""
         while True:
-            self.round()
+            try:
+                self.round()
+            except Exception:
+                log.exception("housekeeping not done; tried again")
             if stop.wait(PAUSE):
                 return
 
