@@ -158,7 +158,8 @@ def _refusal(outcome: JobOutcome) -> dict[str, Any]:
     if outcome.outcome == "refused_at_upload":
         said = f"the upload was refused: {'; '.join(outcome.reasons)}"
         if lines:
-            said += f" (lines {where}: {outcome.flagged} rows flagged)"
+            one = outcome.flagged == 1
+            said += f" (line{'' if one else 's'} {where}: {outcome.flagged} row{'' if one else 's'} flagged)"
     else:
         said = f"no model of this upload may be released: {'; '.join(outcome.reasons)}"
     param = "training_file" if outcome.outcome == "refused_at_upload" else None
