@@ -38,7 +38,11 @@ def test_keys_are_made_listed_and_revoked(run, made):
     assert run("key", "revoke", name) == f"revoked: {name}\n"
     assert run("key", "list").splitlines()[1].endswith("revoked")
     assert "no key" in str(run("key", "revoke", name))
-    assert run("verify") == "audit log: 3 entries, none altered\n"
+    said, last = run("verify").splitlines()
+    assert said == "audit log: 3 entries, none altered"
+    assert last.startswith("last: 3:")
+    assert run("verify", "--known", last.removeprefix("last: ")) == f"{said}\n{last}\n"
+    assert "4 were cut off" in str(run("verify", "--known", f"4:{last[-64:]}"))
 
 
 def test_the_first_start_leaves_a_key_for_its_owner_alone(tmp_path):
