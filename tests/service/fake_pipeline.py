@@ -68,6 +68,8 @@ def main(folder: Path) -> int:
         (out / "model").rmdir()
     if "swap" in words:
         (out / "model" / "model.safetensors").write_text("swapped")
+    (out / "work" / "inputs").mkdir(parents=True, exist_ok=True)
+    (out / "work" / "inputs" / "upload.jsonl").write_bytes((folder / "training.jsonl").read_bytes())
     (out / "decision.json").write_text(json.dumps({"outcome": outcome}))
     (out / "report.html").write_text("<p>report</p>")
     if "linked_results" in words:

@@ -18,6 +18,7 @@ from mithridate.service.database.tables import FILES, JOBS, PARTS, PROJECTS, UPL
 from mithridate.service.jobs.job_states import TERMINAL
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.service_parts import ServiceParts
+from mithridate.service.worker.job_leftovers import drop_leftovers, ended_jobs_of
 from mithridate.service.worker.row_messages import row_errors, rows_sentence
 
 
@@ -116,9 +117,13 @@ def drop(parts: ServiceParts, caller: Caller, name: str) -> None:
         if (job := connection.execute(busy).scalar_one_or_none()) is not None:
             message = f"job {job} needs file {row.id}; wait for its end or cancel it"
             raise ApiRefusal(409, message, code="file_in_use", headers={"x-should-retry": "false"})
+        ended = ended_jobs_of(connection, row.id)
         connection.execute(delete(FILES).where(FILES.c.id == row.id))
         parts.audit.add(connection, caller.key, "file.delete", row.id)
     parts.blobs.delete(row.id)
+    # Jobs that were cancelled or lost still hold their copies.
+    for job in ended:
+        drop_leftovers(parts.settings.jobs_folder / job)
 
 
 def room(connection: Connection, project: str, size: int, most: int, upload: str | None = None) -> None:

@@ -16,6 +16,7 @@ from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
 from mithridate.service.worker.confinement import available, exposed
+from mithridate.service.worker.job_leftovers import drop_leftovers, has_ended
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
@@ -56,6 +57,10 @@ class JobRun:
         """Run the job to its end, or until its lease has ended."""
         with beating(self._parts.database, self._lease, self._parts.settings.leases.beat):
             self._run()
+            with self._parts.database.read() as connection:
+                ended = has_ended(connection, self._lease.job)
+            if ended:
+                drop_leftovers(self._folder)
 
     def _run(self) -> None:
         leases = self._parts.settings.leases

@@ -52,7 +52,7 @@ _SAID = {
     "defense_cannot_act": "the policy's defense cannot act on this upload; ask the operator",
     "policy_error": "the operator's policy or the rows it names cannot be used; ask the operator",
     "sandbox_unavailable": "the job cannot be confined on this machine; ask the operator",
-    "storage_full": "the disk is full; what is done is kept, create the job again when the operator has made room",
+    "storage_full": "the disk is full; create the job again when the operator has made room",
     "pipeline_error": "the pipeline failed; ask the operator",
 }
 """What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
