@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,6 @@ tried("child", child)
 @needs
 def test_a_confined_process_reaches_its_own_folder_and_nothing_else(tmp_path):
     import socket
-    import tempfile
 
     # Not in memory: devices are open to a job, and /dev/shm with them.
     with tempfile.TemporaryDirectory() as base, socket.socket() as listening:
@@ -83,6 +83,35 @@ def test_a_confined_process_reaches_its_own_folder_and_nothing_else(tmp_path):
         assert [line for line in lines if "ALLOWED" in line] == []
         assert len(lines) == 12
         assert (Path(base) / "service.db").read_text() == "secret"
+
+
+BESIDE = """
+import sys
+from pathlib import Path
+from mithridate.service.worker.confinement import confine
+from mithridate.service.worker.job_process import readable
+base = Path(sys.argv[1])
+own = base / "service" / "jobs" / "one"
+confine(own, [Path(one) for one in readable(base / "service" / "aligned", base / "policy.yaml")], network=True)
+for name in ("policy.yaml", "service/aligned/w", "service/jobs/one/rows", "service/first-key", "service/jobs/two/rows"):
+    try:
+        print(name, (base / name).read_text())
+    except OSError as error:
+        print(name, "denied")
+"""
+
+
+@needs
+def test_a_confined_job_reads_its_policy_and_not_the_service_beside_it():
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder).resolve()
+        for name in ("policy.yaml", "service/aligned/w", "service/jobs/one/rows", "service/first-key",
+                     "service/jobs/two/rows"):  # fmt: skip
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).write_text("read")
+        done = subprocess.run([sys.executable, "-c", BESIDE, str(base)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[1] for line in done.stdout.splitlines()] == ["read", "read", "read", "denied", "denied"]
 
 
 def test_a_kernel_that_cannot_confine_is_said_to_be_so(monkeypatch):
