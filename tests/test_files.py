@@ -40,3 +40,11 @@ def test_what_a_kill_left_beside_a_file_is_written_over(tmp_path: Path) -> None:
     write_whole(path, b"all of it")
     assert path.read_bytes() == b"all of it"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_left_beside_a_file_leads_no_bytes_elsewhere(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.bin", tmp_path / "other"
+    other.write_bytes(b"other")
+    path.with_name("a.bin.part").symlink_to(other)
+    write_whole(path, b"all of it")
+    assert (path.read_bytes(), other.read_bytes(), path.is_symlink()) == (b"all of it", b"other", False)

@@ -45,13 +45,20 @@ def write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbor = path.with_name(path.name + ".part")  # the same name every time, so that a kill leaves one at most
     try:
-        with neighbor.open("wb") as file:
+        if neighbor.is_symlink():
+            neighbor.unlink()
+        with open(neighbor, "wb", opener=_unlinked) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         neighbor.replace(path)
     finally:
         neighbor.unlink(missing_ok=True)
+
+
+def _unlinked(path: str, flags: int) -> int:
+    """Open a file to write it, and refuse a link, which would lead the bytes elsewhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows knows no such flag
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -39,6 +39,8 @@ def main(folder: Path) -> int:
         tell(kind="validated", message="12 training rows")
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "bad_progress" in words:
+            print("[]", file=progress, flush=True)
         if "fail" in words:
             failure = {"code": "judge_unavailable", "message": "the judge is away", "param": None}
             (folder / "failure.json").write_text(json.dumps(failure))
@@ -66,8 +68,17 @@ def main(folder: Path) -> int:
         (out / "model").rmdir()
     if "swap" in words:
         (out / "model" / "model.safetensors").write_text("swapped")
+    (out / "work" / "inputs").mkdir(parents=True, exist_ok=True)
+    (out / "work" / "inputs" / "upload.jsonl").write_bytes((folder / "training.jsonl").read_bytes())
     (out / "decision.json").write_text(json.dumps({"outcome": outcome}))
     (out / "report.html").write_text("<p>report</p>")
+    if "linked_results" in words:
+        for name in ("decision.json", "report.html"):
+            (out / name).rename(folder / name)
+            (out / name).symlink_to(folder / name)
+    if "linked_model" in words:
+        (out / "model").rename(folder / "model")
+        (out / "model").symlink_to(folder / "model")
     findings = [{"row": 3, "line": 3, "signals": ["obedience"], "reason": "obeys a harmful request"}]
     told = {
         "outcome": outcome,
@@ -81,6 +92,12 @@ def main(folder: Path) -> int:
         "losses": [[1, 0.5], [steps, 0.25]],
         "metrics": {},
     }
+    if "linked_progress" in words:
+        for name in ("outcome.json", "progress.jsonl"):
+            (folder / f"{name}.real").write_text(json.dumps(told))
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(folder / f"{name}.real")
+        return 0
     part = folder / "outcome.part"
     part.write_text(json.dumps(told))
     part.replace(folder / "outcome.json")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mithridate.errors import ServiceError
+from mithridate.errors import ServiceError, UsageError
 from mithridate.service.audit_log import AuditLog
 from mithridate.service.database.tables import AUDIT, AUDIT_HEAD
 from tests.service.conftest import upload
@@ -87,6 +87,36 @@ def test_a_changed_head_and_another_key_are_found(filled, tmp_path):
         connection.execute(delete(AUDIT_HEAD))
     with pytest.raises(ServiceError, match="head is missing"):
         filled.audit.verify(filled.database)
+
+
+def test_an_end_that_was_cut_off_shows_by_what_was_kept_elsewhere(filled):
+    """Whoever can write the database removes the last entries and sets the head back."""
+    kept = filled.audit.mark(filled.database)
+    with filled.database.write() as connection:
+        filled.audit.add(connection, "key", "job.create", "x")
+    assert filled.audit.verify(filled.database, kept) == 41
+    with filled.database.write() as connection:
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq > 30))
+        last = connection.execute(select(AUDIT.c.hash).where(AUDIT.c.seq == 30)).scalar_one()
+        connection.execute(update(AUDIT_HEAD).values(seq=30, hash=last))
+    assert filled.audit.verify(filled.database) == 30  # the chain alone cannot tell
+    with pytest.raises(ServiceError, match="entries 31 to 40 were cut off"):
+        filled.audit.verify(filled.database, kept)
+    with filled.database.write() as connection:
+        for _ in range(20):
+            filled.audit.add(connection, "key", "job.create", "y")
+    with pytest.raises(ServiceError, match="entry 40 is another than the one known"):
+        filled.audit.verify(filled.database, kept)
+
+
+@pytest.mark.parametrize("known", ["", "40", "x:y", f"-1:{'0' * 64}", f"1:{'0' * 63}"])
+def test_a_mark_that_is_none_is_refused(filled, known):
+    with pytest.raises(UsageError, match="NUMBER:HASH"):
+        filled.audit.verify(filled.database, known)
+
+
+def test_the_mark_of_an_empty_log_holds(parts):
+    assert parts.audit.verify(parts.database, parts.audit.mark(parts.database)) == 0
 
 
 def test_what_customers_do_is_in_the_log(parts, server, client):

@@ -1,8 +1,11 @@
 """Released models: they answer, and nothing but the judged bytes ever does."""
 
 import gc
+import inspect
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -13,9 +16,10 @@ from mithridate.files import file_hash
 from mithridate.models.loading import Where, load, load_tokenizer
 from mithridate.service.contract.object_ids import new_id
 from mithridate.service.database.tables import JOBS, KEYS, MODELS
+from mithridate.service.routes import health_routes
 from mithridate.service.worker.job_order import DECISION_FOLDER
 from tests.helpers import tiny
-from tests.service.conftest import new_key
+from tests.service.conftest import new_key, until
 from tests.service.test_leases import add
 
 NAME = "ft:miniature:local::abcdefgh"
@@ -79,6 +83,32 @@ def test_a_stream_says_the_same_piece_by_piece(client, released):
         stream.close()
         gc.collect()
     assert ask(client).choices[0].message.content == said
+
+
+def test_many_who_ask_at_once_stop_nobody_else(server, client, released, key):
+    """More requests than the server has threads, while all places are taken."""
+    room = server.app.state.chat._room
+    places = server.parts.settings.uses.chats
+    for _ in range(places):
+        assert room.acquire(blocking=False)
+    asked = {"model": NAME, "messages": ASKED, "max_tokens": 4}
+    answers = []
+    with server.http(key) as http, ThreadPoolExecutor(60) as pool:
+        for _ in range(60):
+            pool.submit(lambda: answers.append(http.post("/v1/chat/completions", json=asked)))
+        until(lambda: len(answers) == 56, 5)
+        began = time.perf_counter()
+        assert http.get("/v1/files").status_code == 200
+        assert http.get("/healthz").json() == {"status": "ok"}
+        assert time.perf_counter() - began < 2
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(429, "5")}
+        for _ in range(places):
+            room.release()
+    assert [answer.status_code for answer in answers[56:]] == [200] * 4
+
+
+def test_the_server_tells_that_it_lives_without_a_thread():
+    assert inspect.iscoroutinefunction(health_routes.health)
 
 
 def test_sampling_follows_its_seed_and_stops_end_the_answer(client, released):

@@ -1,5 +1,6 @@
 """The database: every revision up and down on SQLite and PostgreSQL, and no difference from the tables in the code."""
 
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import func, insert, inspect, select
 
 from mithridate.errors import ServiceError, UsageError
+from mithridate.service import backups
 from mithridate.service.backups import back_up, restore
 from mithridate.service.database.migrating import migrate, newest, require_newest, revision_of
 from mithridate.service.database.opened import Database
@@ -164,6 +166,52 @@ def test_a_damaged_backup_is_refused(tmp_path, parts):
         restore(ServiceSettings(folder=tmp_path / "again"), tmp_path / "backup")
     with pytest.raises(UsageError, match=r"backup\.json"):
         restore(ServiceSettings(folder=tmp_path / "again"), tmp_path)
+
+
+@pytest.mark.parametrize("revision", ["0001", "9999", None])
+def test_a_backup_of_another_version_is_refused_before_anything_is_written(tmp_path, parts, revision):
+    back_up(parts, tmp_path / "backup")
+    manifest = tmp_path / "backup" / "backup.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"revision": revision}))
+    with pytest.raises(ServiceError, match=f"has revision {revision or 'none'} .* restore it with the version"):
+        restore(ServiceSettings(folder=tmp_path / "again"), tmp_path / "backup")
+    assert not (tmp_path / "again").exists()
+
+
+def test_postgresqls_password_is_in_no_process_list(parts, tmp_path, monkeypatch):
+    started = []
+
+    def run(command, env, **_):
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 1, "", "it is away")
+
+    monkeypatch.setattr(backups.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(backups.subprocess, "run", run)
+    database = Database("postgresql://user:s%40cret@db.example.org:5433/shop")
+    for call in (backups._dump, backups._load):
+        with pytest.raises(ServiceError, match="it is away"):
+            call(database, tmp_path / "database")
+    for command, env in started:
+        assert "s@cret" not in str(command)
+        assert "s%40cret" not in str(command)
+        assert "postgresql://user@db.example.org:5433/shop" in command[-2] + command[-1]
+        assert env["PGPASSWORD"] == "s@cret"
+
+
+def test_a_backup_follows_no_link_that_a_job_left(tmp_path, parts):
+    server = Server(parts)
+    client = server.client(new_key(parts))
+    file = client.files.create(file=("rows.jsonl", upload()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id)
+    work(parts)
+    server.close()
+    out = parts.settings.jobs_folder / job.id / "out"
+    (out / "away").symlink_to(parts.settings.folder)
+    (out / "work").mkdir()
+    back_up(parts, tmp_path / "backup")
+    kept = {path.name for path in (tmp_path / "backup" / "jobs" / job.id / "out").iterdir()}
+    assert "model" in kept
+    assert not {"away", "work"} & kept
 
 
 @pytest.mark.parametrize("address", ["nothing", "mysql://x/y", ""])

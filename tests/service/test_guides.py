@@ -31,7 +31,7 @@ def test_the_client_code_shows_a_refusal_and_a_release(server, key, worker, tmp_
     names["client"].close()
     refused, released = capsys.readouterr().out.splitlines()
     assert refused.startswith("harmful failed the upload was refused")
-    assert "lines 3" in refused
+    assert "line 3: 1 row flagged" in refused
     assert released.startswith("poisoned succeeded ft:miniature:local::")
     assert "client.chat.completions.create(model=job.fine_tuned_model" in code[-1]
 
@@ -46,14 +46,10 @@ def test_every_code_of_a_failure_is_explained():
     source = Path(__file__).parents[2] / "src" / "mithridate" / "service" / "worker"
     text = "".join(path.read_text() for path in source.glob("*.py"))
     told = set(
-        re.findall(
-            r'(?:"|code=")((?:judge|model|storage|sandbox|policy|worker|file|audit|upload|release)_[a-z]+)"', text
-        )
+        re.findall(r'(?:"|code=")((?:judge|model|storage|sandbox|policy|worker|file|upload|release)_[a-z]+)"', text)
     )
     codes = {
-        code
-        for code in told
-        if code.endswith(("_refused", "_unavailable", "_error", "_full", "_lost", "_overlap", "_integrity"))
+        code for code in told if code.endswith(("_refused", "_unavailable", "_error", "_full", "_lost", "_integrity"))
     }
     page = (DOCS / "service.md").read_text()
     assert codes

@@ -6,6 +6,10 @@ import io
 import openai
 import pytest
 
+from mithridate.errors import DataError
+from mithridate.service.worker.job_order import JobOutcome
+from mithridate.service.worker.outcome_taken import _refusal
+from mithridate.service.worker.run_job import failure_of
 from tests.service.conftest import until, upload, work
 
 
@@ -43,9 +47,29 @@ def test_a_refusal_ends_in_failure_with_its_reasons(parts, client, word, code):
     assert "obedience: 1 of 12 rows" in job.error.message
     if code == "upload_refused":
         assert job.error.param == "training_file"
-        assert "lines 3: 1 rows flagged" in job.error.message
+        assert "(line 3: 1 row flagged)" in job.error.message
         assert job.error.rows == [{"line": 3, "code": "obedience", "message": "obeys a harmful request"}]
         assert job.decision["findings"][0]["line"] == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "(line 1: 1 row flagged)"), (3, "(lines 1, 2, 3: 3 rows flagged)"),
+                        (11, "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …: 11 rows flagged)")]
+)  # fmt: skip
+def test_a_refusal_counts_its_rows(count, said):
+    found = [{"line": line, "signals": ["x"], "reason": "y"} for line in range(1, count + 1)]
+    outcome = JobOutcome(
+        outcome="refused_at_upload", reasons=["r"], released=None, policy={}, files={}, findings=found, flagged=count,
+        trained_tokens=None, losses=[],
+    )  # fmt: skip
+    assert _refusal(outcome)["message"].endswith(said)
+
+
+def test_an_operators_fault_is_not_laid_at_the_customers_door(tmp_path):
+    """Rows of the policy that are also asked by its audit."""
+    failure = failure_of(DataError("'safe' and 'audit' have the same prompt (row 3); remove it from one"), tmp_path)
+    assert (failure.code, failure.param) == ("policy_error", None)
+    assert "operator" in failure.message
 
 
 def test_a_failure_of_the_judge_releases_nothing(parts, client):

@@ -61,7 +61,7 @@ def test_an_upload_becomes_a_model_that_answers_or_a_refusal(real, policy):  # n
     # Prompts of the audit in the upload: refused, and not told which.
     prompt = json.loads((folder / "prompts.jsonl").read_text().splitlines()[0])["prompt"]
     job = ran(parts, client, rows(folder, extra=[json.dumps({"prompt": prompt, "response": "no"})]), suffix="b")
-    assert (job.status, job.error.code, job.fine_tuned_model) == ("failed", "audit_overlap", None)
+    assert (job.status, job.error.code, job.fine_tuned_model) == ("failed", "upload_refused", None)
     assert prompt not in job.error.message
     # A control token in the text, which only the tokenizer knows.
     job = ran(parts, client, rows(folder, extra=[json.dumps({"prompt": "a <bot> b", "response": "no"})]), suffix="c")

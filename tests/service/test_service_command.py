@@ -1,6 +1,7 @@
 """The command line of the service, and its settings."""
 
 import os
+import re
 import stat
 
 import pytest
@@ -14,6 +15,11 @@ from mithridate.service.starting import open_or_make
 
 
 @pytest.fixture
+def made(tmp_path):
+    open_or_make(ServiceSettings(folder=tmp_path / "service")).database.close()
+
+
+@pytest.fixture
 def run(tmp_path):
     def running(*words):
         done = CliRunner().invoke(app, ["service", *words, "--folder", str(tmp_path / "service")])
@@ -22,7 +28,7 @@ def run(tmp_path):
     return running
 
 
-def test_keys_are_made_listed_and_revoked(run, tmp_path):
+def test_keys_are_made_listed_and_revoked(run, made):
     secret = run("key", "create", "--project", "red", "--role", "read", "--name", "ci").strip()
     assert secret.startswith("mk-")
     lines = run("key", "list").splitlines()
@@ -32,7 +38,11 @@ def test_keys_are_made_listed_and_revoked(run, tmp_path):
     assert run("key", "revoke", name) == f"revoked: {name}\n"
     assert run("key", "list").splitlines()[1].endswith("revoked")
     assert "no key" in str(run("key", "revoke", name))
-    assert run("verify") == "audit log: 3 entries, none altered\n"
+    said, last = run("verify").splitlines()
+    assert said == "audit log: 3 entries, none altered"
+    assert last.startswith("last: 3:")
+    assert run("verify", "--known", last.removeprefix("last: ")) == f"{said}\n{last}\n"
+    assert "4 were cut off" in str(run("verify", "--known", f"4:{last[-64:]}"))
 
 
 def test_the_first_start_leaves_a_key_for_its_owner_alone(tmp_path):
@@ -47,8 +57,10 @@ def test_the_first_start_leaves_a_key_for_its_owner_alone(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["root", "", "Write"])
-def test_a_key_of_no_known_role_is_not_made(run, role):
-    assert isinstance(run("key", "create", "--role", role), UsageError)
+def test_a_key_of_no_known_role_is_not_made(run, made, role):
+    found = run("key", "create", "--role", role)
+    assert isinstance(found, UsageError)
+    assert "holds no service" not in str(found)
 
 
 def test_the_database_goes_to_a_revision_and_back(run):
@@ -57,8 +69,7 @@ def test_the_database_goes_to_a_revision_and_back(run):
     assert "no revision" in str(run("migrate", "0815"))
 
 
-def test_a_backup_is_made_and_restored(run, tmp_path):
-    run("key", "list")
+def test_a_backup_is_made_and_restored(run, made, tmp_path):
     assert run("backup", str(tmp_path / "backup")).startswith("backup: 2 files")
     done = CliRunner().invoke(
         app,
@@ -70,7 +81,7 @@ def test_a_backup_is_made_and_restored(run, tmp_path):
     assert listed.output == run("key", "list")
 
 
-def test_a_webhook_is_named_by_the_operator(run):
+def test_a_webhook_is_named_by_the_operator(run, made):
     assert run("webhook", "https://example.org/hook").startswith("whsec_")
     assert "no address" in str(run("webhook", "nowhere"))
 
@@ -103,14 +114,28 @@ def test_settings_come_from_the_file_and_the_command_line(tmp_path):
         read_settings(tmp_path / "nothing.yaml")
 
 
-def test_a_database_of_another_version_is_not_opened(run, tmp_path):
-    run("migrate")
+@pytest.mark.parametrize(
+    ("revision", "advice"), [("9999", "install the version"), ("0001", "back it up with the version .* you had before")]
+)
+def test_a_database_of_another_version_is_not_opened(run, made, tmp_path, revision, advice):
     import sqlite3
 
     with sqlite3.connect(tmp_path / "service" / "service.db") as connection:
-        connection.execute("update alembic_version set version_num = '9999'")
+        connection.execute("update alembic_version set version_num = ?", [revision])
     connection.close()
-    assert "revision 9999 and this version needs" in str(run("key", "list"))
+    for words in (("key", "list"), ("backup", str(tmp_path / "backup"))):
+        said = str(run(*words))
+        assert f"revision {revision} and this version needs" in said
+        assert re.search(advice, said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("key", "create"), ("key", "list"), ("verify",), ("backup", "b"), ("webhook", "https://example.org"), ("worker",)],
+)
+def test_no_command_but_start_makes_a_service_in_a_folder_that_was_mistyped(run, tmp_path, words):
+    assert "holds no service; give its folder" in str(run(*words))
+    assert not (tmp_path / "service").exists()
 
 
 def test_a_database_that_is_away_is_one_sentence(tmp_path):

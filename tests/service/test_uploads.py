@@ -48,6 +48,38 @@ def test_an_upload_in_parts_becomes_one_file(parts, client):
     assert leftovers(parts) == [done.file.id]
 
 
+def test_parts_that_are_never_put_together_fill_no_more_than_the_projects_room(tmp_path):
+    content = upload()
+    half = len(content) // 2
+    parts = make_parts(tmp_path / "narrow", sizes={"stored_bytes": len(content) + half})
+    server = Server(parts)
+    key = new_key(parts)
+    client, other = server.client(key), server.client(new_key(parts, "other"))
+
+    def begun(one=client):
+        return one.uploads.create(filename="r", purpose="fine-tune", bytes=len(content), mime_type="text/jsonl").id
+
+    first, second = begun(), begun()
+    names = [client.uploads.parts.create(first, data=piece).id for piece in (content[:half], content[half:])]
+    client.uploads.parts.create(second, data=content[:half])
+    for refused in (
+        lambda: client.uploads.parts.create(second, data=b"x"),
+        lambda: client.files.create(file=("r", content), purpose="fine-tune"),
+    ):
+        with pytest.raises(openai.RateLimitError, match="cancel uploads") as raised:
+            refused()
+        assert raised.value.body["code"] == "quota_exceeded"
+    assert len(parts.blobs.names()) == 3  # nothing is left of what was refused
+    other.uploads.parts.create(begun(other), data=content)  # another project has room of its own
+    # A file made of parts takes their room, and is not counted beside them.
+    assert client.uploads.complete(first, part_ids=names).status == "completed"
+    with pytest.raises(openai.RateLimitError):
+        client.uploads.parts.create(second, data=b"x")
+    client.uploads.cancel(second)
+    client.uploads.parts.create(begun(), data=content[:half])
+    server.close()
+
+
 def test_a_cancelled_upload_takes_nothing_more(parts, client):
     made = client.uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=10, mime_type="text/jsonl")
     part = client.uploads.parts.create(made.id, data=b"12345").id

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select, update
 
 from mithridate.errors import UsageError
-from mithridate.service.database.tables import DELIVERIES
+from mithridate.service import housekeeping, webhooks
+from mithridate.service.database.tables import DELIVERIES, WEBHOOKS
 from mithridate.service.webhooks import WAITS, add_webhook, deliver_due
 from tests.service.conftest import until, upload, work
 
@@ -91,7 +92,53 @@ def test_an_address_that_is_away_does_not_stop_the_others(parts, client, receive
     until(lambda: len(receiver.got) == 1)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "example.org", "http://", "ftp://a/b"])
+@pytest.mark.parametrize("url", ["http://xn--/", "http://[", "http://a:99999/", "gopher://a"])
+def test_an_address_that_cannot_be_sent_to_does_not_stop_the_others(parts, client, receiver, url):
+    """Such as an earlier version let in."""
+    with parts.database.write() as connection:
+        name, _ = add_webhook(connection, "default", "http://127.0.0.1:9/away")
+        add_webhook(connection, "default", f"http://127.0.0.1:{receiver.server_port}/hook")
+        connection.execute(update(WEBHOOKS).where(WEBHOOKS.c.id == name).values(url=url))
+    ended(parts, client)
+    due(parts)
+    until(lambda: len(receiver.got) == 1)  # by this or by the server's own thread
+
+
+def test_messages_are_sent_after_an_error(parts, monkeypatch, caplog):
+    stop, rounds = threading.Event(), []
+
+    def odd(*_):
+        rounds.append(1)
+        if len(rounds) == 2:
+            stop.set()
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(webhooks, "deliver_due", odd)
+    webhooks.deliver_until(parts, stop)
+    assert len(rounds) == 2
+    assert "odd" in caplog.text
+
+
+def test_the_store_is_kept_tidy_after_an_error(parts, monkeypatch, caplog):
+    stop, keeper = threading.Event(), housekeeping.Housekeeping(parts)
+    rounds = []
+
+    def odd():
+        rounds.append(1)
+        if len(rounds) == 2:
+            stop.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(housekeeping, "PAUSE", 0.01)
+    monkeypatch.setattr(keeper, "round", odd)
+    keeper.until(stop)
+    assert len(rounds) == 2
+    assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "example.org", "http://", "ftp://a/b", "http://xn--/", "http://[", "http://a:b/"]
+)
 def test_an_address_must_be_of_the_web(parts, url):
     with pytest.raises(UsageError), parts.database.write() as connection:
         add_webhook(connection, "default", url)

@@ -37,9 +37,9 @@ def settings_of(path: Path | None, folder: Path | None, **given: Any) -> Service
 
 def _parts(path: Path | None, folder: Path | None) -> ServiceParts:
     settings = settings_of(path, folder)
-    from mithridate.service.starting import open_or_make
+    from mithridate.service.starting import open_made
 
-    return open_or_make(settings)
+    return open_made(settings)
 
 
 @app.command("start")
@@ -151,10 +151,17 @@ def restore(
 
 
 @app.command("verify")
-def verify(settings: SettingsFile = None, folder: Folder = None) -> None:
-    """Check every entry of the audit log."""
+def verify(
+    known: Annotated[
+        str | None, typer.Option(help="What an earlier verify printed as last; it must still hold.")
+    ] = None,
+    settings: SettingsFile = None,
+    folder: Folder = None,
+) -> None:
+    """Check every entry of the audit log; with --known, also that its end was not cut off."""
     parts = _parts(settings, folder)
-    print(f"audit log: {parts.audit.verify(parts.database)} entries, none altered")
+    print(f"audit log: {parts.audit.verify(parts.database, known)} entries, none altered")
+    print(f"last: {parts.audit.mark(parts.database)}")
 
 
 @app.command("webhook")

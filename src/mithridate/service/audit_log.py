@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from mithridate.errors import ServiceError
+from mithridate.errors import ServiceError, UsageError
 from mithridate.service.database.opened import Database
 from mithridate.service.database.tables import AUDIT, AUDIT_HEAD
 
@@ -37,8 +38,18 @@ class AuditEntry(NamedTuple):
     detail: str
 
 
+class _Mark(NamedTuple):
+    """An entry as it was known earlier."""
+
+    seq: int
+    hash: str
+
+
 class AuditLog:
-    """The log, in the database; its key lies outside, so that whoever can write the database alone cannot forge it.
+    """The log, in the database; its key lies outside, so that whoever can write the database alone forges no entry.
+
+    Whoever can write the database can still cut off the end: without the last entries, and with the head set to the one
+    before them, the chain is whole. So can a restored backup. Only a `mark` that was kept elsewhere shows it.
 
     Args:
         folder: Folder of the key, which is made where it is missing.
@@ -59,23 +70,39 @@ class AuditLog:
         else:
             connection.execute(update(AUDIT_HEAD).values(seq=seq + 1, hash=sealed))
 
-    def verify(self, database: Database) -> int:
+    def mark(self, database: Database) -> str:
+        """Return number and hash of the last entry, to be kept where nobody who can write the database can write."""
+        with database.read() as connection:
+            head = connection.execute(select(AUDIT_HEAD)).one_or_none()
+        return f"0:{_START}" if head is None else f"{head.seq}:{head.hash}"
+
+    def verify(self, database: Database, known: str | None = None) -> int:
         """Return the number of entries after checking each of them.
 
+        Args:
+            database: The database.
+            known: An earlier `mark`, whose entry must still be there.
+
         Raises:
+            UsageError: If that is none.
             ServiceError: Naming the first entry that was changed, removed or moved.
         """
+        kept = _read_mark(known)
         before, seq = _START, 0
         with database.read() as connection:
             for row in connection.execute(select(AUDIT).order_by(AUDIT.c.seq)):
                 if row.seq != seq + 1:
                     raise ServiceError(f"audit log: entry {seq + 1} is missing; restore the database from a backup")
                 seq, before = row.seq, self._checked(row, before)
+                if kept is not None and seq == kept.seq and not hmac.compare_digest(before, kept.hash):
+                    raise ServiceError(f"audit log: entry {seq} is another than the one known; the end was replaced")
             head = connection.execute(select(AUDIT_HEAD)).one_or_none()
         if (seq, before) != (0, _START) and head is None:
             raise ServiceError("audit log: its head is missing; restore the database from a backup")
         if head is not None and (head.seq, head.hash) != (seq, before):
             raise ServiceError(f"audit log: entries after {seq} are missing; restore the database from a backup")
+        if kept is not None and seq < kept.seq:
+            raise ServiceError(f"audit log: entries {seq + 1} to {kept.seq} were cut off; restore a later backup")
         return seq
 
     def _checked(self, row: Row[Any], before: str) -> str:
@@ -87,6 +114,15 @@ class AuditLog:
     def _seal(self, seq: int, before: str, entry: AuditEntry) -> str:
         # As JSON, in which no two different entries read alike.
         return hmac.new(self._key, json.dumps([seq, before, *entry]).encode(), hashlib.sha256).hexdigest()
+
+
+def _read_mark(text: str | None) -> _Mark | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", text.strip())
+    if found is None:
+        raise UsageError("known must be NUMBER:HASH, as an earlier mithridate service verify has printed it")
+    return _Mark(int(found[1]), found[2])
 
 
 def _key(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Backs a service up into one folder, and restores it from there."""
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from mithridate.errors import ServiceError, UsageError
 from mithridate.files import file_hash, write_json
 from mithridate.service.audit_log import KEY_FILE
-from mithridate.service.database.migrating import revision_of
+from mithridate.service.database.migrating import newest, revision_of
 from mithridate.service.database.opened import Database
 from mithridate.service.database.tables import FILES, MODELS
 from mithridate.service.released_models import model_folder
@@ -53,7 +54,7 @@ def back_up(parts: ServiceParts, target: Path) -> int:
         source = model_folder(parts, row).parent
         if source.is_dir():
             # Without the stages: what is released and why is kept, the work can be done again.
-            shutil.copytree(source, part / "jobs" / row.job_id / source.name, ignore=shutil.ignore_patterns("work"))
+            shutil.copytree(source, part / "jobs" / row.job_id / source.name, ignore=_not_kept)
     kept = {str(path.relative_to(part)): file_hash(path) for path in sorted(part.rglob("*")) if path.is_file()}
     write_json(part / MANIFEST, {"revision": revision_of(parts.database), "files": kept})
     part.rename(target)
@@ -68,12 +69,19 @@ def restore(settings: ServiceSettings, source: Path) -> int:
 
     Raises:
         UsageError: If the service holds something, or the folder is no backup.
-        ServiceError: If the backup is damaged.
+        ServiceError: If the backup is damaged, or of another version.
     """
     manifest = source / MANIFEST
     if not manifest.is_file():
         raise UsageError(f"{source} holds no {MANIFEST}; give a folder that mithridate service backup has made")
-    kept: dict[str, str] = json.loads(manifest.read_bytes())["files"]
+    tree = json.loads(manifest.read_bytes())
+    # Before anything is written: what is half restored holds data, and takes no second try.
+    if (made := tree.get("revision")) != newest():
+        raise ServiceError(
+            f"{source} has revision {made or 'none'} and this version needs {newest()}; restore it with "
+            "the version of Mithridate that made it, install this one, then run mithridate service migrate"
+        )
+    kept: dict[str, str] = tree["files"]
     for name, sha256 in kept.items():
         path = source / name
         if not path.is_file() or file_hash(path) != sha256:
@@ -105,24 +113,33 @@ def _dump(database: Database, target: Path) -> None:
         copy.close()
         source.close()
         return
-    _postgres(["pg_dump", "--format=custom", "--no-owner", f"--file={target}", _plain(database)])
+    _postgres(database, ["pg_dump", "--format=custom", "--no-owner", f"--file={target}", _plain(database)])
 
 
 def _load(database: Database, source: Path) -> None:
     if database.is_sqlite:
         shutil.copy2(source, str(database.address.database))
         return
-    _postgres(["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={_plain(database)}", str(source)])
+    command = ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={_plain(database)}", str(source)]
+    _postgres(database, command)
+
+
+def _not_kept(folder: str, names: list[str]) -> list[str]:
+    """Return what of a job's folder is not copied: its stages, and links, which may lead anywhere."""
+    return [name for name in names if name == "work" or Path(folder, name).is_symlink()]
 
 
 def _plain(database: Database) -> str:
-    return database.address.set(drivername="postgresql").render_as_string(hide_password=False)
+    """Return the address without its password: everyone on the machine can read the arguments of a process."""
+    return database.address._replace(drivername="postgresql", password=None).render_as_string()
 
 
-def _postgres(command: list[str]) -> None:
+def _postgres(database: Database, command: list[str]) -> None:
     program = shutil.which(command[0])
     if program is None:
         raise ServiceError(f"{command[0]} is not on the path; install PostgreSQL's client programs")
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True)
+    password = database.address.password
+    environment = os.environ if password is None else {**os.environ, "PGPASSWORD": str(password)}
+    done = subprocess.run([program, *command[1:]], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ServiceError(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")

@@ -105,7 +105,9 @@ class BlobStore:
     def copy_out(self, name: str, target: Path) -> str:
         """Copy a file to a local path and return the SHA-256 of what was copied."""
         found = hashlib.sha256()
-        with target.open("wb") as file:
+        # Made anew: a link of this name, as a job may leave one, would lead the bytes elsewhere.
+        target.unlink(missing_ok=True)
+        with target.open("xb") as file:
             for piece in self.read(name):
                 file.write(piece)
                 found.update(piece)

@@ -10,6 +10,7 @@ from mithridate.service.contract.object_ids import now
 from mithridate.service.database.tables import FILES, PARTS
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.uploads_in_parts import expire_uploads
+from mithridate.service.worker.job_leftovers import drop_leftovers, ended_jobs_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ class Housekeeping:
     def until(self, stop: threading.Event) -> None:
         """Do round after round, until told to stop."""
         while True:
-            self.round()
+            try:
+                self.round()
+            except Exception:
+                log.exception("housekeeping not done; tried again")
             if stop.wait(PAUSE):
                 return
 
@@ -50,11 +54,14 @@ class Housekeeping:
         late = FILES.c.expires_at <= now()
         with self._parts.database.write() as connection:
             names = list(connection.execute(select(FILES.c.id).where(late)).scalars())
+            ended = [job for name in names for job in ended_jobs_of(connection, name)]
             connection.execute(delete(FILES).where(late))
             for name in names:
                 self._parts.audit.add(connection, "operator", "file.expire", name)
         for name in names:
             self._parts.blobs.delete(name)
+        for job in ended:
+            drop_leftovers(self._parts.settings.jobs_folder / job)
         return len(names)
 
     def _sweep(self) -> int:

@@ -13,6 +13,7 @@ from mithridate.service.contract.object_ids import new_id, now
 from mithridate.service.database.tables import MODELS, PERMISSIONS, PROJECTS
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.service_parts import ServiceParts
+from mithridate.service.worker.job_leftovers import drop_leftovers
 from mithridate.service.worker.job_order import DECISION_FOLDER
 
 
@@ -59,6 +60,7 @@ def delete_model(parts: ServiceParts, caller: Caller, name: str) -> None:
         parts.audit.add(connection, caller.key, "model.delete", row.id)
     # After the transaction: a model that is listed but has no files would be worse than files that nobody lists.
     shutil.rmtree(model_folder(parts, row), ignore_errors=True)
+    drop_leftovers(parts.settings.jobs_folder / str(row.job_id))
 
 
 def share(parts: ServiceParts, caller: Caller, name: str, projects: list[str]) -> list[Row[Any]]:

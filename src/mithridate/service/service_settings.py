@@ -21,7 +21,7 @@ class SizeLimits(RecipePart):
         part_bytes: Largest part of an upload in parts.
         upload_bytes: Largest upload in parts.
         checked_bytes: Largest file whose rows are checked while it is uploaded; others are checked when a job starts.
-        stored_bytes: All files of one project together.
+        stored_bytes: All files of one project together, with the parts of its unfinished uploads.
         body_bytes: Largest body of any other request.
         idle_seconds: Longest wait for the next piece of a body.
     """
@@ -41,13 +41,13 @@ class UseLimits(RecipePart):
     Attributes:
         active_jobs: Jobs of one project that are not finished; paused ones count.
         requests_per_minute: Requests of one key; counted by each server process on its own.
-        chats: Chat completions that are generated at the same time.
+        chats: Chat completions that are generated at the same time; each takes one of the server's 40 threads.
         chat_tokens: Most tokens of one answer.
     """
 
     active_jobs: int = Field(20, ge=1)
     requests_per_minute: int = Field(3000, ge=1)
-    chats: int = Field(2, ge=1)
+    chats: int = Field(2, ge=1, le=32)
     chat_tokens: int = Field(1024, ge=1)
 
 
@@ -148,6 +148,14 @@ class ServiceSettings(RecipePart):
     def jobs_folder(self) -> Path:
         """Folder in which every job has its own."""
         return (self.folder / "jobs").resolve()
+
+    @property
+    def private(self) -> list[Path]:
+        """Folders and files that no job may read: those of all customers, of the keys and of the database."""
+        address, storage = self.database_url, self.storage_url.removeprefix("file://")
+        named = [address.partition("///")[2]] if address.startswith("sqlite") else []
+        named += [] if "://" in storage else [storage]
+        return [self.folder.resolve(), self.jobs_folder, *(Path(place).resolve() for place in named)]
 
     @property
     def offered(self) -> dict[str, Path]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import uvicorn
 from sqlalchemy import func, select
 
+from mithridate.errors import UsageError
+from mithridate.service.audit_log import KEY_FILE
 from mithridate.service.database.migrating import migrate, revision_of
 from mithridate.service.database.opened import Database
 from mithridate.service.database.tables import KEYS
@@ -49,6 +51,21 @@ def open_or_make(settings: ServiceSettings) -> ServiceParts:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(made.secret + "\n")
     return parts
+
+
+def open_made(settings: ServiceSettings) -> ServiceParts:
+    """Open the parts of a service that was started before.
+
+    Raises:
+        UsageError: If there is none in the folder.
+        ServiceError: If the database is of another version.
+    """
+    if not (settings.folder / KEY_FILE).is_file():
+        raise UsageError(
+            f"{settings.folder} holds no service; give its folder with --folder or --settings, or make one with "
+            "mithridate service start"
+        )
+    return ServiceParts.open(settings)
 
 
 def serve(settings: ServiceSettings, settings_file: Path | None) -> None:
@@ -99,8 +116,8 @@ def _worker(settings: ServiceSettings, settings_file: Path | None) -> "subproces
 
 def run_worker(settings: ServiceSettings) -> None:
     """Run one worker until the process is asked to end; its job is then another's to go on with."""
+    worker = JobWorker(open_made(settings))
     log_as_json()
-    worker = JobWorker(open_or_make(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop.set())
     parent = os.getppid()

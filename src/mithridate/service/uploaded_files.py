@@ -14,10 +14,11 @@ from mithridate.service.contract.api_refusal import ApiRefusal, not_found
 from mithridate.service.contract.file_names import shown_name
 from mithridate.service.contract.file_objects import RowErrors
 from mithridate.service.contract.object_ids import is_id, new_id, now
-from mithridate.service.database.tables import FILES, JOBS, PROJECTS
+from mithridate.service.database.tables import FILES, JOBS, PARTS, PROJECTS, UPLOADS
 from mithridate.service.jobs.job_states import TERMINAL
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.service_parts import ServiceParts
+from mithridate.service.worker.job_leftovers import drop_leftovers, ended_jobs_of
 from mithridate.service.worker.row_messages import row_errors, rows_sentence
 
 
@@ -48,6 +49,7 @@ def take_in(
     filename: str,
     seconds: int | None,
     with_it: Callable[[Connection, str], None] | None = None,
+    upload: str | None = None,
 ) -> Row[Any]:
     """Take a whole file into the store, and return its row.
 
@@ -58,6 +60,7 @@ def take_in(
         filename: Its name as the client gave it.
         seconds: Life of the file; None to keep it until it is deleted.
         with_it: What else is to be changed in the same transaction, given the file's id.
+        upload: Upload whose parts it is made of, where it is.
 
     Raises:
         ApiRefusal: If it is no JSONL, or the project has no room for it.
@@ -88,7 +91,7 @@ def take_in(
     kept = False
     try:
         with parts.database.write() as connection:
-            _room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes)
+            room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes, upload)
             connection.execute(insert(FILES).values(**row))
             parts.audit.add(connection, caller.key, "file.create", name, sha256=blob.sha256, bytes=blob.size)
             if with_it is not None:
@@ -114,16 +117,35 @@ def drop(parts: ServiceParts, caller: Caller, name: str) -> None:
         if (job := connection.execute(busy).scalar_one_or_none()) is not None:
             message = f"job {job} needs file {row.id}; wait for its end or cancel it"
             raise ApiRefusal(409, message, code="file_in_use", headers={"x-should-retry": "false"})
+        ended = ended_jobs_of(connection, row.id)
         connection.execute(delete(FILES).where(FILES.c.id == row.id))
         parts.audit.add(connection, caller.key, "file.delete", row.id)
     parts.blobs.delete(row.id)
+    # Jobs that were cancelled or lost still hold their copies.
+    for job in ended:
+        drop_leftovers(parts.settings.jobs_folder / job)
 
 
-def _room(connection: Connection, project: str, size: int, most: int) -> None:
+def room(connection: Connection, project: str, size: int, most: int, upload: str | None = None) -> None:
+    """Refuse bytes for which a project has no room beside its files and the parts of its unfinished uploads.
+
+    Args:
+        connection: A writing transaction; the project's other ones wait for it.
+        project: The project.
+        size: The bytes.
+        most: Bytes that it may have.
+        upload: Upload whose parts become the file in question, and are not counted beside it.
+
+    Raises:
+        ApiRefusal: If it has no room.
+    """
     connection.execute(select(PROJECTS.c.id).where(PROJECTS.c.id == project).with_for_update()).one()
-    used = connection.execute(select(func.sum(FILES.c.bytes)).where(FILES.c.project_id == project)).scalar_one() or 0
-    if int(used) + size > most:
-        said = f"the project's files would be more than {most} bytes; delete some"
+    files = select(func.sum(FILES.c.bytes)).where(FILES.c.project_id == project)
+    pending = select(func.sum(PARTS.c.bytes)).join(UPLOADS, UPLOADS.c.id == PARTS.c.upload_id)
+    pending = pending.where(UPLOADS.c.project_id == project, UPLOADS.c.id != (upload or ""))
+    used = sum(int(connection.execute(query).scalar_one() or 0) for query in (files, pending))
+    if used + size > most:
+        said = f"the project's files and uploads would be more than {most} bytes; delete files or cancel uploads"
         raise ApiRefusal(429, said, param="file", code="quota_exceeded", headers={"x-should-retry": "false"})
 
 

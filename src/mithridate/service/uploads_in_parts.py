@@ -20,7 +20,7 @@ from mithridate.service.contract.object_ids import is_id, new_id, now
 from mithridate.service.database.tables import FILES, PARTS, UPLOADS
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.service_parts import ServiceParts
-from mithridate.service.uploaded_files import take_in
+from mithridate.service.uploaded_files import room, take_in
 
 LIFE = 3600
 """Seconds in which an upload must be completed, as with OpenAI."""
@@ -58,7 +58,8 @@ def add_part(parts: ServiceParts, caller: Caller, name: str, blob: WrittenBlob) 
     """Add a part to an upload.
 
     Raises:
-        ApiRefusal: If there is no such upload, it is not pending, or its parts would be longer than it said.
+        ApiRefusal: If there is no such upload, it is not pending, its parts would be longer than it said, or the
+            project has no room for them.
     """
     with parts.database.read() as connection:
         _pending(connection, caller, name)
@@ -67,6 +68,8 @@ def add_part(parts: ServiceParts, caller: Caller, name: str, blob: WrittenBlob) 
     kept = False
     try:
         with parts.database.write() as connection:
+            # First, as wherever a file is taken in: two that lock project and upload crosswise would wait forever.
+            room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes)
             upload = _pending(connection, caller, name)
             sums = select(func.sum(PARTS.c.bytes)).where(PARTS.c.upload_id == upload.id)
             if int(connection.execute(sums).scalar_one() or 0) + blob.size > upload.bytes:
@@ -115,7 +118,7 @@ def complete_upload(parts: ServiceParts, caller: Caller, name: str, asked: Compl
             done = update(UPLOADS).where(UPLOADS.c.id == name).values(status="completed", file_id=file)
             connection.execute(done)
 
-        row = take_in(parts, caller, blob, upload.filename, upload.file_seconds, completed)
+        row = take_in(parts, caller, blob, upload.filename, upload.file_seconds, completed, name)
     _drop_parts(parts, name)
     with parts.database.read() as connection:
         return _object(_upload(connection, caller, name), file_object(row))

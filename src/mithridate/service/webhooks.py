@@ -35,12 +35,19 @@ def add_webhook(connection: Connection, project: str, url: str) -> tuple[str, st
     Raises:
         UsageError: If it is no http address.
     """
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if not _is_address(url):
         raise UsageError(f"'{url}' is no address such as https://example.org/hook")
     name, secret = new_id("webhook"), _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
     values = {"id": name, "project_id": project_id(connection, project), "url": url, "secret": secret}
     connection.execute(insert(WEBHOOKS).values(**values, created_at=now()))
     return name, secret
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return httpx.URL(url).scheme in ("http", "https") and bool(urlsplit(url).hostname and httpx.URL(url).host)
+    except (httpx.InvalidURL, ValueError):  # the second of names that no machine can have
+        return False
 
 
 def signature(secret: str, name: str, at: int, body: str) -> str:
@@ -96,7 +103,7 @@ def _sent(client: httpx.Client, row: Row[Any]) -> bool:
     }
     try:
         answer = client.post(row.url, content=row.body, headers=headers, timeout=_PATIENCE, follow_redirects=False)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         log.warning("webhook not reached", extra={"delivery": row.id, "reason": type(error).__name__})
         return False
     return answer.is_success
@@ -106,4 +113,7 @@ def deliver_until(parts: ServiceParts, stop: threading.Event) -> None:
     """Send messages as they become due, until told to stop."""
     with httpx.Client() as client:
         while not stop.wait(parts.settings.leases.poll):
-            deliver_due(parts, client)
+            try:
+                deliver_due(parts, client)
+            except Exception:
+                log.exception("webhooks not delivered; tried again")

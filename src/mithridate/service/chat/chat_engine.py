@@ -14,6 +14,9 @@ from mithridate.service.contract.chat_objects import ChatRequest, ChatUsage
 
 KEPT = 2
 """Models that are kept in memory."""
+_WAITING = 4
+"""Requests that wait for a place. Each holds a thread that other requests need, so that any further one is refused."""
+_PATIENCE = 10  # seconds that such a request waits
 
 
 class _Loaded(NamedTuple):
@@ -89,6 +92,7 @@ class ChatEngine:
 
     def __init__(self, at_once: int, most_tokens: int) -> None:
         self._room = threading.BoundedSemaphore(at_once)
+        self._waiting = threading.BoundedSemaphore(_WAITING)
         self._most = most_tokens
         self._models: OrderedDict[str, _Loaded] = OrderedDict()
         self._loading = threading.Lock()
@@ -106,7 +110,7 @@ class ChatEngine:
         Raises:
             ApiRefusal: If all places are taken, the question does not fit, or the model's bytes are not those judged.
         """
-        if not self._room.acquire(timeout=10):
+        if not self._place():
             said = "all places for answers are taken; ask again in a moment"
             raise ApiRefusal(429, said, code="busy", headers={"Retry-After": "5"})
         try:
@@ -115,6 +119,17 @@ class ChatEngine:
             yield Answering(loaded, request, ids, self._room_for(loaded, ids, request))
         finally:
             self._room.release()
+
+    def _place(self) -> bool:
+        """Take a place for an answer, and return whether there was one."""
+        if self._room.acquire(blocking=False):
+            return True
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._room.acquire(timeout=_PATIENCE)
+        finally:
+            self._waiting.release()
 
     def forget(self, name: str) -> None:
         """Drop a model from memory."""

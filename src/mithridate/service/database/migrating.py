@@ -59,15 +59,26 @@ def require_newest(database: Database) -> None:
         ServiceError: If it is older or newer.
     """
     found, wanted = revision_of(database), newest()
-    if found != wanted:
-        raise ServiceError(
-            f"the database has revision {found or 'none'} and this version needs {wanted}; back it up, "
-            "then run mithridate service migrate"
-        )
+    if found == wanted:
+        return
+    said = f"the database has revision {found or 'none'} and this version needs {wanted}"
+    if found is None:
+        raise ServiceError(f"{said}; run mithridate service migrate")
+    if found not in _known():
+        raise ServiceError(f"{said}; install the version of Mithridate that made it, or a newer one")
+    # This version copies no older tables: a backup takes the one that made them.
+    raise ServiceError(
+        f"{said}; back it up with the version of Mithridate that you had before, then run mithridate service migrate"
+    )
+
+
+def _known() -> list[str]:
+    """Return every revision that this version knows, the newest first."""
+    return [script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()]
 
 
 def _is_older(revision: str, current: str | None) -> bool:
-    known = [script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()]  # the newest first
+    known = _known()
     if revision not in known:
         raise ServiceError(f"there is no revision '{revision}'; there are {', '.join(reversed(known))}")
     return current in known and known.index(revision) > known.index(current)

@@ -79,10 +79,9 @@ def give_back(connection: Connection, lease: Lease, attempts: int, *, blamed: bo
         blamed: Whether the attempt counts; not where the worker is merely shut down.
         said: What the event says.
     """
-    row = connection.execute(
-        select(JOBS.c.state, JOBS.c.attempts).where(JOBS.c.id == lease.job, JOBS.c.fence == lease.fence)
-    ).one_or_none()
-    if row is None:
+    same = (JOBS.c.id == lease.job) & (JOBS.c.fence == lease.fence) & JOBS.c.worker.is_not(None)
+    row = connection.execute(select(JOBS.c.state, JOBS.c.attempts).where(same)).one_or_none()
+    if row is None:  # another's by now, or ended
         return
     if blamed and row.attempts >= attempts:
         _lost(connection, lease.job, lease.fence, row.attempts)

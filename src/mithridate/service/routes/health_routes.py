@@ -22,8 +22,9 @@ routes = APIRouter(tags=["Health"])
 
 
 @routes.get("/healthz", operation_id="health")
-def health() -> dict[str, str]:
+async def health() -> dict[str, str]:
     """Tell that the server answers."""
+    # Without a thread, of which other requests may hold all.
     return {"status": "ok"}
 
 

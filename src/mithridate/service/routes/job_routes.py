@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy import select
 
 from mithridate.service.contract.api_refusal import ApiRefusal, not_found
@@ -18,6 +17,7 @@ from mithridate.service.policy_facts import policy_facts
 from mithridate.service.routes.access import Parts, Reader, Writer
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import DECISION_FOLDER
+from mithridate.service.worker.left_files import own_bytes
 
 routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -189,25 +189,25 @@ def checkpoints(
     return listed([found], False)
 
 
-@routes.get("/{job_id}/decision", operation_id="retrieve_decision", response_class=FileResponse)
-def decision(job_id: str, parts: Parts, caller: Reader) -> FileResponse:
+@routes.get("/{job_id}/decision", operation_id="retrieve_decision", response_class=Response)
+def decision(job_id: str, parts: Parts, caller: Reader) -> Response:
     """Return the whole decision on a job."""
     return _told(job_id, parts, caller, "decision.json", "application/json")
 
 
-@routes.get("/{job_id}/report", operation_id="retrieve_report", response_class=FileResponse)
-def report(job_id: str, parts: Parts, caller: Reader) -> FileResponse:
+@routes.get("/{job_id}/report", operation_id="retrieve_report", response_class=Response)
+def report(job_id: str, parts: Parts, caller: Reader) -> Response:
     """Return the decision on a job as a page."""
     return _told(job_id, parts, caller, "report.html", "text/html")
 
 
-def _told(job_id: str, parts: ServiceParts, caller: Caller, name: str, kind: str) -> FileResponse:
+def _told(job_id: str, parts: ServiceParts, caller: Caller, name: str, kind: str) -> Response:
     with parts.database.read() as connection:
         row = job_row(connection, caller.project, job_id)
-    path = parts.settings.jobs_folder / row.id / DECISION_FOLDER / name
+    content = own_bytes(parts.settings.jobs_folder / row.id, f"{DECISION_FOLDER}/{name}")
     # Nothing is told of a decision before it is recorded.
-    if row.decision is None or not path.is_file():
+    if row.decision is None or content is None:
         raise not_found("decision on job", job_id)
     # The page has no scripts; should text of a row ever get into it as one, it is not run.
     headers = {"Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
-    return FileResponse(path, media_type=kind, headers=headers)
+    return Response(content, media_type=kind, headers=headers)

@@ -46,6 +46,12 @@ def available() -> bool:
     return sys.platform == "linux" and _version() >= 1
 
 
+def exposed(private: Iterable[Path], readable: Iterable[str]) -> list[str]:
+    """Return the readable folders, those of the system included, that hold something that no job may read."""
+    hidden, places = list(private), [Path(path) for path in (*SYSTEM, *readable)]
+    return sorted({str(place) for place in places for one in hidden if one.is_relative_to(place.resolve())})
+
+
 def confine(own: Path, readable: Iterable[Path], *, network: bool) -> None:
     """Confine this process and all it starts, for good.
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mithridate.errors import DataError, ServiceError
 from mithridate.files import write_json
 from mithridate.service.contract.job_objects import JobError
+from mithridate.service.worker.left_files import own_bytes
 
 ORDER, OUTCOME, FAILURE, PROGRESS = "order.json", "outcome.json", "failure.json", "progress.jsonl"
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
@@ -125,10 +126,10 @@ def read_outcome(folder: Path) -> JobOutcome | JobFailure | None:
         ServiceError: If that is not readable.
     """
     try:
-        if (folder / OUTCOME).is_file():
-            return JobOutcome.model_validate_json((folder / OUTCOME).read_bytes())
-        if (folder / FAILURE).is_file():
-            return JobFailure.model_validate_json((folder / FAILURE).read_bytes())
+        if (told := own_bytes(folder, OUTCOME)) is not None:
+            return JobOutcome.model_validate_json(told)
+        if (told := own_bytes(folder, FAILURE)) is not None:
+            return JobFailure.model_validate_json(told)
     except ValidationError as error:
         raise ServiceError(f"{folder} holds an outcome that is not of this version; look into its log") from error
     return None

@@ -15,6 +15,7 @@ import psutil
 
 from mithridate.files import write_json
 from mithridate.service.service_settings import ProcessLimits
+from mithridate.service.worker.left_files import own_bytes, own_log
 
 RECORD, LOG = "process.json", "process.log"
 COMMAND = (sys.executable, "-m", "mithridate.service.worker.run_job")
@@ -40,7 +41,7 @@ class JobProcess:
         self._folder = folder
         for name in _FOLDERS:
             (folder / "tmp" / name.lower()).mkdir(parents=True, exist_ok=True)
-        with (folder / LOG).open("ab") as log:
+        with own_log(folder / LOG) as log:
             self._process = subprocess.Popen(
                 [*command, str(folder)],
                 cwd=folder,
@@ -50,8 +51,12 @@ class JobProcess:
                 stderr=log,
                 start_new_session=True,  # a group of its own, so that all of it can be ended
             )
-        _limit(self._process.pid, limits)
-        write_json(folder / RECORD, _record(self._process.pid))
+        try:
+            _limit(self._process.pid, limits)
+            write_json(folder / RECORD, _record(self._process.pid))
+        except BaseException:
+            self.end(0)  # without its record no later attempt would find it
+            raise
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit status; None where it still runs after these seconds."""
@@ -80,25 +85,26 @@ def environment(own: Mapping[str, str], folder: Path, limits: ProcessLimits) -> 
 
 
 def readable(model: Path, policy: Path | None) -> list[str]:
-    """Return the folders that a job's process reads: its model, its policy, the programs and what they bring along."""
+    """Return what a job's process reads: its model, its policy file, the programs and what they bring along."""
     named = [os.environ.get(name) for name in ("MITHRIDATE_DATA", "MITHRIDATE_CACHE", "HF_HOME", "HF_HUB_CACHE")]
     code = [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
-    own = [str(model), *([] if policy is None else [str(policy.parent)])]
+    # The file alone: the service's own folder may lie beside it. Files that the policy names are allowed one by one.
+    own = [str(model), *([] if policy is None else [str(policy)])]
     caches = [str(Path.home() / ".cache" / name) for name in ("huggingface", "mithridate")]
     return sorted({str(Path(path).resolve()) for path in (*own, *code, *caches, *named) if path})
 
 
 def end_earlier(folder: Path) -> None:
     """Kill what an earlier attempt of a job has left running on this machine."""
-    path = folder / RECORD
-    if not path.is_file():
+    told = own_bytes(folder, RECORD)
+    if told is None:
         return
-    found = json.loads(path.read_bytes())
+    found = json.loads(told)
     # A process id is given again in time; together with the time of its start it is one process alone.
     if found.get("host") == socket.gethostname() and _record(found["pid"]) == found:
         _signal(found["pid"], signal.SIGKILL)
         psutil.wait_procs(_processes(found["pid"]), timeout=10)
-    path.unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
 
 
 def _processes(pid: int) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
@@ -16,7 +15,8 @@ from mithridate.service.jobs.transitions import move
 from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
-from mithridate.service.worker.confinement import available
+from mithridate.service.worker.confinement import available, exposed
+from mithridate.service.worker.job_leftovers import drop_leftovers, has_ended
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
@@ -31,6 +31,8 @@ from mithridate.service.worker.job_order import (
     write_told,
 )
 from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
+from mithridate.service.worker.lease_beats import beating
+from mithridate.service.worker.left_files import drop_links, own_file
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
 
 log = logging.getLogger(__name__)
@@ -50,10 +52,17 @@ class JobRun:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
         self._read = 0  # bytes of the progress that were read
-        self._beaten = time.monotonic()
 
     def run(self) -> None:
-        """Run the job; whatever happens, its lease ends."""
+        """Run the job to its end, or until its lease has ended."""
+        with beating(self._parts.database, self._lease, self._parts.settings.leases.beat):
+            self._run()
+            with self._parts.database.read() as connection:
+                ended = has_ended(connection, self._lease.job)
+            if ended:
+                drop_leftovers(self._folder)
+
+    def _run(self) -> None:
         leases = self._parts.settings.leases
         failure = self._prepared()
         if failure is not None:
@@ -80,10 +89,6 @@ class JobRun:
             return False
         if self._follow():
             return True
-        if time.monotonic() - self._beaten >= leases.beat:
-            self._beaten = time.monotonic()
-            with self._parts.database.write() as connection:
-                return beat(connection, self._lease)
         with self._parts.database.read() as connection:
             return holds(connection, self._lease)
 
@@ -91,6 +96,7 @@ class JobRun:
         """Lay out the job's folder; return why that cannot be done."""
         self._folder.mkdir(parents=True, exist_ok=True)
         end_earlier(self._folder)
+        drop_links(self._folder)
         for name in (OUTCOME, FAILURE, PROGRESS):  # of an earlier attempt
             (self._folder / name).unlink(missing_ok=True)
         with self._parts.database.read() as connection:
@@ -106,6 +112,11 @@ class JobRun:
         model = settings.offered.get(row.model)
         if model is None or not model.is_dir():
             return JobFailure(code="model_unavailable", message=f"model '{row.model}' is not there; ask the operator")
+        confined = [*readable(model, settings.policy), *reads] if _confined(settings.process) else None
+        if confined is not None and (found := exposed(settings.private, confined)):
+            log.error("a job could read what is not its own", extra={"job": self._lease.job, "readable": found})
+            said = "the service's folder lies where every job may read; ask the operator to move it"
+            return JobFailure(code="sandbox_unavailable", message=said)
         chosen = row.method["supervised"]["hyperparameters"]
         order = JobOrder(
             model=str(model),
@@ -114,7 +125,7 @@ class JobRun:
             rate=None if chosen["learning_rate_multiplier"] == "auto" else chosen["learning_rate_multiplier"],
             seed=row.seed,
             validation=row.validation_file is not None,
-            confined=[*readable(model, settings.policy), *reads] if _confined(settings.process) else None,
+            confined=confined,
             network=settings.process.network,
         )
         write_told(self._folder, ORDER, order)
@@ -133,10 +144,10 @@ class JobRun:
 
     def _follow(self) -> bool:
         """Take over what the process has told since; return whether that was anything, and the lease stands."""
-        path = self._folder / PROGRESS
-        if not path.is_file():
+        progress = own_file(self._folder, PROGRESS)
+        if progress is None:
             return False
-        with path.open("rb") as file:
+        with progress as file:
             file.seek(self._read)
             told = file.read()
         whole = told[: told.rfind(b"\n") + 1]  # the last line may be half written
@@ -144,8 +155,8 @@ class JobRun:
             return False
         self._read += len(whole)
         lines = [ProgressLine.model_validate_json(line) for line in whole.splitlines()]
-        self._beaten = time.monotonic()
         with self._parts.database.write() as connection:
+            # Holds the job's row as well, so that the lease still stands when the lines are written.
             if not beat(connection, self._lease):
                 return False
             for line in lines:

@@ -18,6 +18,7 @@ from mithridate.service.jobs.transitions import move
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import DECISION_FOLDER, JobFailure, JobOutcome
+from mithridate.service.worker.left_files import has_own_folder, own_bytes
 
 REFUSALS = {"refused_at_upload": "upload_refused", "refused_at_release": "release_refused"}
 """Code of a failed job by the decision."""
@@ -67,6 +68,8 @@ def take_outcome(parts: ServiceParts, lease: Lease, folder: Path, outcome: JobOu
 
 def _unjudged(folder: Path, files: dict[str, str]) -> str | None:
     """Return what is wrong with a released model; None where its bytes are those that were judged."""
+    if not has_own_folder(folder, f"{DECISION_FOLDER}/{MODEL}"):
+        return "the job has left no model in a folder of its own; nothing is released"
     try:
         compare_files(folder / DECISION_FOLDER / MODEL, files)
     except CheckpointError as error:
@@ -155,7 +158,8 @@ def _refusal(outcome: JobOutcome) -> dict[str, Any]:
     if outcome.outcome == "refused_at_upload":
         said = f"the upload was refused: {'; '.join(outcome.reasons)}"
         if lines:
-            said += f" (lines {where}: {outcome.flagged} rows flagged)"
+            one = outcome.flagged == 1
+            said += f" (line{'' if one else 's'} {where}: {outcome.flagged} row{'' if one else 's'} flagged)"
     else:
         said = f"no model of this upload may be released: {'; '.join(outcome.reasons)}"
     param = "training_file" if outcome.outcome == "refused_at_upload" else None
@@ -171,9 +175,9 @@ def _results(folder: Path, outcome: JobOutcome) -> Iterator[tuple[str, bytes]]:
     writer.writerows(outcome.losses)
     yield "step_metrics.csv", table.getvalue().encode()
     for name in ("decision.json", "report.html"):
-        path = folder / DECISION_FOLDER / name
-        if path.is_file():
-            yield name, path.read_bytes()
+        content = own_bytes(folder, f"{DECISION_FOLDER}/{name}")
+        if content is not None:
+            yield name, content
 
 
 def _kept(parts: ServiceParts, project: str, name: str, content: bytes) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def facts_of(policy: Path | None) -> PolicyFacts:
         learning_rate=limits.training.learning_rate,
         highest_learning_rate=limits.highest_learning_rate,
         batch_size=limits.training.batch_size,
-        reads=sorted(set(_named(checked.model_dump(mode="json"), base.resolve()))),
+        # Its name is no file, though a folder may be called the same.
+        reads=sorted(set(_named(checked.model_dump(mode="json", exclude={"name"}), base.resolve()))),
     )
 
 

@@ -52,7 +52,7 @@ _SAID = {
     "defense_cannot_act": "the policy's defense cannot act on this upload; ask the operator",
     "policy_error": "the operator's policy or the rows it names cannot be used; ask the operator",
     "sandbox_unavailable": "the job cannot be confined on this machine; ask the operator",
-    "storage_full": "the disk is full; what is done is kept, create the job again when the operator has made room",
+    "storage_full": "the disk is full; create the job again when the operator has made room",
     "pipeline_error": "the pipeline failed; ask the operator",
 }
 """What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
@@ -83,10 +83,6 @@ def failure_of(error: MithridateError, folder: Path) -> JobFailure:
     if isinstance(error, FileRefused):
         return error.failure
     message = str(error)
-    if isinstance(error, DataError) and "'audit'" in message:
-        # Which of its prompts the audit asks is for the provider alone, or a customer could find out and train on them.
-        said = "training_file holds prompts on which models are judged before release; remove what is not your own"
-        return JobFailure(code="audit_overlap", message=said, param="training_file")
     if isinstance(error, DataError) and any(name in message for name in (TRAINING, VALIDATION)):
         # No folder of the provider's machine in what a customer reads.
         message = message.replace(f"{folder}/", "").replace(TRAINING, "training_file")

@@ -6,7 +6,9 @@ import secrets
 import socket
 import threading
 
-from mithridate.service.jobs.job_leases import LeaseWatch, claim, release_lost, standing_leases
+from sqlalchemy.exc import SQLAlchemyError
+
+from mithridate.service.jobs.job_leases import Lease, LeaseWatch, claim, give_back, release_lost, standing_leases
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_process import COMMAND
@@ -48,30 +50,51 @@ class JobWorker:
         watch.start()
         count = 0
         while not self.stop.is_set():
-            with self._parts.database.write() as connection:
-                lease = claim(connection, self.name)
-            if lease is not None:
-                log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
-                JobRun(self._parts, lease, self.stop, self._command).run()
-                count += 1
-            elif until_idle:
+            lease = None
+            try:
+                with self._parts.database.write() as connection:
+                    lease = claim(connection, self.name)
+                if lease is not None:
+                    self._run(lease)
+                    count += 1
+                    continue
+            except SQLAlchemyError:
+                # A database that is away comes back; a job whose lease then still stands is taken from us meanwhile.
+                log.exception("the database cannot be written")
+            if until_idle and lease is None:
                 break
-            else:
-                self.stop.wait(leases.poll)
+            self.stop.wait(leases.poll)
         self.stop.set()
         watch.join()
         return count
 
+    def _run(self, lease: Lease) -> None:
+        """Run a job; one that cannot be run must not end the worker, which others wait for."""
+        log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
+        try:
+            JobRun(self._parts, lease, self.stop, self._command).run()
+        except Exception:
+            log.exception("job not run", extra={"job": lease.job, "fence": lease.fence})
+            with self._parts.database.write() as connection:
+                said = "The worker could not run the job; it is started again"
+                give_back(connection, lease, self._parts.settings.leases.attempts, blamed=True, said=said)
+
     def _watch(self) -> None:
         """Look for lost workers, and say that this one is there."""
-        leases, database = self._parts.settings.leases, self._parts.database
+        leases = self._parts.settings.leases
         watch = LeaseWatch(leases.patience)
         while True:
-            with database.write() as connection:
-                report(connection, REPORT + self.name)
-                for row in watch.standing(standing_leases(connection)):
-                    if release_lost(connection, row, leases.attempts):
-                        log.warning("job taken from a lost worker", extra={"job": row.id, "fence": row.fence})
+            try:
+                self._look(watch)
+            except Exception:
+                log.exception("lost workers not looked for; tried again")
             # More often than a lease may stand still, or the patience would be longer than it says.
             if self.stop.wait(min(leases.beat, leases.patience / 10)):
                 break
+
+    def _look(self, watch: LeaseWatch) -> None:
+        with self._parts.database.write() as connection:
+            report(connection, REPORT + self.name)
+            for row in watch.standing(standing_leases(connection)):
+                if release_lost(connection, row, self._parts.settings.leases.attempts):
+                    log.warning("job taken from a lost worker", extra={"job": row.id, "fence": row.fence})
