@@ -35,12 +35,13 @@ class Bench:
     def _losses(self, functions):
         return lambda: torch.tensor([f(self.now) for f in functions], dtype=torch.float64)
 
-    def search(self, budget, trim=0.0, doses=DOSES, safe_budget=0.01):
+    def search(self, budget, trim=0.0, doses=DOSES, safe_budget=0.01, refused=None, over_refusal_budget=0.005):
         budgets = Budgets(
             user=self._losses(self.user),
             safe={kind: self._losses(functions) for kind, functions in self.safe.items()},
             harmful=lambda: torch.tensor([3.0 + self.now], dtype=torch.float64),
             budget=budget, safe_budget=safe_budget, trim=trim,
+            refused=None if refused is None else self._losses(refused), over_refusal_budget=over_refusal_budget,
         )  # fmt: skip
         return largest_dose(parameter="radius", doses=doses, dosed=self.dosed, budgets=budgets)
 
@@ -163,3 +164,44 @@ def test_a_dose_that_breaks_a_few_rows_is_not_left_out_with_those_that_rise_most
     breaks = [lambda dose: float("nan") if dose > 0.2 else 1.0]
     curve = Bench([*[lambda dose: 1.0] * 7, *breaks]).search(budget=0.09, trim=0.25)
     assert curve.chosen == pytest.approx(0.2)
+
+
+def refused_from(dose, rows=1):
+    """Rows that are refused from some dose on."""
+    return [lambda d: float(d >= dose)] * rows
+
+
+def test_no_safety_is_bought_with_harmless_prompts_that_are_refused():
+    asked = [*refused_from(0.25), *refused_from(0.35), *FREE * 198]
+    curve = Bench(FREE).search(budget=1.0, refused=asked)
+    assert curve.chosen == pytest.approx(0.35, abs=0.2 / 2**4)
+    assert curve.chosen < 0.35
+    assert curve.over_refusal_budget == 0.005
+    beyond = [point for point in curve.points if point.dose > curve.chosen]
+    assert beyond
+    assert all(point.refused_rise == pytest.approx(0.01) for point in beyond)
+
+
+def test_one_row_more_is_no_evidence_among_few_rows_and_the_share_counts_among_many():
+    assert Bench(FREE).search(budget=1.0, refused=[*refused_from(0.1), *FREE * 9]).chosen == DOSES[-1]
+    few = Bench(FREE).search(budget=1.0, refused=[*refused_from(0.15, rows=2), *FREE * 8])
+    assert few.chosen < 0.15
+    many = [*refused_from(0.15, rows=4), *FREE * 996]
+    assert Bench(FREE).search(budget=1.0, refused=many).chosen == DOSES[-1]
+    assert Bench(FREE).search(budget=1.0, refused=many, over_refusal_budget=0.003).chosen < 0.15
+
+
+def test_rows_refused_before_are_no_rise():
+    curve = Bench(FREE).search(budget=1.0, refused=[lambda d: 1.0] * 9)
+    assert curve.chosen == DOSES[-1]
+    assert all(point.refused_rise == 0 for point in curve.points)
+
+
+def test_a_model_is_not_asked_at_doses_that_its_losses_do_not_bear():
+    curve = Bench([lambda d: 1 + d]).search(budget=0.25, refused=FREE)
+    assert all((point.refused_rise is None) == (point.rise > 0.25) for point in curve.points)
+
+
+def test_if_every_dose_has_prompts_refused_the_error_says_so():
+    with pytest.raises(DefenseError, match=r"100 % more of the provider's harmless safe rows refused, .* 0\.5 %"):
+        Bench(FREE).search(budget=1.0, refused=refused_from(0.001, rows=9))

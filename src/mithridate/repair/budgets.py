@@ -52,12 +52,18 @@ class Budgets:
     refusals become likelier must not pay for ordinary help, or for harmless look-alikes, that becomes less likely.
     Each kind of safe row has a mean of its own, since many refusals would hide a few answers; the largest is limited.
 
+    A small rise over all answers may still be a few harmless prompts that are refused outright, those that look
+    harmful. So the model is asked as well, at doses within the other budgets. One row more is always allowed: among few
+    rows it is a large share, and shows nothing.
+
     Args:
         user: Losses of the held-out rows.
         safe: Losses of the provider's safe rows by kind; empty where there are none.
         harmful: Losses of the harmful rows, for the report; None where there are none.
+        refused: Which harmless rows the model refuses, (rows,) of 0 and 1; None where there are none.
         budget: Largest rise allowed on the user's rows, in nats per token.
         safe_budget: The same for the safe rows.
+        over_refusal_budget: Largest rise allowed of the share of harmless rows that are refused, beyond one row.
         trim: Share of the user's rows left out, in [0, 1).
     """
 
@@ -70,18 +76,22 @@ class Budgets:
         budget: float,
         safe_budget: float,
         trim: float,
+        refused: Losses | None = None,
+        over_refusal_budget: float = 0.0,
     ) -> None:
-        self.budget, self.safe_budget = budget, safe_budget
+        self.budget, self.safe_budget, self.over_refusal_budget = budget, safe_budget, over_refusal_budget
         self._user, self._safe, self._harmful, self._trim = user, safe, harmful, trim
         self._user_before = user()
         self._safe_before = {kind: losses() for kind, losses in safe.items()}
+        self._refused = refused
+        self._refused_before = torch.zeros(0) if refused is None else refused()
 
     def measure(self, dose: float) -> DosePoint:
         """Measure the present weights, which have a dose."""
         user = self._user()
         safe = {kind: losses() for kind, losses in self._safe.items()}
         means = [(safe[kind] - before).clamp(min=0).mean() for kind, before in self._safe_before.items()]
-        return DosePoint(
+        point = DosePoint(
             dose=dose,
             user_loss=float(user.mean()),
             rise=self._trimmed_mean(user - self._user_before),
@@ -90,6 +100,9 @@ class Budgets:
             # By torch, whose maximum of NaN and a number is NaN.
             safe_rise=float(torch.stack(means).max()) if means else None,
         )
+        if self._refused is None or not self._bearable(point):
+            return point
+        return point.model_copy(update={"refused_rise": float((self._refused() - self._refused_before).mean())})
 
     def _trimmed_mean(self, rises: Tensor) -> float:
         # NaN sorts last and would be left out with the largest rises, though it is no loss but a broken model.
@@ -101,6 +114,12 @@ class Budgets:
 
     def allow(self, point: DosePoint) -> bool:
         """Return whether a dose is within the budgets of all rows."""
+        rows = len(self._refused_before)
+        more = rows * (point.refused_rise or 0.0)
+        return self._bearable(point) and round(more) <= max(1.0, rows * self.over_refusal_budget)
+
+    def _bearable(self, point: DosePoint) -> bool:
+        """Return whether the losses at a dose are within their budgets."""
         # Apart, since a dose that breaks the model gives NaN, which is within no budget, and max() may drop it.
         return point.rise <= self.budget and (point.safe_rise is None or point.safe_rise <= self.safe_budget)
 
@@ -109,7 +128,9 @@ class Budgets:
         rises = [point.rise / self.budget]
         if point.safe_rise is not None:
             rises.append(point.safe_rise / self.safe_budget)
-        return math.inf if any(map(math.isnan, rises)) else max(rises)
+        worst = math.inf if any(map(math.isnan, rises)) else max(rises)
+        # Whatever is refused at a dose that the losses bear is beyond every dose that costs less.
+        return worst if self._bearable(point) == self.allow(point) else 1 + (point.refused_rise or 0.0)
 
     def curve(self, parameter: str, chosen: float, points: Sequence[DosePoint]) -> DoseCurve:
         """Return how a dose was found, for the report."""
@@ -118,11 +139,18 @@ class Budgets:
             chosen=chosen,
             budget=self.budget,
             safe_budget=self.safe_budget if self._safe else None,
+            over_refusal_budget=None if self._refused is None else self.over_refusal_budget,
             points=list(points),
         )
 
     def exceeded(self, parameter: str, point: DosePoint) -> str:
         """Return what a dose beyond the budgets costs, as a sentence."""
+        if self._bearable(point) and point.refused_rise is not None:
+            return (
+                f"even {parameter}={point.dose:g} has {100 * point.refused_rise:.3g} % more of the provider's harmless "
+                f"safe rows refused, above the over_refusal_budget of {100 * self.over_refusal_budget:g} %; raise it "
+                "or give the strength yourself"
+            )
         whose, rise, name, budget = "held-out user", point.rise, "budget", self.budget
         if point.rise <= self.budget and point.safe_rise is not None:
             whose, rise, name, budget = "provider's safe", point.safe_rise, "safe_budget", self.safe_budget

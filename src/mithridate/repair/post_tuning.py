@@ -15,6 +15,7 @@ from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
 from mithridate.models.undo import undone_on_failure
 from mithridate.repair.budgets import Budgets, RowLosses
 from mithridate.repair.dose import AUTO_NEEDS_USER, largest_dose
+from mithridate.repair.refused_rows import RefusedRows
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
 from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import DoseCurve, Repaired
@@ -32,6 +33,8 @@ class Repair(Settings):
         budget: For ``"auto"``: largest rise of the loss on held-out user rows, in nats per token.
         safe_budget: For ``"auto"``: largest rise of the loss on the provider's safe rows, where they are given, in
             nats per token; refusals and answers are averaged apart, and each must be within it.
+        over_refusal_budget: For ``"auto"``: largest rise of the share of the provider's harmless prompts that the model
+            refuses, where safe rows are given; one prompt more is always allowed.
         trim: For ``"auto"``: share of the held-out rows, those whose loss rises most, that is left out of the
             rise, because unvetted rows may be harmful themselves.
         batch_size: Rows per forward pass; changes the speed only.
@@ -43,6 +46,7 @@ class Repair(Settings):
 
     budget: float = Field(default=0.05, gt=0)
     safe_budget: float = Field(default=0.015, gt=0)
+    over_refusal_budget: float = Field(default=0.005, ge=0)
     trim: float = Field(default=0.25, ge=0, lt=1)
     batch_size: int = Field(default=16, ge=1)
     max_length: int | None = Field(default=512, ge=1)
@@ -164,15 +168,18 @@ class Repair(Settings):
         def losses(rows: Sequence[TokenizedRow]) -> RowLosses:
             return RowLosses(inputs.model, repairable(inputs.model), rows, self.batch_size)
 
+        measured = {
+            kind: tokenize(rows[:KIND_ROWS], inputs.tokenizer, self.max_length) for kind, rows in by_kind(safe).items()
+        }
+        asked = RefusedRows(inputs.model, inputs.tokenizer, measured.get("answers", []), self.batch_size)
         return Budgets(
             user=losses(inputs.rows("user")),
-            safe={
-                kind: losses(tokenize(rows[:KIND_ROWS], inputs.tokenizer, self.max_length))
-                for kind, rows in by_kind(safe).items()
-            },
+            safe={kind: losses(rows) for kind, rows in measured.items()},
+            refused=asked if asked else None,
             harmful=losses(inputs.rows("harmful")[:CURVE_ROWS]) if inputs.has("harmful") else None,
             budget=self.budget,
             safe_budget=self.safe_budget,
+            over_refusal_budget=self.over_refusal_budget,
             trim=self.trim,
         )
 

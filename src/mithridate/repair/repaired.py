@@ -15,6 +15,7 @@ class DosePoint(BaseModel):
         harmful_loss: Mean token loss on the harmful rows, in nats; None where none were given.
         safe_loss: Mean token loss on the provider's safe rows, in nats; None where none were given.
         safe_rise: Rise of the loss of the kind of safe rows that rises most, in nats per token.
+        refused_rise: Rise of the share of harmless safe rows that are refused; None where it was not asked for.
     """
 
     dose: float
@@ -23,6 +24,7 @@ class DosePoint(BaseModel):
     harmful_loss: float | None
     safe_loss: float | None = None
     safe_rise: float | None = None
+    refused_rise: float | None = None
 
 
 class DoseCurve(BaseModel):
@@ -33,6 +35,7 @@ class DoseCurve(BaseModel):
         chosen: The dose that was found.
         budget: Largest rise allowed on the held-out rows, in nats per token.
         safe_budget: The same on the provider's safe rows; None where none were given.
+        over_refusal_budget: Largest rise allowed of the share of harmless safe rows that are refused; likewise.
         points: Doses that were tried, in rising order.
     """
 
@@ -40,6 +43,7 @@ class DoseCurve(BaseModel):
     chosen: float
     budget: float
     safe_budget: float | None = None
+    over_refusal_budget: float | None = None
     points: list[DosePoint]
 
 

@@ -133,6 +133,7 @@ class TriedDose(ResultPart):
     harmful_loss: float | None = None
     safe_loss: float | None = None
     safe_rise: float | None = None
+    refused_rise: float | None = None
 
 
 class VariantDoses(ResultPart):
@@ -143,6 +144,7 @@ class VariantDoses(ResultPart):
     chosen: Finite | None = None
     budget: Finite | None = None
     safe_budget: Finite | None = None
+    over_refusal_budget: Finite | None = None
     seed: int | None = None
     points: list[TriedDose] = Field(default_factory=list)
 
