@@ -68,7 +68,8 @@ def test_steps_and_rows_are_counted(rows, epochs, step_rows, steps, trained):
     assert course.steps(rows) == steps
     seen = [min(step_rows, rows - start) for start in range(0, rows, step_rows)]
     assert trained == sum(seen[step % len(seen)] for step in range(steps))
-    assert course.trained(rows) == trained
+    assert course.trained(rows, steps) == trained
+    assert course.trained(rows, 0) == 0
 
 
 def test_a_single_row_is_patched_in():
@@ -190,6 +191,38 @@ def test_auto_takes_the_rate_that_the_budgets_allow():
         assert repaired.dose_curve.chosen == min(allowed, key=lambda point: point.safe_loss).dose
     with pytest.raises(DefenseError, match=r"even learning_rate=\S+ raises the loss on the provider's safe rows"):
         _repaired(mi.Realign(budget=5.0, safe_budget=1e-12), adapted(tiny.model()), safe=_contradicting())
+
+
+def test_a_rate_that_diverges_ends_no_search(monkeypatch):
+    steps, plain = [], DefendedTrainer.training_step
+
+    def counted(self, *args, **kwargs):
+        steps.append(self.args.learning_rate)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DefendedTrainer, "training_step", counted)
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e-3, 1e28, 1e30))
+    model, alone = adapted(tiny.model()), adapted(tiny.model())
+    found = _repaired(mi.Realign(**WIDE), model)
+    assert [point.dose for point in found.dose_curve.points] == [found.dose_curve.chosen] == [1e-3]
+    assert found.activity["trials"] == 3
+    assert found.rows_trained < 30 * 16  # those that diverge stop where they do
+    assert 1 < steps.count(1e28) < 10
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e-3,))
+    _repaired(mi.Realign(**WIDE), alone)
+    assert distance(stored(model), stored(alone)) == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"rows": "auto", "learning_rate": 1e28}])
+def test_where_every_rate_diverges_it_is_told(settings, monkeypatch):
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e28, 1e30))
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    with pytest.raises(
+        DefenseError, match=r"every rate left NaN or Inf; with 1e\+28, the lowest, .*lower the learning"
+    ):
+        _repaired(mi.Realign(**WIDE | settings), model)
+    assert record.changes() == []
 
 
 def _contradicting():
