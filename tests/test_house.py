@@ -94,6 +94,17 @@ def test_whatever_computes_decides_under_which_key_a_stage_is_stored():
     assert all(path.is_file() for path in hashed)
 
 
+WORDS_OF_STAGES = {"jobs", "meter", "recipe_parts", "stage_records"}
+"""Files that a stage needs and that compute none of its results: what a job and a record say, and what it cost."""
+
+
+def test_what_a_stage_runs_decides_under_which_key_it_is_stored():
+    hashed = {path.relative_to(ROOT).as_posix() for path in deciding_files(ROOT)}
+    needed = {name for path in ROOT.glob("experiment/*_stage.py") for name in loaded_with(path)}
+    own = {name.rpartition(".")[2] for name in needed if name.rpartition(".")[0] == "mithridate.experiment"}
+    assert {name for name in own if f"experiment/{name}.py" not in hashed} == WORDS_OF_STAGES
+
+
 def test_no_two_files_need_each_other_first():
     modules = {".".join(("mithridate", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
     sorter = graphlib.TopologicalSorter(

@@ -55,6 +55,11 @@ def measure(card: Card, results: Results, committed: str | None = None) -> Card:
     return Card.model_validate(changed.model_copy(update={"note": note(changed)}).model_dump())
 
 
+def percent(share: float) -> float:
+    """Return a share in percent with two digits, as the cards hold it; every page rounds on from these."""
+    return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
 def note(card: Card) -> str:
     """What was seen, in words: every trial of few, the names of many."""
     found = trials(card)
@@ -96,7 +101,7 @@ def _undefended(results: Results, variant: VariantResult) -> VariantResult:
 
 
 def _percent(score: ScoreOverSeeds) -> dict[str, float]:
-    return {name: round(100 * min(max(getattr(score, name), 0.0), 1.0), 2) for name in ("value", "low", "high")}
+    return {name: percent(getattr(score, name)) for name in ("value", "low", "high")}
 
 
 def _setting(results: Results, variant: VariantResult) -> str:

@@ -49,6 +49,10 @@ class DefenseError(MithridateError):
     """A defense that cannot act; the run stops instead of going on undefended."""
 
 
+class Diverged(DefenseError):
+    """A training that left NaN or Inf, where a lower learning rate may not."""
+
+
 class AttackError(MithridateError):
     """An attack that cannot act; a model that was not attacked must not pass for one that withstood."""
 

@@ -206,11 +206,17 @@ def test_the_version_and_short_help(call: Called, capsys: pytest.CaptureFixture[
         assert capsys.readouterr().out == short
 
 
+RESUMED = "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         (["methods"], "mithridate: stopped\n"),
-        (["run", "x.yaml"], "mithridate: stopped; finished stages are kept, run the same command again to resume\n"),
+        (["run", "x.yaml"], RESUMED),
+        (["redteam", "x.yaml"], RESUMED),
+        (["align", "miniature:base", "--out", "x"], RESUMED),
+        (["tune", "x", "--data", "x.jsonl", "--out", "y"], RESUMED),
     ],
 )
 def test_ctrl_c_is_a_sentence(

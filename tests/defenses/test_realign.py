@@ -17,8 +17,9 @@ from mithridate.defenses.registry import method
 from mithridate.errors import DataError, DefenseError, SettingError, UsageError
 from mithridate.models.tokenization import tokenize
 from mithridate.repair.budgets import RowLosses
-from mithridate.repair.realignment import Course
+from mithridate.repair.realignment import Course, Realignment
 from mithridate.repair.repairable import repairable
+from mithridate.repair.safe_kinds import by_kind
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, adapted, lived_in, stored
@@ -68,7 +69,8 @@ def test_steps_and_rows_are_counted(rows, epochs, step_rows, steps, trained):
     assert course.steps(rows) == steps
     seen = [min(step_rows, rows - start) for start in range(0, rows, step_rows)]
     assert trained == sum(seen[step % len(seen)] for step in range(steps))
-    assert course.trained(rows) == trained
+    assert course.trained(rows, steps) == trained
+    assert course.trained(rows, 0) == 0
 
 
 def test_a_single_row_is_patched_in():
@@ -192,6 +194,38 @@ def test_auto_takes_the_rate_that_the_budgets_allow():
         _repaired(mi.Realign(budget=5.0, safe_budget=1e-12), adapted(tiny.model()), safe=_contradicting())
 
 
+def test_a_rate_that_diverges_ends_no_search(monkeypatch):
+    steps, plain = [], DefendedTrainer.training_step
+
+    def counted(self, *args, **kwargs):
+        steps.append(self.args.learning_rate)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DefendedTrainer, "training_step", counted)
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e-3, 1e28, 1e30))
+    model, alone = adapted(tiny.model()), adapted(tiny.model())
+    found = _repaired(mi.Realign(**WIDE), model)
+    assert [point.dose for point in found.dose_curve.points] == [found.dose_curve.chosen] == [1e-3]
+    assert found.activity["trials"] == 3
+    assert found.rows_trained < 30 * 16  # those that diverge stop where they do
+    assert 1 < steps.count(1e28) < 10
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e-3,))
+    _repaired(mi.Realign(**WIDE), alone)
+    assert distance(stored(model), stored(alone)) == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"rows": "auto", "learning_rate": 1e28}])
+def test_where_every_rate_diverges_it_is_told(settings, monkeypatch):
+    monkeypatch.setattr("mithridate.defenses.realign.RATES", (1e28, 1e30))
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    with pytest.raises(
+        DefenseError, match=r"every rate left NaN or Inf; with 1e\+28, the lowest, .*lower the learning"
+    ):
+        _repaired(mi.Realign(**WIDE | settings), model)
+    assert record.changes() == []
+
+
 def _contradicting():
     """Answers that cannot all become likelier: training on most of them makes the others less likely."""
     words = ["red", "blue", "green", "cake", "tea", "soup", "stir", "yes", "no", "take", "then", "it"]
@@ -222,6 +256,47 @@ def test_copies_of_what_auto_measures_on_are_not_trained_on():
     assert repaired.activity["safe_rows"] == 10
     with pytest.raises(DefenseError, match="give more that differ"):
         _repaired(mi.Realign(**WIDE), adapted(tiny.model()), safe=[tiny.row("the cake", "no i cannot")] * 20)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_auto_measures_on_every_kind_of_safe_row(seed, monkeypatch):
+    """8 answers among 80 rows, of which 8 are kept aside: four draws in ten would hold none."""
+    measured, trained, plain = [], [], mi.Realign.budgets
+
+    def budgets(self, inputs, safe):
+        measured.extend(safe)
+        return plain(self, inputs, safe)
+
+    def run(self, rate, rows):
+        trained.extend(rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mi.Realign, "budgets", budgets)
+    monkeypatch.setattr(Realignment, "run", run)
+    safe = [tiny.row(f"{'the ' * i}cake", "sorry i cannot help with that") for i in range(36)] * 2
+    safe += [tiny.row(f"{'the ' * i}tea", "take it") for i in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        _repaired(mi.Realign(seed=seed), adapted(tiny.model()), safe=safe)
+    assert len(measured) == 8
+    assert by_kind(measured).keys() == by_kind(trained).keys() == {"refusals", "answers"}
+    assert not [row for row in trained if row in measured]
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+def test_a_kind_with_too_few_rows_to_measure_and_train_on_is_refused(copies):
+    safe = [tiny.row(f"{'the ' * i}cake", "sorry i cannot help with that") for i in range(30)]
+    model = lived_in(KINDS["lora"]())
+    record = Everything(model)
+    with pytest.raises(DefenseError, match=r"on some answers .* hold only one that differs; give more answers or none"):
+        _repaired(mi.Realign(), model, safe=[*safe, *[tiny.row("the tea", "take it")] * copies])
+    assert record.changes() == []
+    _repaired(mi.Realign(learning_rate=1e-3), model, safe=[*safe, tiny.row("the tea", "take it")])
+
+
+def test_with_a_searched_rate_no_fewer_rows_are_trained_on_than_asked_for():
+    with pytest.raises(DefenseError, match="rows=17 are asked for, and 16 are left besides the 8 that 'auto' measures"):
+        _repaired(mi.Realign(rows=17, **WIDE), adapted(tiny.model()))
+    assert _repaired(mi.Realign(rows=16, **WIDE), adapted(tiny.model())).activity["safe_rows"] == 16
 
 
 def test_more_rows_than_there_are_are_refused():

@@ -14,6 +14,8 @@ from mithridate.defenses import plugins, registry
 from mithridate.errors import RecipeError, UsageError
 from mithridate.evaluation.judges import GuardJudge, RefusalJudge
 from mithridate.experiment.evaluation_stage import judge
+from mithridate.experiment.inputs import Inputs
+from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
 from tests.defenses.test_plugins import good, written
 from tests.helpers.endpoint import completion, serving
@@ -72,6 +74,28 @@ def test_a_changed_plugin_is_computed_anew_and_nothing_else(tree: dict[str, Any]
     assert sorted(name.partition("-")[0] for name in new) == ["evaluation", "finetuning"]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {variant["name"] for variant in results["variants"]} == {"undefended", "g"}
+
+
+ALIGNING = good().replace('stage="finetuning"', 'stage="alignment"')
+
+
+@pytest.mark.parametrize("inner", ["gentle", "sft"])
+def test_a_repair_that_trains_with_a_plugin_counts_by_its_code(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    tree |= {"plugins": [str(tmp_path / "mine.py")]}
+    tree["variants"] = [{"name": "undefended", "posttuning": {"method": "realign", "inner": inner}}]
+    keys = []
+    for text in (ALIGNING, ALIGNING + "# another version\n"):
+        written(tmp_path, text, "mine.py")
+        # As in a new process, since one that has loaded a file refuses another version of it.
+        monkeypatch.setattr(plugins, "_FILES", {})
+        monkeypatch.setenv(plugins.VARIABLE, "")
+        registry._REGISTRY.pop("gentle", None)
+        recipe = make_recipe(tree)
+        nodes = Plan(recipe, Inputs(recipe, tmp_path, tmp_path / "inputs")).nodes
+        keys.append({key for key, node in nodes.items() if node.stage == "posttuning"})
+    assert (keys[0] != keys[1]) is (inner == "gentle")
 
 
 def settings_of(tree: dict[str, Any], **spec: Any) -> Any:

@@ -77,6 +77,26 @@ def test_a_realigned_variant_states_its_cost_and_is_done_once(tree: dict[str, An
     assert mi.run(tree, tmp_path).effort.made == 0
 
 
+@pytest.mark.parametrize(
+    ("length", "given", "left"),
+    [(192, {}, 16), (118, {}, 8), (118, {"max_length": 192}, 16), (118, {"max_length": None}, 16), (700, {}, 16)],
+)
+def test_a_repair_reads_rows_as_far_as_the_recipe_does(
+    tree: dict[str, Any], tmp_path: Path, length: int, given: dict[str, Any], left: int
+) -> None:
+    """Prompts of safe rows have 108 to 126 tokens, or 499 more."""
+    safe = tmp_path / "safe.jsonl"
+    text = (Path(tree["streams"]["safe"])).read_text(encoding="utf-8")
+    safe.write_text(text.replace("how do", "how " * 500 + "do") if length == 700 else text, encoding="utf-8")
+    tree["streams"]["safe"] = str(safe)
+    tree |= {
+        "max_length": length,
+        "variants": [{"name": "undefended", "alignment": "none", "posttuning": ONCE | given}],
+    }
+    (variant,) = mi.run(tree, tmp_path / "out").variants
+    assert variant.activity["realign.safe_rows"] == left
+
+
 KILLED = """
 import os, signal, sys
 from mithridate.experiment.engine import run

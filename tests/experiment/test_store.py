@@ -13,9 +13,12 @@ import pytest
 import mithridate as mi
 from mithridate.errors import CheckpointError, MithridateError, RecipeError
 from mithridate.experiment import store as store_module
+from mithridate.experiment.identity import identity_of
 from mithridate.experiment.inputs import Inputs
+from mithridate.experiment.jobs import EvaluationJob
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe
+from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.stage_records import TrainingRecord
 from mithridate.files import write_json
 from mithridate.training import state
@@ -70,6 +73,24 @@ def test_what_is_named_by_path_alone_counts_by_its_content(tree: dict[str, Any],
     template.write_text("two")
     laid_out = keys(tree, tmp_path)
     assert not {stage for stage in first if laid_out[stage] == judged[stage]}
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("place", ["first", "further"])
+def test_every_judge_on_disk_counts_by_its_content(
+    tree: dict[str, Any], tmp_path: Path, place: str, weights: str
+) -> None:
+    (tmp_path / weights).write_bytes(b"weights")
+    recipe = make_recipe(tree)
+    nodes = Plan(recipe, Inputs(recipe, tmp_path, tmp_path / "inputs")).nodes.values()
+    (plain,) = [node.job for node in nodes if isinstance(node.job, EvaluationJob)]
+    local = JudgeSettings(kind="classifier", model=str(tmp_path))
+    job = plain.model_copy(update={"judge": local} if place == "first" else {"further_judges": (plain.judge, local)})
+    first = identity_of(job, None)
+    (tmp_path / "README.md").write_text("changed")
+    assert identity_of(job, None) == first
+    (tmp_path / weights).write_bytes(b"other weights")
+    assert identity_of(job, None) != first
 
 
 def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) -> None:

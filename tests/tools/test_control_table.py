@@ -4,7 +4,7 @@ import pytest
 
 from mithridate.report.results import Results, VariantResult
 from mithridate.report.scores import ScoreOverSeeds
-from tools import control_table
+from tools import control_table, measure_cards
 
 
 def share(percent: float, half: float = 1.0) -> ScoreOverSeeds:
@@ -50,14 +50,38 @@ def test_controls_are_in_the_table_and_in_no_ranking() -> None:
     known = [bare, CONTROL, variant("realign-50", 2, method="realign"), variant("good", 3), variant("poor", 30)]
     results = Results(variants=known)
     text = " ".join(control_table.sentences(results))
-    assert "`good`" in text
-    assert "realign-50" not in text
+    assert "helpfulness): `good`; of realigning's own forms: `realign-50`." in text
+    assert "**As safe** (intervals overlap, at the same price): none." in text
     assert "the other 1 of 2" in text
     rows = list(control_table.rows(results))
     assert [row[0] for row in rows] == ["`realign-50`", "`good`", "`realign-sft`", "`poor`", "`undefended`"]
     assert rows[2][-1] == "the control"
     assert rows[1][2:5] == ["3.0 [2.0, 4.0]", "1.5", "3.0"]
     assert rows[-1][1] == "–"
+
+
+def test_a_table_without_a_winner_names_the_form_of_the_control_that_its_own_row_praises() -> None:
+    """Published mixing counts as a method; the control's amount of it, mixed in, does not."""
+    forms = [variant("realign-antibody", 2, method="realign"), variant("realign", 10, method="realign")]
+    others = [variant(name, 30, method="safety_mixing") for name in ("safety-mixing", "equal-mixing", "longer-tuning")]
+    bare = variant("undefended", 60, method="none")
+    results = Results(variants=[bare, CONTROL, *forms, *others])
+    best, near, dear, neither = control_table.sentences(results)
+    assert best.endswith(": none; of realigning's own forms: `realign-antibody`.")
+    assert near.endswith(": none; of realigning's own forms: `realign`.")
+    assert dear.endswith(": none.")
+    assert neither == "**Neither**: the other 1 of 1."
+    said = {row[0]: row[-1] for row in control_table.rows(results)}
+    assert (said["`realign-antibody`"], said["`realign`"]) == ("beats", "as safe")
+
+
+@pytest.mark.parametrize("value", [0.0085, 0.00845, 0.0155, 0.9995])
+def test_the_table_rounds_as_the_cards_do(value: float) -> None:
+    score = ScoreOverSeeds(value=value, low=value, high=value, n=1000)
+    bare = variant("undefended", 60, method="none")
+    made = variant("good", 3).model_copy(update={"over_refusal": score})
+    rows = {row[0]: row for row in control_table.rows(Results(variants=[bare, CONTROL, made]))}
+    assert rows["`good`"][6] == f"{measure_cards.percent(value):.1f}"
 
 
 def test_a_run_without_the_control_says_nothing_of_it() -> None:

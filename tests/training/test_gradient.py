@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.training.gradient import Gradient
 
 SHAPES = st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=3), min_size=1, max_size=4)
@@ -59,5 +59,6 @@ def test_norm_and_dot_of_narrow_tensors_are_summed_wide(dtype):
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
 def test_a_vector_without_direction_is_refused(values):
-    with pytest.raises(DefenseError, match="has no direction"):
+    with pytest.raises(DefenseError, match="has no direction") as told:
         Gradient([torch.tensor(values)]).unit()
+    assert (type(told.value) is Diverged) is any(values)

@@ -1,6 +1,7 @@
 """A search as a whole: what it does, that it goes on where it stopped, and what wins."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,59 @@ def test_a_search_of_another_recipe_is_refused(search: FinishedSearch, change: d
     tree["redteam"] = search.tree["redteam"] | change.get("redteam", {})
     with pytest.raises(UsageError, match=f"{part}.*give another --out"):
         redteam_cost(tree, search.folder)
+
+
+def moved(search: FinishedSearch, folder: Path) -> dict[str, Any]:
+    """The recipe with its files in another folder, where a test may change them."""
+    world = Path(search.tree["model"]).parent
+    shutil.copytree(world, folder)
+    tree: dict[str, Any] = json.loads(json.dumps(search.tree).replace(str(world), str(folder)))
+    return tree
+
+
+@pytest.mark.parametrize("name", ["user", "attack"])
+def test_a_search_on_changed_rows_of_the_user_is_refused(search: FinishedSearch, tmp_path: Path, name: str) -> None:
+    """Whichever row it is: a trial may draw one that the recipe's own setting leaves out."""
+    tree, out = moved(search, tmp_path / "world") | {"variants": CONTROL}, search.copied_stages(tmp_path / "out")
+    mi.redteam(tree, out, trials=1)
+    redteam_cost(tree, out)
+    file, refused = tmp_path / "world" / f"{name}.jsonl", []
+    lines = file.read_text().splitlines()
+    for place, line in enumerate(lines):
+        file.write_text(
+            "\n".join([*lines[:place], line.replace('"response": "', '"response": "tea '), *lines[place + 1 :]])
+        )
+        with pytest.raises(
+            UsageError, match=r"a search of 'undefended' with another .*user; .*give another --out"
+        ) as told:
+            redteam_cost(tree, out)
+        refused.append("stages" in str(told.value))
+    assert {True, False} == set(refused)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda folder: (folder / "chat.jinja").write_text("{{ messages }}"), {"stages"}),
+        (
+            lambda folder: (folder / "prompts.jsonl").write_text('{"prompt": "how"}\n{"prompt": "tea"}'),
+            {"stages", "rows"},
+        ),
+        (lambda folder: None, set()),
+    ],
+    ids=["template", "prompts", "nothing"],
+)
+def test_what_is_named_by_path_alone_decides_a_search(
+    search: FinishedSearch, tmp_path: Path, change: Any, parts: set[str]
+) -> None:
+    tree = moved(search, tmp_path / "world") | {"template": str(tmp_path / "world" / "chat.jinja")}
+    (tmp_path / "world" / "chat.jinja").write_text("{{ messages[0].content }}")
+    seen = []
+    for run in ("one", "two"):
+        with searching._searching(tree, tmp_path / run, 1, [], 1, SearchMonitor()) as opened:
+            seen.append(opened.studies["panacea"]._study.user_attrs["identity"])
+        change(tmp_path / "world")
+    assert {part for part in seen[0] if seen[0][part] != seen[1][part]} == parts
 
 
 def test_a_search_by_other_code_is_refused(search: FinishedSearch, monkeypatch: pytest.MonkeyPatch) -> None:

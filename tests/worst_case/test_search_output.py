@@ -15,6 +15,7 @@ from mithridate.experiment.cells import evaluation
 from mithridate.worst_case import trial_stages
 from mithridate.worst_case.search import SearchMonitor, _searching
 from mithridate.worst_case.worst_page import cautions, sentence, worst_page
+from mithridate.worst_case.writing import _rooted
 from tests.worst_case.conftest import TRIALS, FinishedSearch
 
 Printed = pytest.CaptureFixture[str]
@@ -52,6 +53,20 @@ def test_the_command_prints_the_cost_the_table_and_the_page(
     printed = json.loads(capsys.readouterr().out)
     assert printed["rows"] == json.loads((search.folder / "redteam.json").read_text())["rows"]
     assert printed["command"] == f"mithridate redteam {' '.join(found)} --json"
+
+
+@pytest.mark.parametrize("refusals", ["mine.txt", "default", "miniature:refusals", ["mine.txt", "sorry " * 99]])
+def test_the_recipe_of_a_worst_case_finds_its_refusals_from_any_folder(tmp_path: Path, refusals: Any) -> None:
+    """A file is named in full; what only looks like one stays: a word with a meaning, and sentences."""
+    for name in ("mine.txt", "default"):
+        (tmp_path / name).write_text("sorry no")
+    tree = {"streams": {"refusals": refusals, "safe": {"source": "mine.txt"}}, "evaluation": {"refusals": ["default"]}}
+    placed = str(tmp_path / "mine.txt")
+    wanted = placed if refusals == "mine.txt" else refusals
+    assert _rooted(tree, tmp_path) == {
+        "streams": {"refusals": wanted, "safe": {"source": placed}},
+        "evaluation": {"refusals": ["default"]},
+    }
 
 
 def test_every_trial_is_a_line(

@@ -120,6 +120,17 @@ def test_the_reference_is_the_control_among_several(tree: dict[str, Any]) -> Non
     assert searched_rows(make_recipe(tree | {"reference": "bare"})).control.name == "bare"
 
 
+def test_a_row_with_a_ratio_of_its_own_is_left_out(tree: dict[str, Any]) -> None:
+    """Its trials would hold fewer harmful rows than those of the others, and it would look safer."""
+    tree["variants"] += [{"name": "milder", "ratio": 0.1}, {"name": "as-given", "ratio": 0.25}]
+    rows = searched_rows(make_recipe(tree))
+    assert [row.name for row in rows.searched] == ["undefended", "panacea", "as-given"]
+    assert rows.left_out == {
+        "clean": "its upload holds no row of the attacker",
+        "milder": "its ratio of harmful rows is not the recipe's, so that it would meet another attack than the others",
+    }
+
+
 def test_without_ranges_those_of_tamperbench_are_searched(world: Path) -> None:
     ranges = Space(make_recipe(make_tree(world))).ranges
     assert ranges.learning_rate == [1e-6, 1e-3]

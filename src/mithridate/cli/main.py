@@ -344,7 +344,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     if code == _INTERRUPTED:
         # Only these have a store.
-        stored = sys.argv[1:2] in (["run"], ["redteam"])
+        stored = sys.argv[1:2] in (["run"], ["redteam"], ["align"], ["tune"])
         again = "; finished stages are kept, run the same command again to resume" if stored else ""
         print(f"mithridate: stopped{again}", file=sys.stderr)
     sys.exit(code)

@@ -11,14 +11,13 @@ gradients are clipped to norm 1. Cost: that defense's passes over every safe row
 ``learning_rate="auto"`` once for every rate tried, with ``rows="auto"`` once for every number of rows too. The rows
 trained on, those of the search included, are counted and reported.
 
-``auto`` keeps a share of the safe rows aside, trains at every rate, and takes the rate with the lowest loss on the rows
-kept aside, among those within the budgets of the user's rows and of these. With ``rows="auto"`` it then quarters the
-number of rows for as long as the loss stays near that of all rows.
+``auto`` keeps a share of the safe rows aside, refusals and answers among them, trains at every rate, and takes the rate
+with the lowest loss on the rows kept aside, among those within the budgets of the user's rows and of these. With
+``rows="auto"`` it then quarters the number of rows for as long as the loss stays near that of all rows.
 
 Differences. From one-shot patching: it chooses its row, by gradients; here the provider does.
 """
 
-import json
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,6 +33,7 @@ from mithridate.repair.realignment import Course, Realignment
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
 from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import Repaired
+from mithridate.repair.safe_kinds import split
 from mithridate.settings import Passes
 from mithridate.training.defense import Defense
 
@@ -139,15 +139,13 @@ class Realign(Repair):
     def _searched(self, inputs: RepairInputs, training: Realignment, safe: Sequence[UntokenizedRow]) -> Repaired:
         """End with the weights of the best rate within the budgets, on the fewest rows that come near to it."""
         aside = max(FEWEST_ASIDE, round(self.held_out * len(safe)))
-        # Without copies of the rows kept aside, which would then tell what was learned by heart.
-        measured = set(map(_content, safe[:aside]))
-        trained = [row for row in safe[aside:] if _content(row) not in measured]
-        if not trained:
+        measured, safe = split(safe, aside)
+        if isinstance(self.rows, int) and self.rows > len(safe):
             raise DefenseError(
-                f"'auto' needs more than {aside} safe rows, since it measures on {aside} that it does not train on, "
-                f"and was given {len(safe)}; give more that differ, or a learning rate and a number of rows"
+                f"rows={self.rows} are asked for, and {len(safe)} are left besides the {len(measured)} that 'auto' "
+                "measures on and their copies; give more, ask for fewer, or give a learning rate"
             )
-        budgets, safe = self.budgets(inputs, safe[:aside]), trained
+        budgets = self.budgets(inputs, measured)
         rates = RATES if self.learning_rate == "auto" else (self.learning_rate,)
         search = RateSearch(training, budgets, rates)
         size = self.rows if isinstance(self.rows, int) else len(safe)
@@ -168,8 +166,3 @@ class Realign(Repair):
             rows_trained=training.rows,
             dose_curve=budgets.curve("learning_rate", best.point.dose, best.points),
         )
-
-
-def _content(row: UntokenizedRow) -> str:
-    """Return what a row asks and answers; other columns, such as its origin, tell copies apart that are none."""
-    return json.dumps([row["prompt"], row["completion"]], sort_keys=True)

@@ -7,12 +7,14 @@ from typing import Any
 from mithridate.defenses.plugins import fingerprint
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError
-from mithridate.experiment.jobs import EvaluationJob, Job
+from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob
 from mithridate.experiment.manifest import code_versions
 from mithridate.files import file_hash
 
 MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
 """Endings of the files that decide what a model answers."""
+JUDGE_FILES = (*MODEL_FILES, ".bin")
+"""The same for a judge, which may be of an older form; models are loaded from safetensors alone."""
 
 
 def identity_of(job: Job, origin: Any) -> dict[str, Any]:
@@ -34,16 +36,24 @@ def _named_files(job: Job) -> dict[str, Any]:
     """Return the contents of what a job names by path alone: a plug-in, a chat template, a judge on this machine."""
     found: dict[str, Any] = {}
     # The code of our own defenses is among the versions; a plug-in's is not.
-    plugin = fingerprint(method(job.method).cls) if job.method else None
+    plugin = next(filter(None, map(fingerprint, _defenses(job))), None)
     if plugin is not None:
         found["plugin"] = plugin
     if job.template is not None and Path(job.template).is_file():
         found["template"] = file_hash(Path(job.template))
-    if isinstance(job, EvaluationJob) and job.judge.model is not None and job.judge.url is None:
-        folder = Path(job.judge.model).expanduser()
-        if folder.is_dir():
-            found["judge"] = _contents(folder)
+    for place, one in enumerate((job.judge, *job.further_judges) if isinstance(job, EvaluationJob) else ()):
+        folder = None if one.model is None or one.url is not None else Path(one.model).expanduser()
+        if folder is not None and folder.is_dir():
+            found[f"judge {place}" if place else "judge"] = _contents(folder, JUDGE_FILES)
     return found
+
+
+def _defenses(job: Job) -> list[type]:
+    """Return the class of the defense that acts, and of the one that it trains with; at most one is a plug-in's."""
+    names = [job.method] if job.method else []
+    if isinstance(job, RepairJob) and job.method == "realign":
+        names += [(job.defense.model_extra or {}).get("inner", "sft")]
+    return [method(name).cls for name in names]
 
 
 def model_identity(location: str) -> Any:
@@ -55,15 +65,15 @@ def model_identity(location: str) -> Any:
     folder = Path(location).expanduser()
     if not folder.is_dir():
         return location
-    found = _contents(folder)
+    found = _contents(folder, MODEL_FILES)
     if not any(name.endswith(".safetensors") for name in found):
         raise RecipeError(f"{folder} holds no .safetensors weights; save the model with save_pretrained")
     return found
 
 
-def _contents(folder: Path) -> dict[str, str]:
+def _contents(folder: Path, endings: tuple[str, ...]) -> dict[str, str]:
     """Return the hashes of the files that decide what a model answers; a changed README decides nothing."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
+    files = sorted(path for path in folder.iterdir() if path.suffix in endings)
     return {path.name: _hashed(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 

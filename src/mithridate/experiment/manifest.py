@@ -42,8 +42,10 @@ def deciding_files(package: Path) -> list[Path]:
     # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
     folders = ("attacks", "data", "defenses", "evaluation", "miniature", "models", "repair", "training")
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*")) if path.suffix in _CODE]
-    # settings holds what `strength` means, stage_folder which weights the next stage starts from.
-    paths += [*sorted(package.glob("experiment/*_stage.py")), package / "experiment/stage_folder.py"]
+    # What the stages are made of: settings holds what `strength` means, stage_folder which weights the next one starts
+    # from, release_evaluation the attacks on a finished model, row_files how rows are read back.
+    paths += sorted(package.glob("experiment/*_stage.py"))
+    paths += [package / f"experiment/{name}.py" for name in ("stage_folder", "release_evaluation", "row_files")]
     paths.append(package / "settings.py")
     return paths
 

@@ -29,6 +29,9 @@ def repair(job: RepairJob, where: Where, folder: Path, progress: Progress, align
     """
     defense = job.defense.build("posttuning")
     assert isinstance(defense, Repair)
+    # As the other stages have it, unless the defense is given a length of its own.
+    if "max_length" not in (job.defense.model_extra or {}):
+        defense = defense.model_copy(update={"max_length": job.max_length})
     tokenizer = load_tokenizer(where.base, job.template)
     model = load(where, job.precision)
     # The model as it came, and as alignment left it: not what an earlier repair of the same variant has changed.

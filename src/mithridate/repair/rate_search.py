@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.models.undo import undone
 from mithridate.repair.budgets import Budgets
 from mithridate.repair.realignment import Realignment
@@ -20,7 +20,7 @@ class Trial(NamedTuple):
         point: What it cost the user's rows and the safe rows kept aside.
         figures: What it did.
         values: The weights it ended with.
-        points: All rates that were tried on these rows, in rising order.
+        points: All rates that were tried on these rows and left finite weights, in rising order.
     """
 
     point: DosePoint
@@ -55,28 +55,36 @@ class RateSearch:
         """Return the training with the lowest loss on the safe rows kept aside, among those within the budgets.
 
         Raises:
-            DefenseError: If there is none within the budgets.
+            DefenseError: If there is none within the budgets, or every rate left NaN or Inf.
         """
-        best, points = self._tried(rows)
+        best, points, diverged = self._tried(rows)
+        if not points:
+            raise DefenseError(f"every rate left NaN or Inf; with {self._rates[0]:g}, the lowest, {diverged[0]}")
         if best is None:
             raise DefenseError(self._budgets.exceeded("learning_rate", min(points, key=self._budgets.excess)))
         return best
 
     def best_near(self, rows: Sequence[UntokenizedRow], loss: float) -> Trial | None:
         """Return the best training if its loss is not above a limit; None otherwise."""
-        best, _ = self._tried(rows)
+        best, _, _ = self._tried(rows)
         return best if best is not None and best.loss <= loss else None
 
-    def _tried(self, rows: Sequence[UntokenizedRow]) -> tuple[Trial | None, list[DosePoint]]:
+    def _tried(self, rows: Sequence[UntokenizedRow]) -> tuple[Trial | None, list[DosePoint], list[str]]:
         best: Trial | None = None
         points: list[DosePoint] = []
+        diverged: list[str] = []
         for rate in self._rates:
+            self.trials += 1
             with undone():
-                figures = self._training.run(rate, rows)
+                try:
+                    figures = self._training.run(rate, rows)
+                except Diverged as error:
+                    # As text: the error holds on to the trainer, and with it to the memory of its optimizer.
+                    diverged.append(str(error))
+                    continue
                 points.append(self._budgets.measure(rate))
                 trial = Trial(points[-1], figures, self._training.weights.snapshot(), points)
-            self.trials += 1
             # A tie goes to the lower rate, which moves the weights less.
             if self._budgets.allow(trial.point) and (best is None or trial.loss < best.loss):
                 best = trial
-        return best, points
+        return best, points, diverged

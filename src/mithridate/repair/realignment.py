@@ -10,7 +10,7 @@ import torch
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.models.modes import is_half
 from mithridate.models.undo import about_to_overwrite
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
@@ -42,9 +42,9 @@ class Course(NamedTuple):
         """Return the optimizer steps over so many rows."""
         return max(FEWEST_STEPS, math.ceil(self.epochs * math.ceil(rows / self.step_rows)))
 
-    def trained(self, rows: int) -> int:
-        """Return the rows that these steps see, repetitions included."""
-        epochs, rest = divmod(self.steps(rows), math.ceil(rows / self.step_rows))
+    def trained(self, rows: int, steps: int) -> int:
+        """Return the rows that so many steps see, repetitions included."""
+        epochs, rest = divmod(steps, math.ceil(rows / self.step_rows))
         return epochs * rows + min(rest * self.step_rows, rows)
 
 
@@ -85,7 +85,8 @@ class Realignment:
             What was trained on, and the figures of the defense.
 
         Raises:
-            DefenseError: If the defense cannot act, or leaves weights that are not finite.
+            Diverged: If it leaves weights or gradients that are not finite.
+            DefenseError: If the defense cannot act.
         """
         model, inputs = self._inputs.model, self._inputs
         about_to_overwrite(self.weights.parameters)
@@ -105,10 +106,13 @@ class Realignment:
             )
             # It prints every entry of the log.
             trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            try:
+                trainer.train()
+            finally:
+                # A training that diverges costs what it has seen until then.
+                trained = self._course.trained(len(rows), trainer.state.global_step)
+                self.rows += trained
         _require_finite(self.weights)
-        trained = self._course.trained(len(rows))
-        self.rows += trained
         counts = {"learning_rate": rate, "safe_rows": len(rows), "steps": trainer.state.global_step}
         return {**counts, "rows_trained": trained, **logged_means(trainer.state.log_history), **trainer.finished}
 
@@ -147,4 +151,4 @@ def _refuse_half(weights: Weights) -> None:
 def _require_finite(weights: Weights) -> None:
     for name, weight in zip(weights.names, weights.parameters, strict=True):
         if not bool(weight.isfinite().all()):
-            raise DefenseError(f"the training left NaN or Inf in '{name}'; lower the learning rate")
+            raise Diverged(f"the training left NaN or Inf in '{name}'; lower the learning rate")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.models.activations import shifted
 from mithridate.models.decoder import DecoderPart
 from mithridate.training.gradient import Gradient
@@ -149,5 +149,5 @@ def _checked(logs: Tensor, rows: ScoredRows) -> Tensor:
     bad = torch.isnan(logs) | (logs == math.inf)
     if bad.any():
         row = int(rows.row[bad][0])
-        raise DefenseError(f"the weight of row {row} is not a number; its likelihood is not finite")
+        raise Diverged(f"the weight of row {row} is not a number; its likelihood is not finite")
     return logs

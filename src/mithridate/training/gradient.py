@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.training.processes import Processes
 from mithridate.training.row_weights import RowShares
 
@@ -99,7 +99,7 @@ def require_direction(norm: float) -> None:
         DefenseError: If it is zero or not finite.
     """
     if not math.isfinite(norm) or norm == 0.0:
-        raise DefenseError(
+        raise (DefenseError if norm == 0.0 else Diverged)(
             f"a gradient with norm {norm} has no direction, so the defense cannot act; "
             "check that its stream has trained tokens and that the loss is finite"
         )

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.training.processes import Processes
 
 
@@ -59,7 +59,7 @@ class Perturbation:
         """
         norm = self.norm()
         if not math.isfinite(norm) or norm == 0.0:
-            raise DefenseError(
+            raise (DefenseError if norm == 0.0 else Diverged)(
                 f"a gradient over activations with norm {norm} has no direction; "
                 "check that its stream has trained tokens and that the loss is finite"
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mithridate.errors import DefenseError
+from mithridate.errors import DefenseError, Diverged
 from mithridate.training.gradient import Gradient
 from mithridate.training.processes import Processes
 from mithridate.training.scored_rows import ScoredRows
@@ -147,7 +147,7 @@ def _require_number(value: object) -> None:
         kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise DefenseError(f"a loss over a step returned {kind}, expected one number that depends on the features")
     if not bool(value.isfinite()):
-        raise DefenseError(
+        raise Diverged(
             f"the loss over the step is not finite ({value.item()}); check its stream and the strength of the defense"
         )
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.data import refuse_control_tokens, require_rows
-from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
+from mithridate.errors import CheckpointError, DataError, DefenseError, Diverged, UsageError
 from mithridate.model_names import locate
 from mithridate.models.decoder import learned_positions
 from mithridate.models.fused_head import drop_fused_head, fused_head
@@ -214,7 +214,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             )
         norm = gradient.norm()
         if not math.isfinite(norm):
-            raise DefenseError(
+            raise Diverged(
                 f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
                 "lower the learning rate or the strength of the defense, and check the data"
             )

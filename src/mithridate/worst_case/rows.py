@@ -49,4 +49,6 @@ def _unsearchable(recipe: Recipe, variant: Variant) -> str | None:
         return "it skips fine-tuning, so that no training setting reaches it"
     if not round(ratio * recipe.streams.user.size):
         return "its upload holds no row of the attacker"
+    if ratio != recipe.streams.user.ratio:
+        return "its ratio of harmful rows is not the recipe's, so that it would meet another attack than the others"
     return None

@@ -75,7 +75,8 @@ def redteam(
 
     Raises:
         RecipeError: If the recipe has a fault, or a range cannot be searched.
-        UsageError: If Optuna is not installed, or the folder holds the search of another recipe or code.
+        UsageError: If Optuna is not installed, or the folder holds the search of another recipe, other rows or other
+            code.
         DefenseError: If the undefended control cannot be measured.
         MithridateError: If a stage fails; what is finished stays in the store.
     """
@@ -139,11 +140,12 @@ class Search:
         """Find the trials that are in the store.
 
         Raises:
-            UsageError: If they are of another recipe or code.
+            UsageError: If they are of another recipe, other rows or other code.
         """
-        seed = self.space.ranges.seed
+        seed, control, inputs = self.space.ranges.seed, self.rows.control, self.stages.inputs([])
         for row in self.rows.searched:
-            identity = identity_of_row(self.recipe, row, self.rows.control, self.space, self.stages.inputs([]))
+            own = [key for name in (row.name, control.name) for key in self.own[name].nodes]
+            identity = identity_of_row(self.recipe, row, control, self.space, inputs, own)
             self.studies[row.name] = RowStudy(storage, row.name, identity, self.space, seed)
 
     def cost(self) -> SearchCost:

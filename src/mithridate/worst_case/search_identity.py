@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ _OTHER = {"name", "save", "dtype", "variants", "reference", "redteam", "axes"}
 """Keys of a recipe that do not decide it; rows and ranges do so apart from the others."""
 
 
-def identity_of_row(recipe: Recipe, row: Variant, control: Variant, space: Space, inputs: Inputs) -> dict[str, str]:
+def identity_of_row(
+    recipe: Recipe, row: Variant, control: Variant, space: Space, inputs: Inputs, own: Sequence[str]
+) -> dict[str, str]:
     """Return the hash of everything that decides a row's trials, by part.
 
     Args:
@@ -32,6 +35,8 @@ def identity_of_row(recipe: Recipe, row: Variant, control: Variant, space: Space
         control: The undefended row, whose accuracy bounds the loss.
         space: What is searched.
         inputs: The recipe's rows.
+        own: Keys of the stages of the row and of the control at the recipe's own setting, which cover what these stages
+            read by path: plug-ins, a chat template, judges, groups of prompts.
     """
     room = Path(__file__).parent
     code = {name: (room / name).read_text(encoding="utf-8") for name in _SEARCHING}
@@ -41,6 +46,10 @@ def identity_of_row(recipe: Recipe, row: Variant, control: Variant, space: Space
         "ranges": space.ranges.model_dump(mode="json"),
         "code": [code_versions(), code, version("optuna")],
         "rows": inputs.hashes(),
+        "stages": list(own),
+        # Whole sources, since a trial draws other rows than the recipe's own setting does, and may use harmful rows
+        # that the own setting has no use for.
+        "user": [inputs.user_benign.sha256, inputs.user_attack and inputs.user_attack.sha256],
         "model": model_identity(model),
     }
     return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}

@@ -43,9 +43,13 @@ def _rooted(tree: Any, base: Path) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        key: _placed(value, base) if key in ("source", "plugins") else _rooted(value, base)
-        for key, value in tree.items()
+        key: _placed(value, base) if _names_files(key, value) else _rooted(value, base) for key, value in tree.items()
     }
+
+
+def _names_files(key: str, value: Any) -> bool:
+    # A list of refusals holds sentences, and `default` is no file even where one has that name.
+    return key in ("source", "plugins") or (key == "refusals" and isinstance(value, str) and value != "default")
 
 
 def _placed(value: Any, base: Path) -> Any:
