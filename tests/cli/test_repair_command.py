@@ -164,3 +164,13 @@ def test_half_precision_weights_are_realigned_in_float32_on_demand(
     assert "--dtype float32" in capsys.readouterr().err
     assert call(*command, "--dtype", "float32") == 0
     assert kinds(half / "out/model.safetensors") == {torch.float32}
+
+
+def test_a_launcher_with_several_processes_is_refused(
+    call: Called, half: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them would write the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call("repair", str(half / "base"), "--out", str(half / "launched"), *PANACEA) == 2
+    assert "a repair of files runs in one process, but WORLD_SIZE is above 1" in capsys.readouterr().err
+    assert not (half / "launched").exists()

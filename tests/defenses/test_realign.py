@@ -378,11 +378,11 @@ def test_a_float32_adapter_on_a_half_precision_base_is_trained():
     assert all(value.dtype is before[name].dtype for name, value in stored(model).items())
 
 
-def test_several_processes_are_refused(monkeypatch):
-    """Each would train on a batch of its own."""
+def test_processes_that_cannot_share_a_step_are_refused(monkeypatch):
+    """Whatever two or more processes share equals one process: see the matrix."""
     model = lived_in(KINDS["lora"]())
     record = Everything(model)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="a repair that trains runs in one process"):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="step_rows=16 cannot be shared by 3 processes; give a multiple of 3"):
         _repaired(mi.Realign(learning_rate=1e-3), model)
     assert record.changes() == []

@@ -10,10 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from mithridate.defenses.registry import methods
+from tests.helpers import tiny
+from tests.helpers.adapters import adapted, stored
 from tests.helpers.training import distance, run
 from tests.matrix.row import rows_passed, thinned
 from tests.matrix.rows import ROWS, cut_and_shared
-from tests.matrix.two_processes import LOPSIDED
+from tests.matrix.two_processes import LOPSIDED, REALIGNED, realign
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
@@ -75,6 +77,19 @@ def test_two_processes_equal_one(name, two_processes):
     if whole.trainer.row_weights is not None:
         assert report["row_times"] == whole.trainer.row_weights.times.tolist()
         assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", REALIGNED)
+def test_two_processes_realign_as_one(name, two_processes):
+    report = json.loads((two_processes / f"realign-{name}.json").read_text())
+    assert report["rank_spread"] == 0, "the processes ended with different weights"
+    model = adapted(tiny.model())
+    before = {key: value.clone() for key, value in stored(model).items()}
+    repaired = realign(model, REALIGNED[name])
+    moved = distance(before, stored(model))
+    assert distance(stored(model), load_file(two_processes / f"realign-{name}.safetensors")) <= 1e-5 < moved
+    assert repaired.rows_trained == report["rows_trained"]
+    assert report["chosen"] == (None if repaired.dose_curve is None else repaired.dose_curve.chosen)
 
 
 @pytest.mark.parametrize("name", ["antibody_tuning", "bds"])

@@ -4,16 +4,27 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import distributed
 
+import mithridate as mi
 from mithridate.defenses.registry import methods
+from mithridate.repair.repaired import Repaired
+from tests.helpers import tiny
+from tests.helpers.adapters import adapted, stored
 from tests.helpers.counting import Counted
 from tests.helpers.training import finished, trainer
 from tests.matrix.rows import ROWS, cut_and_shared
 
+REALIGNED: dict[str, dict[str, Any]] = {
+    "sft": {"learning_rate": 1e-3},
+    "booster": {"learning_rate": 1e-3, "inner": "booster"},
+    "antibody": {"learning_rate": 1e-3, "inner": "antibody_alignment"},
+    "auto": {"budget": 5.0, "safe_budget": 5.0},
+}
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
@@ -42,8 +53,35 @@ def main(folder: Path, options: dict) -> None:
                 report["row_sums"] = made.row_weights.sums.tolist()
             (folder / f"{name}.json").write_text(json.dumps(report))
             save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}.safetensors")
+    realigned(folder)
     filled_up(folder)
     lopsided(folder)
+
+
+def realigned(folder: Path) -> None:
+    """Realign with three defenses inside, and with a rate that is searched for, twice in a row."""
+    for name, settings in REALIGNED.items():
+        model = adapted(tiny.model())
+        repaired = realign(model, settings)
+        flat = torch.cat([weight.reshape(-1) for weight in stored(model).values()])
+        everywhere = [torch.zeros_like(flat) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(everywhere, flat)
+        if distributed.get_rank() == 0:
+            report = {
+                "rank_spread": max(float((other - flat).abs().max()) for other in everywhere),
+                "rows_trained": repaired.rows_trained,
+                "chosen": None if repaired.dose_curve is None else repaired.dose_curve.chosen,
+            }
+            (folder / f"realign-{name}.json").write_text(json.dumps(report))
+            save_file({n: w.contiguous() for n, w in stored(model).items()}, folder / f"realign-{name}.safetensors")
+
+
+def realign(model: Any, settings: dict[str, Any]) -> Repaired:
+    # All different, and whole steps of them also beside those that a search keeps aside.
+    safe = [tiny.row(f"how do i make {'the ' * i}tea", "no i cannot" if i % 2 else "take the tea") for i in range(40)]
+    rows = {"safe": safe, "harmful": tiny.rows("harmful", 16), "user": tiny.rows("user", 8)}
+    repair = mi.Realign(step_rows=8, epochs=2, **settings)
+    return repair.repair(model, tiny.tokenizer(), refusals=tiny.REFUSALS, **rows)
 
 
 def filled_up(folder: Path) -> None:

@@ -23,6 +23,7 @@ from mithridate.experiment.strict_yaml import load_yaml
 from mithridate.models.loading import load, save_merged, where_named
 from mithridate.repair.displacement import Displacement
 from mithridate.repair.post_tuning import Repair
+from mithridate.training.processes import refuse_launcher
 
 
 def command(
@@ -40,6 +41,7 @@ def command(
     by_shard: bool = False,
 ) -> None:
     """Repair a model and write it, in the type of its weights, with a manifest of what was changed."""
+    refuse_launcher("a repair of files runs", "or call repair() on the model in every process")
     # Folder and settings are checked before anything is loaded: a typing error is not to cost minutes.
     refuse_existing(out)
     defense = _build(method, settings)

@@ -10,14 +10,14 @@ import torch
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.errors import DefenseError, Diverged
+from mithridate.errors import DefenseError, Diverged, UsageError
 from mithridate.models.modes import is_half
 from mithridate.models.undo import about_to_overwrite
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
 from mithridate.repair.unchanged import unchanged
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
-from mithridate.training.processes import refuse_launcher
+from mithridate.training.processes import launched_processes
 from mithridate.training.trainable_weights import Weights
 from mithridate.training.trainer import DefendedTrainer
 
@@ -51,6 +51,8 @@ class Course(NamedTuple):
 class Realignment:
     """Trains weights of a finished model in place, by an alignment-stage defense, as often as asked.
 
+    Under a launcher every process repairs the same model, shares each step's rows, and ends with the same weights.
+
     Args:
         inputs: The model, and the rows that the defense needs besides the safe ones.
         weights: What to train; everything else is frozen.
@@ -63,13 +65,12 @@ class Realignment:
 
     Raises:
         DefenseError: If the weights are half precision, or rows that the defense needs are not given.
-        UsageError: If several processes run.
+        UsageError: If a step's rows cannot be shared by the processes that a launcher started.
     """
 
     def __init__(self, inputs: RepairInputs, weights: Weights, defense: Defense, course: Course) -> None:
         _refuse_half(weights)
-        # Each would train on its own, on the batch of all of them.
-        refuse_launcher("a repair that trains runs")
+        self._step_rows = _own_rows(course.step_rows)
         self.weights, self.rows = weights, 0
         self._inputs, self._defense, self._course = inputs, defense, course
         self._harmful = inputs.untokenized("harmful") if "harmful" in defense.streams else None
@@ -124,7 +125,7 @@ class Realignment:
             max_steps=self._course.steps(rows),
             learning_rate=rate,
             lr_scheduler_type="constant",
-            per_device_train_batch_size=self._course.step_rows,
+            per_device_train_batch_size=self._step_rows,
             max_length=self._inputs.max_length,
             seed=self._course.seed,
             bf16=any(parameter.dtype == torch.bfloat16 for parameter in parameters),
@@ -136,6 +137,16 @@ class Realignment:
             disable_tqdm=True,
             report_to="none",
         )
+
+
+def _own_rows(step_rows: int) -> int:
+    """Return this process's share of a step's rows."""
+    processes = launched_processes()
+    if step_rows % processes:
+        raise UsageError(
+            f"step_rows={step_rows} cannot be shared by {processes} processes; give a multiple of {processes}"
+        )
+    return step_rows // processes
 
 
 def _refuse_half(weights: Weights) -> None:

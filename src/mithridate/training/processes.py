@@ -64,6 +64,11 @@ class Processes:
         return float(tensor)
 
 
+def launched_processes() -> int:
+    """Return how many processes a launcher, such as torchrun or accelerate, started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def refuse_launcher(work: str, instead: str = "") -> None:
     """Refuse work that one process does alone.
 
@@ -76,7 +81,7 @@ def refuse_launcher(work: str, instead: str = "") -> None:
     Raises:
         UsageError: If a launcher started several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_processes() > 1:
         raise UsageError(
             f"{work} in one process, but WORLD_SIZE is above 1; start it without a launcher{instead and f', {instead}'}"
         )
