@@ -139,6 +139,34 @@ def test_thresholds_are_calibrated_once_and_belong_to_one_gate(
         calibrate(str(world / "model"), file, benign, None, tmp_path / "more.json")
 
 
+def test_what_a_customer_asks_for_does_not_move_the_thresholds(
+    gated: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    """Twenty epochs over few rows score as high among the harmless uploads, if these are scored with them too."""
+    path = write(tmp_path / "upload.jsonl", plain("user", 24, "no"))
+    for name in ("calibrated here", "calibrated before"):
+        made = tune(str(world / "model"), path, gated, out=tmp_path / name, epochs=20)
+        assert made.gate is not None
+        assert "few_rows" in made.gate.fired
+        thresholds = tmp_path / "thresholds.json"
+        if not thresholds.exists():
+            (tmp_path / "policy.yaml").write_text(json.dumps(gated), encoding="utf-8")
+            calibrate(str(world / "model"), tmp_path / "policy.yaml", None, None, thresholds)
+        gated["gate"]["thresholds"] = str(thresholds)
+
+
+def test_thresholds_of_another_false_alarm_rate_are_refused(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    file, thresholds = tmp_path / "policy.yaml", tmp_path / "thresholds.json"
+    file.write_text(json.dumps(gated), encoding="utf-8")
+    calibrate(str(world / "model"), file, None, None, thresholds)
+    gated["gate"] |= {"thresholds": str(thresholds), "false_alarms": 0.2}
+    with pytest.raises(
+        GateError, match=r"calibrated for false_alarms 0\.1, the policy says 0\.2; run mithridate policy"
+    ):
+        tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    assert not (tmp_path / "out" / DECISION).exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

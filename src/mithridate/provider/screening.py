@@ -53,11 +53,11 @@ def screened(
         work: Folder in which thresholds are kept.
 
     Raises:
-        GateError: If the gate cannot run.
+        GateError: If the gate cannot run, or its thresholds are those of another one.
         JudgeError: If its guard fails.
     """
     gate = gate_of(jobs, screening)
-    gate.use(_thresholds(gate, jobs.policy, screening, files, epochs, work))
+    gate.use(_thresholds(gate, jobs.policy, screening, files, work))
     findings: list[UploadFinding] = []
     # Not the customer's file once more, which could be another by now.
     rows = stored_rows(upload.rows)
@@ -106,6 +106,22 @@ def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: 
     return calibrate(gate, uploads, screening.false_alarms, epochs=epochs)
 
 
+def named_thresholds(screening: Screening, files: RowFiles) -> GateThresholds:
+    """Return the thresholds that a policy names.
+
+    Raises:
+        GateError: If there are none in the file, or they were calibrated for another false-alarm rate.
+    """
+    path = files.path(str(screening.thresholds), "gate.thresholds")
+    found = GateThresholds.load(Path(path))
+    if found.false_alarms != screening.false_alarms:
+        raise GateError(
+            f"{path} was calibrated for false_alarms {found.false_alarms:g}, the policy says "
+            f"{screening.false_alarms:g}; run mithridate policy calibrate again"
+        )
+    return found
+
+
 def screening_hashes(policy: Policy, files: RowFiles) -> dict[str, str]:
     """Return the SHA-256 of what the gate is calibrated by: harmless uploads, and thresholds where they are named."""
     if policy.gate == "none":
@@ -141,11 +157,11 @@ def _asked(name: str, wanted: list[str] | None) -> bool:
     return name not in OPTIONAL if wanted is None else name in wanted
 
 
-def _thresholds(
-    gate: UploadGate, policy: Policy, screening: Screening, files: RowFiles, epochs: float, work: Path
-) -> GateThresholds:
+def _thresholds(gate: UploadGate, policy: Policy, screening: Screening, files: RowFiles, work: Path) -> GateThresholds:
     if screening.thresholds is not None:
-        return GateThresholds.load(Path(files.path(screening.thresholds, "gate.thresholds")))
+        return named_thresholds(screening, files)
+    # The provider's epochs: a customer who asks for more must not raise the thresholds by which he is judged.
+    epochs = policy.finetuning.training.epochs
     # By all that decides them, so that an interrupted call goes on with the same.
     decides = [gate.state.fingerprint, screening.false_alarms, epochs, sorted(screening_hashes(policy, files).items())]
     kept = work / f"thresholds-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:20]}.json"
