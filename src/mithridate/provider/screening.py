@@ -84,7 +84,7 @@ def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
     provider = GateProvider(
         # A copy of its own: the gate stops where its model has changed.
         model=load(where, policy.precision),
-        tokenizer=load_served(where, policy.template),
+        tokenizer=load_served(where, jobs.rows.template),
         harmful=jobs.rows.harmful_rows,
         ordinary=safe.filter(lambda row: not rules.refuses(row["completion"][0]["content"])),
         refusals=jobs.rows.refusal_texts,

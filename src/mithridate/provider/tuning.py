@@ -89,7 +89,7 @@ def tune(
         rows = PolicyRows(checked, base, store.folder / "inputs")
         files = RowFiles(base, store.folder / "inputs")
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
-        tokenizer = load_served(Where(jobs.reference, None), checked.template)
+        tokenizer = load_served(Where(jobs.reference, None), rows.template)
         given = read_upload(checked, data, rows, files, tokenizer, most_positions(jobs.reference))
         request = TuningRequest(checked, jobs, given, training, screening_hashes(checked, files))
         with nullcontext() if kept is None else history_lock(kept):
