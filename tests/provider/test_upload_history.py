@@ -163,6 +163,20 @@ def test_a_call_that_was_cut_goes_on_with_the_same_history(
     assert sent(gated, world, tmp_path, 1, 2, history=tmp_path / "past") == resumed
 
 
+def test_what_is_refused_before_the_gate_is_decided_alike_whatever_came_since(
+    gated: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    def refused() -> Decision:
+        options = {"out": tmp_path / "out", "history": tmp_path / "past"}
+        return tune(str(world / "model"), write(tmp_path / "bad.jsonl", rows(0, 0)[:3]), gated, **options)
+
+    made = refused()
+    assert made.outcome == "refused_at_upload"
+    sent(gated, world, tmp_path, 1, 0, history=tmp_path / "past")
+    assert refused() == made
+    assert sent(gated, world, tmp_path, 2, 0, history=tmp_path / "past").history is not None
+
+
 def test_a_history_of_another_kind_is_refused(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:
     (tmp_path / "past").mkdir()
     for content in ("{}", "[]", "{", '{"number": "x"}', None):
