@@ -1,4 +1,4 @@
-"""Reads the provider's rows and audit prompts, and checks that no audit prompt is trained on."""
+"""Reads the provider's rows and audit prompts, and checks that no audit prompt is among the provider's own rows."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -41,7 +41,7 @@ class PolicyRows:
         folder: Where to write the files.
 
     Raises:
-        DataError: If a file has faults, or an audit prompt is among the rows to train on.
+        DataError: If a file has faults, or an audit prompt is among the provider's rows to train on.
         UsageError: If more rows are asked for than there are.
     """
 
