@@ -9,6 +9,8 @@ from typing import NamedTuple
 from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.identity import MODEL_FILES
+from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.files import file_hash
 from mithridate.gates.calibration import calibrate
@@ -89,11 +91,21 @@ def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
         ordinary=safe.filter(lambda row: not rules.refuses(row["completion"][0]["content"])),
         refusals=jobs.rows.refusal_texts,
         judge=None if screening.guard is None else judge_of(screening.guard, rules),
+        judge_files=None if screening.guard is None else _files_of(screening.guard),
         max_length=max(16, policy.max_length),
     )
     wanted = screening.signals
     kinds = [kind for kind in (*ROW_SIGNALS, *JOB_SIGNALS) if _asked(kind.name, wanted)]
     return UploadGate(provider, [kind() for kind in kinds], refuse_share=screening.refuse_share)
+
+
+def _files_of(guard: JudgeSettings) -> dict[str, str]:
+    """Return the hashes of a guard's files; none for one behind an endpoint or from the hub, known by name alone."""
+    folder = None if guard.model is None or guard.url is not None else Path(guard.model).expanduser()
+    if folder is None or not folder.is_dir():
+        return {}
+    files = sorted(path for path in folder.iterdir() if path.suffix in (*MODEL_FILES, ".bin"))
+    return {path.name: file_hash(path) for path in files}
 
 
 def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: float) -> GateThresholds:
