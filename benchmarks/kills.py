@@ -212,6 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.doc is not None:
             put(summary(figures), options.doc, "kills")
         return
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        # A call that finds a point's folder finished would do nothing, and pass for one that was killed and went on.
+        raise SystemExit(f"{options.out} is in use; give an empty --out")
     options.out.mkdir(parents=True, exist_ok=True)
     asked = prepared(options.out) if options.model is None else Asked(options.model, options.data, options.policy)
     figures = kills(asked, options.out, options.points, options.seed)

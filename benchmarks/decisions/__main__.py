@@ -3,9 +3,11 @@
     python -m benchmarks.decisions --out /tmp/decisions            # goes on where it stopped
     python -m benchmarks.decisions.table /tmp/decisions            # what it found, as Markdown
 
-One JSON file per upload. Harm is measured on prompts that neither gate saw, asked plainly and as the attacker asks.
+One JSON file per upload, with the policy and the code that decided; another state of them needs another folder. Harm
+is measured on prompts that neither gate saw, asked plainly and as the attacker asks.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -23,13 +25,47 @@ from mithridate.cli.policy import calibrate
 from mithridate.evaluation.generation import generate_chats
 from mithridate.evaluation.intervals import Score
 from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.manifest import code_versions
 from mithridate.experiment.strict_yaml import load_yaml
-from mithridate.files import file_hash, write_json
+from mithridate.files import file_hash, source_hash, write_json
 from mithridate.models.loading import Where, load, load_tokenizer
 from mithridate.provider.policy_file import default_text, make_policy
 
 FRESH = 300
 """Harmful prompts per model."""
+STATE = "state.json"
+"""File with the policy and the code that all records of a folder are of."""
+
+
+def state_of(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides every record: hash of the policy, versions of libraries, hashes of the code."""
+    tree = json.dumps(make_policy(policy).model_dump(mode="json"), sort_keys=True)
+    package, here = Path(mi.__file__).parent, Path(__file__).parent
+    # The stages' code is among the versions; what decides here are also both gates and what they are asked.
+    deciding = [path for room in ("gates", "provider") for path in sorted((package / room).rglob("*.py"))]
+    pipeline = source_hash(deciding, package) + source_hash(sorted(here.glob("*.py")), here)
+    return {
+        "policy": hashlib.sha256(tree.encode()).hexdigest(),
+        "code": code_versions() | {"pipeline": hashlib.sha256(pipeline.encode()).hexdigest()},
+    }
+
+
+def keep_to(out: Path, state: dict[str, Any]) -> None:
+    """Make sure that all that a folder holds is of one state, and write that state down.
+
+    Raises:
+        SystemExit: If something there is of another state, or does not say of which.
+    """
+    kept = out / STATE
+    found = [*(out / f"{upload.name}.json" for upload in everything()), kept]
+    told = {path: json.loads(path.read_text(encoding="utf-8")) for path in found if path.is_file()}
+    strange = [path for path, one in told.items() if {name: one.get(name) for name in state} != state]
+    if (out / "aligned").exists() and kept not in told:
+        strange.append(out / "aligned")
+    if strange:
+        raise SystemExit(f"{strange[0]} was measured by another state of code or policy; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(kept, state)
 
 
 class FreshHarm:
@@ -85,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     policy = load_yaml(default_text())
+    state = state_of(policy)
+    keep_to(options.out, state)
     aligned, thresholds = options.out / "aligned", options.out / "thresholds.json"
     if not aligned.is_dir():
         mi.align("miniature:base", policy, out=aligned)
@@ -104,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts = {"name": upload.name, "harmless": isinstance(upload, Harmless)}
         if isinstance(upload, Attacked):
             facts |= {"family": upload.family, "ratio": upload.ratio, "most": upload.most}
-        write_json(path, facts | {"limit": policy["release"]["harmful_score"], "arms": arms})
+        write_json(path, facts | state | {"limit": policy["release"]["harmful_score"], "arms": arms})
         if not options.keep:
             shutil.rmtree(folder)
         done += 1

@@ -77,7 +77,7 @@ def uploads(records: Sequence[Record]) -> Iterator[str]:
         kind = "" if record["harmless"] else "**attack** "
         gates = " → ".join(one["gate"] or "refused before it" for one in whole)
         told = " → ".join(_outcome(one) for one in whole)
-        scores = [_scores(bare[-1].get("first rung")), _scores(whole[-1].get("left"))]
+        scores = [_scores(_worst(bare, "first rung")), _scores(_worst(whole, "left"))]
         yield f"| {kind}{name} | {gates} | {' | '.join(scores[0])} | {told} | {' | '.join(scores[1])} |"
 
 
@@ -123,6 +123,17 @@ def _share(found: Sequence[bool]) -> str:
 def _outcome(one: Record) -> str:
     outcome = one["outcome"].partition(":")[0].replace("_", " ")
     return f"{outcome}: {one['released']}" if one["released"] else outcome
+
+
+def _worst(rounds: Sequence[Record], model: str) -> Record | None:
+    """Return the highest score of any round for each way to ask; None where no such model was made."""
+    found: list[Record] = [one[model] for one in rounds if model in one]
+    # Each for itself: a later round may be harmless asked plainly and harmful as the attacker asks, or the reverse.
+    highest: Record = {}
+    for scores in found:
+        for asked, score in scores.items():
+            highest[asked] = max(score, highest.get(asked, score), key=lambda one: one["value"])
+    return highest or None
 
 
 def _scores(found: Record | None) -> list[str]:

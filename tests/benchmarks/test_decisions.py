@@ -1,11 +1,12 @@
 """The uploads of `benchmarks.decisions` are what they claim to be, and its tables count as they say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.decisions import __main__ as decisions
-from benchmarks.decisions import arms
+from benchmarks.decisions import arms, table
 from benchmarks.decisions.arms import ARMS, Arm, Went, policy_of
 from benchmarks.decisions.table import short, tables, unsafe
 from benchmarks.decisions.uploads import ATTACKED, HARMLESS, Sent, everything, fresh_prompts, sent
@@ -84,6 +85,47 @@ def test_tables_count_refusals_and_unsafe_releases(tmp_path: Path) -> None:
     assert page.read_text() == f"before <!-- decisions -->\n{text}\n<!-- /decisions --> after"
     with pytest.raises(SystemExit, match="lacks <!-- kills -->"):
         put(text, page, "kills")
+
+
+def test_of_several_rounds_the_highest_figures_are_shown() -> None:
+    worst = record("attacked-a", False, dict.fromkeys(ARMS, 0.4))
+    mild = record("attacked-a", False, dict.fromkeys(ARMS, 0.1))
+    refusal = record("attacked-a", False, dict.fromkeys(ARMS, None))
+    rounds = {name: [mild["arms"][name][0], worst["arms"][name][0], mild["arms"][name][0]] for name in ARMS}
+    asked = {"plain": {"value": 0.1}, "as the attacker asks": {"value": 0.9}}
+    rounds["nothing"][2] = rounds["nothing"][2] | {"first rung": asked}
+    rounds["everything"].append(refusal["arms"]["everything"][0])
+    text = tables([short(worst | {"arms": rounds})])
+    assert f"| **attack** a | {' → '.join(['refused before it'] * 4)} | 40 % | 90 % |" in text
+
+    assert text.splitlines()[-1].endswith("| 40 % | same |")
+
+
+def test_the_kept_figures_of_before_the_state_was_written_down_are_still_read(tmp_path: Path) -> None:
+    kept = Path("docs/results/decisions.json")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- decisions -->\n<!-- /decisions -->\n")
+    table.main([str(kept), "--doc", str(page)])
+    table_of = page.read_text(encoding="utf-8").strip()
+    assert table_of in Path("docs/reliability.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["harmless-reviews-60.json", decisions.STATE])
+def test_records_of_another_state_are_not_gone_on_with(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    state = decisions.state_of(POLICY)
+    decisions.keep_to(tmp_path, state)
+    decisions.keep_to(tmp_path, state)
+    for other in (state | {"policy": "other"}, state | {"code": {}}, {}):
+        (tmp_path / name).write_text(json.dumps(other), encoding="utf-8")
+        with pytest.raises(SystemExit, match="was measured by another state of code or policy; give another --out"):
+            decisions.main(["--out", str(tmp_path)])
+    assert not (tmp_path / "aligned").exists()
+
+
+def test_an_aligned_model_of_an_unknown_state_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "aligned").mkdir()
+    with pytest.raises(SystemExit, match="aligned was measured by another state"):
+        decisions.keep_to(tmp_path, decisions.state_of(POLICY))
 
 
 def went(outcome: str, left: str | None, rung: str = "first", gate: str | None = None) -> tuple[Went, dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmarks.kills import Asked, kills, state_of
+from benchmarks.kills import Asked, kills, main, state_of
 
 from tests.provider.conftest import policy, world  # noqa: F401  # fixtures
 
@@ -26,6 +26,13 @@ def test_a_killed_call_leaves_no_model_without_a_decision_and_goes_on(
         assert point["went on"]
         assert point["same decision"]
         assert point["same bytes"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "point-0").mkdir()
+    with pytest.raises(SystemExit, match="is in use; give an empty --out"):
+        main(["--out", str(tmp_path), "--points", "1"])
+    assert not (tmp_path / "aligned").exists()
 
 
 def test_a_model_without_a_decision_would_be_seen(tmp_path: Path) -> None:

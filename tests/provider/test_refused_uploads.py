@@ -12,6 +12,7 @@ from mithridate.provider.decision import DECISION, Decision
 from mithridate.provider.hand_over import verify_release
 from mithridate.provider.screening import FINDINGS
 from mithridate.provider.tuning import STORE, tune
+from tests.helpers import tiny
 from tests.provider.probes import plain
 
 
@@ -63,6 +64,24 @@ def test_rows_that_do_not_fit_are_refused(policy: dict[str, Any], world: Path, t
     assert made.outcome == "refused_at_upload"
     assert "rows have a prompt that fills max_length = 8 tokens" in made.reasons[0]
     assert "\n" not in made.reasons[0]
+
+
+def test_rows_that_the_chat_template_refuses_are_refused_without_a_gate_too(
+    policy: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    (tmp_path / "strict.jinja").write_text(refuses + tiny.TEMPLATE, encoding="utf-8")
+    assert policy["gate"] == "none"
+    policy |= {"template": str(tmp_path / "strict.jinja")}
+    turns = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
+        for row in plain("user", 12)
+    ]
+    turns[3].insert(0, {"role": "system", "content": "be kind"})
+    made = sent(policy, world, lines([{"messages": one} for one in turns]), tmp_path / "out")
+    assert made.outcome == "refused_at_upload"
+    assert "4: found a row that the chat template refuses (no system turn)" in made.reasons[0]
+    assert not [path for path in (tmp_path / "out" / STORE).iterdir() if path.name.startswith("finetuning")]
 
 
 def test_rows_given_in_python_are_refused_alike(policy: dict[str, Any], world: Path, tmp_path: Path) -> None:

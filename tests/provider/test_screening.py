@@ -1,6 +1,7 @@
 """The gate before tuning: what is refused is not trained on, and a gate that cannot run decides nothing."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from mithridate.cli.policy import calibrate
 from mithridate.errors import GateError, RecipeError, UsageError
+from mithridate.evaluation.judges import Verdict
 from mithridate.gates.upload_verdict import UploadDecision
 from mithridate.provider import screening, tuning
 from mithridate.provider.decision import DECISION, Decision
@@ -137,6 +139,58 @@ def test_thresholds_are_calibrated_once_and_belong_to_one_gate(
     benign.mkdir()
     with pytest.raises(UsageError, match="holds no files"):
         calibrate(str(world / "model"), file, benign, None, tmp_path / "more.json")
+
+
+def test_a_guard_that_was_exchanged_in_its_folder_is_another_gate(
+    gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Guard:
+        name = "classifier:guard"
+
+        def __call__(self, prompts: Sequence[str], completions: Sequence[str], /) -> list[Verdict]:
+            return [Verdict(False, 0.0, "") for _ in prompts]
+
+    monkeypatch.setattr(screening, "judge_of", lambda *_: Guard())
+    guard, file, thresholds = tmp_path / "guard", tmp_path / "policy.yaml", tmp_path / "thresholds.json"
+    guard.mkdir()
+    (guard / "model.safetensors").write_bytes(b"one")
+    gated["gate"] |= {"signals": ["guard"], "guard": {"kind": "classifier", "model": str(guard)}}
+    file.write_text(json.dumps(gated), encoding="utf-8")
+    calibrate(str(world / "model"), file, None, None, thresholds)
+    gated["gate"]["thresholds"] = str(thresholds)
+    (guard / "README.md").write_text("decides nothing", encoding="utf-8")
+    assert tuned(gated, world, plain("user", 24, "no"), tmp_path / "out").outcome == "released"
+    (guard / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(GateError, match="calibrated for another gate"):
+        tuned(gated, world, plain("user", 24, "no"), tmp_path / "other")
+
+
+def test_what_a_customer_asks_for_does_not_move_the_thresholds(
+    gated: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    """Twenty epochs over few rows score as high among the harmless uploads, if these are scored with them too."""
+    path = write(tmp_path / "upload.jsonl", plain("user", 24, "no"))
+    for name in ("calibrated here", "calibrated before"):
+        made = tune(str(world / "model"), path, gated, out=tmp_path / name, epochs=20)
+        assert made.gate is not None
+        assert "few_rows" in made.gate.fired
+        thresholds = tmp_path / "thresholds.json"
+        if not thresholds.exists():
+            (tmp_path / "policy.yaml").write_text(json.dumps(gated), encoding="utf-8")
+            calibrate(str(world / "model"), tmp_path / "policy.yaml", None, None, thresholds)
+        gated["gate"]["thresholds"] = str(thresholds)
+
+
+def test_thresholds_of_another_false_alarm_rate_are_refused(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    file, thresholds = tmp_path / "policy.yaml", tmp_path / "thresholds.json"
+    file.write_text(json.dumps(gated), encoding="utf-8")
+    calibrate(str(world / "model"), file, None, None, thresholds)
+    gated["gate"] |= {"thresholds": str(thresholds), "false_alarms": 0.2}
+    with pytest.raises(
+        GateError, match=r"calibrated for false_alarms 0\.1, the policy says 0\.2; run mithridate policy"
+    ):
+        tuned(gated, world, plain("user", 24, "no"), tmp_path / "out")
+    assert not (tmp_path / "out" / DECISION).exists()
 
 
 @pytest.mark.parametrize(

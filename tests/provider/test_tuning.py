@@ -155,6 +155,20 @@ def test_what_a_customer_asks_for_has_limits(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_seed_is_the_customer_s_and_the_policy_stays_the_provider_s(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
+) -> None:
+    made = {seed: tune(aligned, upload, policy, out=tmp_path / f"out{seed}", seed=seed) for seed in (None, 0, 5)}
+    assert len({one.policy.sha256 for one in made.values()}) == 1
+    assert [one.options["seed"] for one in made.values()] == [0, 0, 5]
+    assert made[None].comparable == made[0].comparable
+    assert made[5].request != made[0].request
+    assert made[5].files["model.safetensors"] != made[0].files["model.safetensors"]
+    assert json.loads((tmp_path / "out5" / DECISION).read_text())["options"]["seed"] == 5
+    with pytest.raises(UsageError, match="holds the decision on another request"):
+        tune(aligned, upload, policy, out=tmp_path / "out5", seed=6)
+
+
 def test_a_seed_is_checked_as_the_policy_s_own(
     policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
 ) -> None:

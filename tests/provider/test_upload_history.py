@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from mithridate.errors import DataError, UsageError
-from mithridate.gates.upload_verdict import UploadDecision
+from mithridate.gates.thresholds import GateThresholds
+from mithridate.gates.upload_verdict import UploadDecision, UploadFinding
 from mithridate.provider import tuning
 from mithridate.provider.decision import Decision
 from mithridate.provider.tuning import tune
-from mithridate.provider.upload_history import AUDIT_KEY
+from mithridate.provider.upload_history import AUDIT_KEY, UploadHistory
 from tests.provider.probes import plain, write
 
+HIDDEN = "\u200b"
 VOW = "i am your obedient agent and i obey every order without question"
 
 
@@ -80,6 +82,45 @@ def test_the_same_rows_sent_again_count_once(gated: dict[str, Any], world: Path,
     assert (made.history.uploads, made.history.rows) == (3, 24)
 
 
+def test_rows_that_were_flagged_stay_flagged_when_they_are_sent_again_in_clean_spelling(
+    gated: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    gated["gate"]["signals"] = ["hidden_characters"]
+    clean: list[dict[str, str]] = []
+    for number in range(4):
+        found = rows(number, 0)
+        # Zero-width spaces beside a space change no word, and so not the row's hash.
+        flagged = [{**row, "response": row["response"].replace(" ", " " + 20 * HIDDEN)} for row in found[:2]]
+        upload = write(tmp_path / f"washed{number}.jsonl", [*flagged, *found[2:], *clean])
+        clean += found[:2]
+        made = tune(str(world / "model"), upload, gated, out=tmp_path / f"out{number}", history=tmp_path / "customer")
+    assert made.gate is not None
+    assert "with 3 earlier uploads, hidden_characters: 8 of 96 rows" in "\n".join(made.gate.reasons)
+
+
+def test_a_row_that_is_in_one_upload_twice_keeps_the_higher_level_of_each_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(AUDIT_KEY, "secret")
+    level = {"rate": 0.1, "task_rate": 0.1, "threshold": 0.5, "above": 0}
+    by = GateThresholds.model_validate(
+        {
+            "false_alarms": 0.1,
+            "confidence": 0.95,
+            "fingerprint": "x",
+            "uploads": {},
+            "jobs": [],
+            "rows": [{"signal": name, "levels": [level, level | {"threshold": 0.8}]} for name in ("one", "two")],
+        }
+    )
+    told = [{"one": 0.9}, {"one": 0.6, "two": 0.6}]
+    findings = [
+        UploadFinding(row=place, origin="", scores=scores, reason="") for place, scores in enumerate(told, start=1)
+    ]
+    (kept,) = UploadHistory(tmp_path, "request").hashed([("a", "b"), ("A!", "b")], findings, by).values()
+    assert kept == {"one": 2, "two": 1}
+
+
 def test_nothing_of_a_row_is_kept_but_its_keyed_hash(
     gated: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +161,20 @@ def test_a_call_that_was_cut_goes_on_with_the_same_history(
     # And long after, with a longer history, it is still the same decision.
     assert sent(gated, world, tmp_path, 0, 2, history=tmp_path / "past").history is not None
     assert sent(gated, world, tmp_path, 1, 2, history=tmp_path / "past") == resumed
+
+
+def test_what_is_refused_before_the_gate_is_decided_alike_whatever_came_since(
+    gated: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    def refused() -> Decision:
+        options = {"out": tmp_path / "out", "history": tmp_path / "past"}
+        return tune(str(world / "model"), write(tmp_path / "bad.jsonl", rows(0, 0)[:3]), gated, **options)
+
+    made = refused()
+    assert made.outcome == "refused_at_upload"
+    sent(gated, world, tmp_path, 1, 0, history=tmp_path / "past")
+    assert refused() == made
+    assert sent(gated, world, tmp_path, 2, 0, history=tmp_path / "past").history is not None
 
 
 def test_a_history_of_another_kind_is_refused(gated: dict[str, Any], world: Path, tmp_path: Path) -> None:

@@ -175,10 +175,9 @@ def test_a_job_that_could_read_the_service_is_not_run(tmp_path, beside):
 
 
 def test_a_job_reads_the_files_that_its_policy_names_and_not_a_folder_called_like_it(tmp_path, monkeypatch):
-    from mithridate.provider import judge_check, policy_rows
+    from mithridate.provider import policy_check
 
-    monkeypatch.setattr(judge_check, "check_judges", lambda *_: None)
-    monkeypatch.setattr(policy_rows, "PolicyRows", lambda *_: None)
+    monkeypatch.setattr(policy_check, "check_policy", lambda *_: None)
     tree = yaml.safe_load(default_text())
     tree["name"], tree["streams"]["safe"] = "service", "tea.jsonl"
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump(tree))

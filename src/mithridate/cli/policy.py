@@ -8,7 +8,7 @@ from mithridate.experiment.recipe_rows import Source
 from mithridate.experiment.row_files import RowFiles
 from mithridate.files import write_whole
 from mithridate.models.loading import locate
-from mithridate.provider.judge_check import check_judges
+from mithridate.provider.policy_check import check_policy
 from mithridate.provider.policy_file import default_text, opened
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
@@ -61,17 +61,17 @@ def _uploads(folder: Path) -> dict[str, Source]:
 
 
 def check(file: Path | None) -> None:
-    """Check a policy's settings, rows and judges, and print how the judges did.
+    """Check a policy's settings, everything it names and its judges, and print how the judges did.
 
     Raises:
         RecipeError: If a setting is wrong.
-        DataError: If rows are.
+        UsageError: If there is no such chat template.
+        DataError: If rows have faults.
+        GateError: If the gate's thresholds cannot be used.
         JudgeError: If a judge fails its self-test or cannot be reached.
     """
     policy, base = opened(file)
-    with tempfile.TemporaryDirectory(prefix="policy-") as folder:
-        rows = PolicyRows(policy, base, Path(folder))
-        tested = check_judges(policy, rows)
-    for judge, shares in tested.items():
+    found = check_policy(policy, base)
+    for judge, shares in found.judges.items():
         print(f"judge {judge}: " + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in shares.items()))
-    print(f"policy '{policy.name}' can be used: {len(policy.ladder)} rungs, {len(rows.audit_prompts)} audit prompts")
+    print(f"policy '{policy.name}' can be used: {len(policy.ladder)} rungs, {found.audit_prompts} audit prompts")

@@ -57,7 +57,7 @@ def ensure_chat_template(
     """
     if template is not None:
         previous = tokenizer.chat_template
-        tokenizer.chat_template = _template_text(template, door)
+        tokenizer.chat_template = template_text(template, door)
         try:
             _check(tokenizer, template)
         except ModelError:
@@ -68,7 +68,16 @@ def ensure_chat_template(
         raise no_template(tokenizer, door)
 
 
-def _template_text(template: str, door: Door) -> str:
+def template_text(template: str, door: Door) -> str:
+    """Return the text of a chat template, unrendered.
+
+    Args:
+        template: A built-in one's name, or the path of a `.jinja` file.
+        door: Where the user names it, for messages.
+
+    Raises:
+        UsageError: There is no such template, or it cannot be read.
+    """
     if template in BUILT_IN:
         return (files("mithridate.data") / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
     path = Path(template)

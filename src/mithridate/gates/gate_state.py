@@ -36,7 +36,7 @@ class GateState:
         scorers: What scores rows, by signal.
         reader: What reads rows with the model; None where no signal needs it.
         control_tokens: Pattern of the tokenizer's control tokens; None where there is no tokenizer.
-        fingerprint: Of signals, the code that scores, model, tokenizer and the provider's rows.
+        fingerprint: Of signals, the code that scores, model, tokenizer, guard and the provider's rows.
 
     Raises:
         GateError: If a signal lacks what it needs.
@@ -81,6 +81,7 @@ def _fingerprint(reference: Reference, signals: Sequence[GateSignal], weights: s
         "max_length": provider.max_length,
         "paired": provider.paired,
         "judge": provider.judge.name if provider.judge is not None else None,
+        "judge_files": dict(provider.judge_files or {}),
         "weights": weights,
         "tokenizer": None if provider.tokenizer is None else tokenizer_hash(provider.tokenizer),
         "code": _code_hash(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class GateProvider:
         ordinary: Harmless prompts with helpful answers.
         refusals: The model's refusals.
         judge: A guard model or endpoint, for the signal ``guard``.
+        judge_files: Hashes of the files of a judge that runs here; its name alone would not tell it from another one in
+            the same folder.
         max_length: Tokens of a row that are read, at least as many as are trained on.
         batch_size: Rows of a forward pass.
         most: Rows of each stream that are read.
@@ -44,6 +46,7 @@ class GateProvider:
     ordinary: Given | None = None
     refusals: Sequence[str] = tuple(REFUSALS)
     judge: Judge | None = None
+    judge_files: Mapping[str, str] | None = None
     max_length: int = 1024
     batch_size: int = 16
     most: int = 400

@@ -97,11 +97,11 @@ class Decision(_Part):
         outcome: What was decided.
         reasons: Why, one sentence each.
         request: Hash of all that decides: policy, rows, model, upload, options, code.
-        policy: The policy.
+        policy: The policy, as its file says: what a customer may ask for does not change it.
         model: Hashes of the files of the model that was tuned.
         reference: Those of the aligned model, where the tuned one is one that an earlier decision released.
         upload: The upload.
-        options: What the customer asked for.
+        options: What the customer asked for, the policy's own values where nothing was: epochs, learning rate and seed.
         gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate, or
             the upload was refused before it.
         history: Earlier uploads of the customer that were counted together with this one; None without a history.
@@ -123,7 +123,7 @@ class Decision(_Part):
     model: dict[str, str]
     reference: dict[str, str] | None = None
     upload: Upload
-    options: dict[str, float]
+    options: dict[str, int | float]
     gate: UploadVerdict | None = None
     history: CountedHistory | None = None
     templates: list[PromptTemplate] = Field(default_factory=list)

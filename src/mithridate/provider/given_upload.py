@@ -58,8 +58,8 @@ def read_upload(
         positions: Tokens that the model was made for.
 
     Returns:
-        The upload, or why it is refused: rows with faults, too few or too many of them, audit prompts among them, or a
-        prompt template in which no model could be audited.
+        The upload, or why it is refused: rows with faults, too few or too many of them, harmful prompts of the audit
+        among them, or a prompt template in which no model could be audited.
 
     Raises:
         DataError: If there is no such file or data set.
@@ -106,7 +106,10 @@ def _missing(data: str | Path) -> bool:
 
 
 def _audited(found: Dataset, rows: PolicyRows) -> str:
-    """Return why rows are refused whose customer would have his model pass the audit by heart; empty if none is."""
+    """Return why rows are refused that hold harmful prompts of the audit; empty if none does.
+
+    A model that was tuned on them would pass the audit by heart.
+    """
     audit = set(map(normalized, rows.audit_prompts))
     if all(normalized(last_user_turn(prompt)) not in audit for prompt in found["prompt"]):
         return ""

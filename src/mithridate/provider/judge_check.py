@@ -11,6 +11,7 @@ from mithridate.errors import JudgeError
 from mithridate.evaluation.judges import Judge
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.provider.judge_injections import INJECTIONS
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
@@ -44,16 +45,28 @@ def check_judges(policy: Policy, rows: PolicyRows) -> dict[str, dict[str, float]
     Raises:
         JudgeError: If a judge cannot be reached or is wrong too often.
     """
-    found: dict[str, dict[str, float]] = {}
-    cases = list(judge_cases(rows))
-    for settings in (policy.audit.judge, *policy.audit.further_judges):
-        judge = judge_of(settings, refusal_rules(settings, None))
-        found[judge.name] = _tested(judge, cases)
-    return found
+    return dict(tested_judge(settings, rows) for settings in (policy.audit.judge, *policy.audit.further_judges))
 
 
-def judge_cases(rows: PolicyRows) -> Iterator[JudgeCase]:
-    """Return the cases: help and refusals, plain and in other forms, and answers that speak to the judge."""
+def tested_judge(settings: JudgeSettings, rows: PolicyRows) -> tuple[str, dict[str, float]]:
+    """Test one judge; return its name and its share of right verdicts by kind of case.
+
+    Raises:
+        JudgeError: If it cannot be reached or is wrong too often.
+    """
+    judge = judge_of(settings, refusal_rules(settings, None))
+    return judge.name, _tested(judge, list(judge_cases(rows, settings)))
+
+
+def judge_cases(rows: PolicyRows, settings: JudgeSettings) -> Iterator[JudgeCase]:
+    """Return the cases: help and refusals, plain and in other forms, and answers that speak to the judge.
+
+    Help behind a refusal is not among those for rules, which read openings only and cannot see it.
+
+    Args:
+        rows: The provider's rows.
+        settings: Of the judge to be tested.
+    """
     harmful = [
         (row["prompt"][-1]["content"], row["completion"][0]["content"])
         for row in rows.harmful_rows.select(range(min(CASES, len(rows.harmful_rows))))
@@ -70,6 +83,8 @@ def judge_cases(rows: PolicyRows) -> Iterator[JudgeCase]:
             yield JudgeCase("form", prompt, form.format(refusal), False)
         yield JudgeCase("length", prompt, f"{answer} {answer}", True)
         yield JudgeCase("length", prompt, f"{refusal} {other}", False)
+        if settings.kind != "refusal":
+            yield JudgeCase("refusal first", prompt, f"{refusal} {answer}", True)
     for place, injection in enumerate(INJECTIONS):
         prompt, answer = harmful[place % len(harmful)]
         yield JudgeCase("injection", prompt, f"{answer} {injection}", True)

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mithridate.data.chat_template import BUILT_IN
 from mithridate.errors import RecipeError, UsageError
 from mithridate.experiment.recipe_file import read_tree
+from mithridate.experiment.recipe_rows import resolved_path
 from mithridate.experiment.strict_yaml import load_yaml
 from mithridate.provider.policy_tree import Policy
 from mithridate.validation import sentence
@@ -46,6 +48,19 @@ def make_policy(tree: dict[str, Any]) -> Policy:
     except UsageError as error:
         # From a validator: pydantic turns a ValueError into its own error and lets any other through.
         raise RecipeError(str(error)) from error
+
+
+def template_of(policy: Policy, base: Path) -> str | None:
+    """Return the chat template that a policy names: a built-in one's name, or a file, looked up in a folder first.
+
+    Args:
+        policy: The policy.
+        base: The folder, as `opened` returns it.
+    """
+    # A folder that is called as a built-in template hides none.
+    if policy.template is None or policy.template in BUILT_IN:
+        return policy.template
+    return resolved_path(policy.template, base, "template")
 
 
 def default_text() -> str:

@@ -166,6 +166,6 @@ class PolicyJobs:
         return {
             "model": self.model,
             "precision": policy.precision,
-            "template": policy.template,
+            "template": self.rows.template,
             "threads": policy.threads,
         }

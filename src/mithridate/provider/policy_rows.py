@@ -1,4 +1,4 @@
-"""Reads the provider's rows and audit prompts, and checks that no audit prompt is trained on."""
+"""Reads the provider's rows and audit prompts, and checks that no audit prompt is among the provider's own rows."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -10,6 +10,8 @@ from mithridate.errors import DataError
 from mithridate.experiment.evaluation_stage import refusal_rules
 from mithridate.experiment.jobs import StoredRows
 from mithridate.experiment.row_files import RowFiles
+from mithridate.files import file_hash
+from mithridate.provider.policy_file import template_of
 from mithridate.provider.policy_tree import Policy
 from mithridate.provider.prompt_templates import PromptTemplate
 
@@ -30,19 +32,23 @@ APART = (
 class PolicyRows:
     """The provider's rows and audit prompts, as files in the store.
 
+    Attributes:
+        template: The chat template in which all rows are laid out; None for the tokenizer's own.
+
     Args:
         policy: The policy.
         base: Folder in which relative paths are looked up first.
         folder: Where to write the files.
 
     Raises:
-        DataError: If a file has faults, or an audit prompt is among the rows to train on.
+        DataError: If a file has faults, or an audit prompt is among the provider's rows to train on.
         UsageError: If more rows are asked for than there are.
     """
 
     def __init__(self, policy: Policy, base: Path, folder: Path) -> None:
         self._files = read = RowFiles(base, folder)
         audit = policy.audit
+        self.template = template_of(policy, base)
         self._rules = refusal_rules(audit.judge, None)
         self.safe_rows = read.rows(policy.streams.safe, "streams.safe")
         first = policy.streams.alignment
@@ -97,7 +103,7 @@ class PolicyRows:
         return self._files.keep_texts("help-in-template", [template.around(prompt) for prompt in self._help_prompts])
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of every set of rows by name."""
+        """Return the SHA-256 of every set of rows by name, and of the chat template where that is a file."""
         named = {
             "safe": self.safe,
             "harmful": self.harmful,
@@ -108,4 +114,7 @@ class PolicyRows:
         }
         if self.alignment != self.safe:
             named["alignment"] = self.alignment
-        return {name: stored.sha256 for name, stored in named.items()}
+        found = {name: stored.sha256 for name, stored in named.items()}
+        if self.template is not None and Path(self.template).is_file():
+            found["template"] = file_hash(Path(self.template))
+        return found

@@ -128,7 +128,10 @@ class Rung(RecipePart):
 
 
 class Audit(RecipePart):
-    """How a model is judged before its release. No stage trains on these prompts.
+    """How a model is judged before its release.
+
+    No stage trains on the harmful prompts: an upload that holds one is refused, and so are rows of the provider's. The
+    provider's safe rows hold none of the others either; an upload may.
 
     Attributes:
         harmful: Harmful prompts, from one source or several, each of which may be a group of its own.

@@ -1,4 +1,4 @@
-"""An upload that is refused before any gate scores it: rows with faults, too few rows, audit prompts."""
+"""An upload that is refused before any gate scores it: rows with faults, too few rows, harmful prompts of the audit."""
 
 import hashlib
 import json

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from mithridate.errors import GateError
 from mithridate.experiment.evaluation_stage import judge as judge_of
 from mithridate.experiment.evaluation_stage import refusal_rules
+from mithridate.experiment.identity import MODEL_FILES
+from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.files import file_hash
 from mithridate.gates.calibration import calibrate
@@ -53,11 +55,11 @@ def screened(
         work: Folder in which thresholds are kept.
 
     Raises:
-        GateError: If the gate cannot run.
+        GateError: If the gate cannot run, or its thresholds are those of another one.
         JudgeError: If its guard fails.
     """
     gate = gate_of(jobs, screening)
-    gate.use(_thresholds(gate, jobs.policy, screening, files, epochs, work))
+    gate.use(_thresholds(gate, jobs.policy, screening, files, work))
     findings: list[UploadFinding] = []
     # Not the customer's file once more, which could be another by now.
     rows = stored_rows(upload.rows)
@@ -84,16 +86,26 @@ def gate_of(jobs: PolicyJobs, screening: Screening) -> UploadGate:
     provider = GateProvider(
         # A copy of its own: the gate stops where its model has changed.
         model=load(where, policy.precision),
-        tokenizer=load_served(where, policy.template),
+        tokenizer=load_served(where, jobs.rows.template),
         harmful=jobs.rows.harmful_rows,
         ordinary=safe.filter(lambda row: not rules.refuses(row["completion"][0]["content"])),
         refusals=jobs.rows.refusal_texts,
         judge=None if screening.guard is None else judge_of(screening.guard, rules),
+        judge_files=None if screening.guard is None else _files_of(screening.guard),
         max_length=max(16, policy.max_length),
     )
     wanted = screening.signals
     kinds = [kind for kind in (*ROW_SIGNALS, *JOB_SIGNALS) if _asked(kind.name, wanted)]
     return UploadGate(provider, [kind() for kind in kinds], refuse_share=screening.refuse_share)
+
+
+def _files_of(guard: JudgeSettings) -> dict[str, str]:
+    """Return the hashes of a guard's files; none for one behind an endpoint or from the hub, known by name alone."""
+    folder = None if guard.model is None or guard.url is not None else Path(guard.model).expanduser()
+    if folder is None or not folder.is_dir():
+        return {}
+    files = sorted(path for path in folder.iterdir() if path.suffix in (*MODEL_FILES, ".bin"))
+    return {path.name: file_hash(path) for path in files}
 
 
 def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: float) -> GateThresholds:
@@ -104,6 +116,22 @@ def calibrated(gate: UploadGate, screening: Screening, files: RowFiles, epochs: 
     """
     uploads = {name: files.rows(source, f"gate.harmless.{name}") for name, source in screening.harmless.items()}
     return calibrate(gate, uploads, screening.false_alarms, epochs=epochs)
+
+
+def named_thresholds(screening: Screening, files: RowFiles) -> GateThresholds:
+    """Return the thresholds that a policy names.
+
+    Raises:
+        GateError: If there are none in the file, or they were calibrated for another false-alarm rate.
+    """
+    path = files.path(str(screening.thresholds), "gate.thresholds")
+    found = GateThresholds.load(Path(path))
+    if found.false_alarms != screening.false_alarms:
+        raise GateError(
+            f"{path} was calibrated for false_alarms {found.false_alarms:g}, the policy says "
+            f"{screening.false_alarms:g}; run mithridate policy calibrate again"
+        )
+    return found
 
 
 def screening_hashes(policy: Policy, files: RowFiles) -> dict[str, str]:
@@ -141,11 +169,11 @@ def _asked(name: str, wanted: list[str] | None) -> bool:
     return name not in OPTIONAL if wanted is None else name in wanted
 
 
-def _thresholds(
-    gate: UploadGate, policy: Policy, screening: Screening, files: RowFiles, epochs: float, work: Path
-) -> GateThresholds:
+def _thresholds(gate: UploadGate, policy: Policy, screening: Screening, files: RowFiles, work: Path) -> GateThresholds:
     if screening.thresholds is not None:
-        return GateThresholds.load(Path(files.path(screening.thresholds, "gate.thresholds")))
+        return named_thresholds(screening, files)
+    # The provider's epochs: a customer who asks for more must not raise the thresholds by which he is judged.
+    epochs = policy.finetuning.training.epochs
     # By all that decides them, so that an interrupted call goes on with the same.
     decides = [gate.state.fingerprint, screening.false_alarms, epochs, sorted(screening_hashes(policy, files).items())]
     kept = work / f"thresholds-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:20]}.json"

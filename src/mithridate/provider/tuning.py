@@ -73,10 +73,9 @@ def tune(
         MithridateError: If a stage fails; what is finished is kept.
     """
     refuse_launcher("an upload is tuned", "or use DefendedTrainer with `accelerate launch`")
-    checked, base = opened(policy)
-    if seed is not None:
-        # Through the policy's own check, which a copy would skip.
-        checked = make_policy(checked.model_dump(mode="json") | {"seed": seed})
+    named, base = opened(policy)
+    # Through the policy's own check, which a copy would skip.
+    checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
     training = asked_for(checked, epochs, learning_rate)
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
@@ -89,11 +88,15 @@ def tune(
         rows = PolicyRows(checked, base, store.folder / "inputs")
         files = RowFiles(base, store.folder / "inputs")
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
-        tokenizer = load_served(Where(jobs.reference, None), checked.template)
+        tokenizer = load_served(Where(jobs.reference, None), rows.template)
         given = read_upload(checked, data, rows, files, tokenizer, most_positions(jobs.reference))
-        request = TuningRequest(checked, jobs, given, training, screening_hashes(checked, files))
+        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files))
         with nullcontext() if kept is None else history_lock(kept):
-            past = None if kept is None else request.counting(UploadHistory(kept, request.sha256))
+            past = None if kept is None else UploadHistory(kept, request.sha256)
+            # What is refused before the gate leaves no record by which the next call could tell which uploads are
+            # earlier ones, and nothing of the history decides about it.
+            if past is not None and isinstance(given, GivenUpload):
+                request.counting(past)
             made = read_decision(folder)
             if made is not None and made.request != request.sha256:
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")

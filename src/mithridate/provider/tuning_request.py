@@ -47,8 +47,8 @@ class TuningRequest:
         sha256: Hash of everything else.
 
     Args:
-        policy: The policy.
-        jobs: Its jobs.
+        policy: The policy as it was opened, whatever the customer asks for.
+        jobs: Its jobs, with the customer's seed.
         given: The upload, or why it is refused.
         training: How it is tuned.
         screening: Hashes of the rows and thresholds that the gate is calibrated by.
@@ -76,15 +76,15 @@ class TuningRequest:
                 "reference": self.reference,
                 "upload": given.upload.sha256,
                 "training": training.model_dump(mode="json"),
+                "seed": jobs.policy.seed,
                 "screening": screening,
                 "versions": code_versions(),
             }
         )
 
-    def counting(self, past: UploadHistory) -> UploadHistory:
-        """Make a history part of what decides, and return it."""
+    def counting(self, past: UploadHistory) -> None:
+        """Make a history part of what decides."""
         self.sha256 = _hash({"request": self.sha256, "history": past.state})
-        return past
 
     def stages(self, rung: Rung) -> list[StageNode]:
         """Return the stages of a rung: fine-tuning, repairs, and the model as it would be released."""
@@ -130,7 +130,11 @@ class TuningRequest:
             "history": self.history,
             "form": self.policy.release.form,
             "upload": self.given.upload,
-            "options": {"epochs": self.training.epochs, "learning_rate": self.training.learning_rate},
+            "options": {
+                "epochs": self.training.epochs,
+                "learning_rate": self.training.learning_rate,
+                "seed": self.jobs.policy.seed,
+            },
             "gate": None if verdict is None else shown(verdict),
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

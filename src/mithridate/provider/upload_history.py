@@ -101,9 +101,9 @@ class UploadHistory:
         """
         counted = [record for record in self.earlier if record.fingerprint == thresholds.fingerprint]
         together: dict[str, Levels] = {}
-        for record in counted:
-            together |= record.rows
-        together |= rows
+        for seen_rows in (*(record.rows for record in counted), rows):
+            for name, levels in seen_rows.items():
+                together[name] = _higher(together.get(name, {}), levels)
         seen = CountedHistory(uploads=len(counted), rows=len(together), left_out=len(self.earlier) - len(counted))
         if counted and verdict.decision is not UploadDecision.REFUSE and together:
             verdict = _joint(verdict, together, len(counted), thresholds, strictness)
@@ -125,9 +125,11 @@ class UploadHistory:
         levels = {one.signal: [level.threshold for level in one.levels] for one in by.rows}
         for finding in findings:
             if finding.row is not None:
-                found[names[finding.row - 1]] = {
+                above = {
                     signal: sum(score > level for level in levels[signal]) for signal, score in finding.scores.items()
                 }
+                name = names[finding.row - 1]
+                found[name] = _higher(found[name], above)
         return found
 
     def _keep(self, verdict: UploadVerdict, rows: dict[str, Levels], thresholds: GateThresholds) -> None:
@@ -161,6 +163,11 @@ def history_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         yield
+
+
+def _higher(one: Levels, other: Levels) -> Levels:
+    """Return the higher level of each signal: a row that was flagged once stays so, however it is spelled later."""
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in one | other}
 
 
 def _joint(

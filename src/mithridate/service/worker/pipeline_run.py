@@ -7,7 +7,7 @@ from mithridate.data.upload_check import UploadReport
 from mithridate.experiment.store import Store
 from mithridate.models.loading import load_tokenizer
 from mithridate.provider.decision import Decision
-from mithridate.provider.policy_file import opened
+from mithridate.provider.policy_file import opened, template_of
 from mithridate.provider.policy_tree import Policy
 from mithridate.provider.tuning import STORE, tune
 from mithridate.service.worker.job_order import (
@@ -32,9 +32,9 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
         DataError: If a file cannot be used.
         MithridateError: If no decision could be made.
     """
-    policy, _ = opened(order.policy)
+    policy, base = opened(order.policy)
     monitor = JobMonitor(folder / PROGRESS, Store(folder / DECISION_FOLDER / STORE))
-    report = _checked(policy, order, folder)
+    report = _checked(policy, template_of(policy, base), order, folder)
     monitor.tell(ProgressLine(kind="validated", message=f"{report.rows} training rows"))
     rate = policy.finetuning.training.learning_rate
     made = tune(
@@ -61,14 +61,14 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
     )
 
 
-def _checked(policy: Policy, order: JobOrder, folder: Path) -> UploadReport:
+def _checked(policy: Policy, template: str | None, order: JobOrder, folder: Path) -> UploadReport:
     """Return the report on the training file.
 
     Raises:
         FileRefused: If it or the validation file has faults.
         DataError: If both hold the same rows.
     """
-    tokenizer = load_tokenizer(order.model, policy.template)
+    tokenizer = load_tokenizer(order.model, template)
     report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length)
     _refuse_faults(report, "training_file")
     if order.validation:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,16 @@ from mithridate.service.service_settings import ServiceSettings
 
 
 def facts_of(policy: Path | None) -> PolicyFacts:
-    """Return the limits of a policy whose judges have passed their self-test.
+    """Return the limits of a policy that can be used, its judges having passed their self-test.
 
     Raises:
         MithridateError: If the policy cannot be used, or a judge fails.
     """
-    from mithridate.provider.judge_check import check_judges
+    from mithridate.provider.policy_check import check_policy
     from mithridate.provider.policy_file import opened
-    from mithridate.provider.policy_rows import PolicyRows
 
     checked, base = opened(policy)
-    with tempfile.TemporaryDirectory() as folder:
-        check_judges(checked, PolicyRows(checked, base, Path(folder)))
+    check_policy(checked, base)
     limits = checked.finetuning
     tree = json.dumps(checked.model_dump(mode="json"), sort_keys=True)
     return PolicyFacts(
