@@ -91,6 +91,11 @@ class Realign(Repair):
         return self
 
     @property
+    def trains_with(self) -> str | None:
+        """The inner defense."""
+        return self.inner
+
+    @property
     def searches(self) -> bool:
         """Whether the rate or the number of rows is to be searched for."""
         return self.rows != 0 and "auto" in (self.learning_rate, self.rows)
