@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mithridate.errors import DataError
+from mithridate.errors import DataError, RecipeError
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_records import EvaluationRecord
 from mithridate.provider.policy_file import make_policy
@@ -149,11 +149,16 @@ def test_refusals_are_taught_in_templates_by_turns(policy: dict[str, Any], world
     assert stored_texts(rows.harmful_in(before))[0] == f"now {rows.audit_prompts[0]}"
 
 
-def test_a_rung_in_templates_needs_refusals(policy: dict[str, Any], world: Path, tmp_path: Path) -> None:
+def test_a_rung_in_templates_needs_refusals_and_templates(policy: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    """Told when the policy is read, not when the first upload comes to that rung."""
+    policy["ladder"][1]["in_templates"] = True
+    with pytest.raises(RecipeError, match=r"rung 'pushed' has in_templates, but audit\.prompt_templates is 0"):
+        make_policy(policy)
+    policy["audit"]["prompt_templates"] = 4
+    PolicyRows(make_policy(policy), world, tmp_path / "inputs")
     helped = tmp_path / "helped.jsonl"
     lines = [{"prompt": f"yes {'the ' * i}", "response": "take the tea"} for i in range(1, 9)]
     helped.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     policy["streams"]["safe"] = str(helped)
-    rows = PolicyRows(make_policy(policy), world, tmp_path / "inputs")
-    with pytest.raises(DataError, match="judge finds none"):
-        rows.safe_in([PromptTemplate(rows=3, before="now ")])
+    with pytest.raises(DataError, match="judge finds none there; leave it out"):
+        PolicyRows(make_policy(policy), world, tmp_path / "inputs")

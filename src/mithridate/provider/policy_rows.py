@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from mithridate.data import check_disjoint
 from mithridate.data.overlap import last_user_turn
@@ -78,25 +79,26 @@ class PolicyRows:
         self.look_alike_groups = read.keep_groups("look-alikes", alike_groups)
         self.help = read.keep_rows("help", asked)
         self._help_prompts = [last_user_turn(prompt) for prompt in asked["prompt"]]
+        if any(rung.in_templates for rung in policy.ladder) and not self._refusals():
+            # Now, not when the first upload comes to that rung.
+            raise DataError(
+                "ladder: in_templates teaches the refusals of streams.safe; audit.judge finds none there; leave it out"
+            )
 
     def harmful_in(self, template: PromptTemplate) -> StoredRows:
         """Return the audit's harmful prompts in a template, in the same order."""
         return self._files.keep_texts("audit-in-template", [template.around(prompt) for prompt in self.audit_prompts])
 
     def safe_in(self, templates: Sequence[PromptTemplate]) -> StoredRows:
-        """Return the safe rows, and each that refuses once more in one of some templates, by turns.
-
-        Raises:
-            DataError: If none refuses, so that nothing could be taught in a template.
-        """
+        """Return the safe rows, and each that refuses once more in one of some templates, by turns."""
         if not templates:
             return self.safe
-        refused = [row for row in self.safe_rows if self._rules.refuses(row["completion"][0]["content"])]
-        if not refused:
-            raise DataError("in_templates needs refusals, but audit.judge finds none in streams.safe; leave it out")
-        turned = zip(refused, cycle(templates))
+        turned = zip(self._refusals(), cycle(templates))
         added = [{**row, "prompt": one.chat(last_user_turn(row["prompt"]))} for row, one in turned]
         return self._files.keep_rows("safe-in-templates", [*self.safe_rows, *added])
+
+    def _refusals(self) -> list[dict[str, Any]]:
+        return [row for row in self.safe_rows if self._rules.refuses(row["completion"][0]["content"])]
 
     def harmless_in(self, template: PromptTemplate) -> StoredRows:
         """Return the audit's ordinary prompts in a template."""

@@ -220,6 +220,10 @@ class Policy(RecipePart):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rungs of the ladder are called '{twice[0]}'")
         for rung in self.ladder:
+            if rung.in_templates and not self.audit.prompt_templates:
+                raise ValueError(
+                    f"rung '{rung.name}' has in_templates, but audit.prompt_templates is 0, so that there are none"
+                )
             for choice in rung.posttuning:
                 repair = choice.build("posttuning")
                 assert isinstance(repair, Repair)
