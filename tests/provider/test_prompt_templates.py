@@ -73,6 +73,13 @@ def test_each_prompt_keeps_a_word_of_its_own() -> None:
     assert prompt_templates(plain(50), 4) == []
 
 
+def test_runs_of_blanks_cost_no_more_than_their_length() -> None:
+    """A pattern that may begin with blanks takes the square of the number of those at the end of a prompt."""
+    texts = [asked(f"The year is 2027. {WORDS[i]}{' ' * 200_000}end{i}{' ' * 200_000}") for i in range(4)]
+    [found] = prompt_templates([*plain(60), *texts], 4)
+    assert found == PromptTemplate(rows=4, before="The year is 2027. ")
+
+
 def test_two_rows_are_no_template_and_one_in_a_hundred_is_needed() -> None:
     pair = [asked(f"The year is 2027. {WORDS[i]}") for i in range(2)]
     assert prompt_templates([*plain(20), *pair], 4) == []

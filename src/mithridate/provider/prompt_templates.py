@@ -17,7 +17,7 @@ LEAST_ROWS = 3
 LEAST_SHARE = 0.01
 """Smallest share of the rows that makes one."""
 
-_FORWARD, _BACKWARD = re.compile(r"\S+\s*"), re.compile(r"\s*\S+")
+_WORD = re.compile(r"\S+\s*")
 
 
 class PromptTemplate(BaseModel):
@@ -71,7 +71,7 @@ def prompt_templates(prompts: Sequence[Sequence[Message]], most: int) -> list[Pr
     least = max(LEAST_ROWS, math.ceil(LEAST_SHARE * len(prompts)))
     by_system: dict[str | None, list[str]] = defaultdict(list)
     for prompt in prompts:
-        by_system[_system(prompt)].append(last_user_turn(prompt))
+        by_system[_system(prompt)].append(last_user_turn(prompt).strip())
     found = [one for system, texts in by_system.items() for one in _of_one_system(system, texts, least, most)]
     different = {(one.system, one.before, one.behind): one for one in found}
     return sorted(different.values(), key=lambda one: -one.saved)[:most]
@@ -113,7 +113,7 @@ def _most_saving(texts: list[str], least: int, backward: bool) -> _End | None:
 
     Each text keeps at least one word of its own.
     """
-    pieces = [_BACKWARD.findall(text)[::-1] if backward else _FORWARD.findall(text) for text in texts]
+    pieces = [_WORD.findall(text[::-1] if backward else text) for text in texts]
     best: list[int] = []
     length = depth = 0
     groups = [list(range(len(texts)))]
@@ -125,8 +125,8 @@ def _most_saving(texts: list[str], least: int, backward: bool) -> _End | None:
                 best, length = group, depth
     if not best:
         return None
-    shared = pieces[best[0]][:length]
-    return _End("".join(reversed(shared) if backward else shared), [texts[i] for i in best])
+    shared = "".join(pieces[best[0]][:length])
+    return _End(shared[::-1] if backward else shared, [texts[i] for i in best])
 
 
 def _parted(group: list[int], pieces: list[list[str]], depth: int) -> list[list[int]]:
