@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from mithridate.service.database.tables import JOBS
 from mithridate.service.housekeeping import Housekeeping
-from mithridate.service.worker.job_process import RECORD
+from mithridate.service.worker.job_process import record_of
 from tests.service.conftest import Server, make_parts, new_key, until, upload, work
 from tests.service.processes import FAKE
 
@@ -70,7 +70,7 @@ def test_a_killed_workers_job_ends_with_equal_weights(parts, client, kills):
 def test_the_process_of_a_killed_worker_ends(parts, client):
     job = create(client, "steps2000")
     worker = start("worker", parts.settings.folder)
-    record = parts.settings.jobs_folder / job / RECORD
+    record = record_of(parts.settings.jobs_folder / job)
     until(lambda: record.is_file() and state(parts, job).state == "running", 60)
     pid = json.loads(record.read_text())["pid"]
     worker.kill()
@@ -231,7 +231,7 @@ def test_the_file_of_an_unfinished_job_cannot_be_deleted(parts, client):
 
 def test_cancelling_ends_the_whole_group_of_processes_within_five_seconds(parts, client, worker):
     job = create(client, "steps2000")
-    record = parts.settings.jobs_folder / job / RECORD
+    record = record_of(parts.settings.jobs_folder / job)
     until(lambda: record.is_file() and state(parts, job).state == "running")
     pid = json.loads(record.read_text())["pid"]
     client.fine_tuning.jobs.cancel(job)

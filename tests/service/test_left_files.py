@@ -1,11 +1,16 @@
 """What a job's process leaves behind is never more than its own files, whatever links it makes."""
 
+import json
 import os
+import signal
+import socket
+import subprocess
 
+import psutil
 import pytest
 
 from mithridate.service.worker.job_order import FAILURE, ORDER, OUTCOME, PROGRESS, TRAINING, read_outcome
-from mithridate.service.worker.job_process import LOG, RECORD, JobProcess
+from mithridate.service.worker.job_process import LOG, JobProcess, end_earlier, record_of
 from mithridate.service.worker.left_files import drop_links, has_own_folder, own_bytes, own_log
 from tests.service.conftest import upload, work
 from tests.service.processes import FAKE
@@ -40,7 +45,7 @@ def test_a_plain_file_is_read_and_nothing_else(tmp_path, secret):
     assert secret.read_text() == "secret"
 
 
-@pytest.mark.parametrize("name", [TRAINING, LOG, PROGRESS, RECORD, OUTCOME, FAILURE, f"{ORDER}.part", f"{RECORD}.part"])
+@pytest.mark.parametrize("name", [TRAINING, LOG, PROGRESS, OUTCOME, FAILURE, f"{ORDER}.part"])
 def test_a_link_that_an_earlier_attempt_left_leads_no_write_elsewhere(parts, client, secret, name):
     job = create(client)
     folder = parts.settings.jobs_folder / job
@@ -100,3 +105,22 @@ def test_a_process_whose_record_cannot_be_written_does_not_go_on(parts, tmp_path
         JobProcess(tmp_path, FAKE, parts.settings.process)
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
+
+
+def test_a_job_cannot_name_the_process_that_is_killed_for_it(tmp_path):
+    """What an earlier attempt left running is ended; its record lies where the job cannot write."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        forged = {"host": socket.gethostname(), "pid": other.pid, "started": psutil.Process(other.pid).create_time()}
+        (folder / "process.json").write_text(json.dumps(forged))
+        end_earlier(folder)
+        assert other.poll() is None
+        record_of(folder).write_text(json.dumps(forged))
+        end_earlier(folder)
+        assert other.wait(10) == -signal.SIGKILL
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+    finally:
+        other.kill()
+    assert folder not in record_of(folder).parents

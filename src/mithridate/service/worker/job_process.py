@@ -15,9 +15,9 @@ import psutil
 
 from mithridate.files import write_json
 from mithridate.service.service_settings import ProcessLimits
-from mithridate.service.worker.left_files import own_bytes, own_log
+from mithridate.service.worker.left_files import own_log
 
-RECORD, LOG = "process.json", "process.log"
+LOG = "process.log"
 COMMAND = (sys.executable, "-m", "mithridate.service.worker.run_job")
 """Runs the job in the folder that follows it."""
 
@@ -53,7 +53,7 @@ class JobProcess:
             )
         try:
             _limit(self._process.pid, limits)
-            write_json(folder / RECORD, _record(self._process.pid))
+            write_json(record_of(folder), _record(self._process.pid))
         except BaseException:
             self.end(0)  # without its record no later attempt would find it
             raise
@@ -72,6 +72,7 @@ class JobProcess:
             _signal(self._process.pid, signal.SIGKILL)
             self._process.wait()
         _signal(self._process.pid, signal.SIGKILL)  # whoever of the group has outlived its leader
+        record_of(self._folder).unlink(missing_ok=True)
 
 
 def environment(own: Mapping[str, str], folder: Path, limits: ProcessLimits) -> dict[str, str]:
@@ -94,17 +95,25 @@ def readable(model: Path, policy: Path | None) -> list[str]:
     return sorted({str(Path(path).resolve()) for path in (*own, *code, *caches, *named) if path})
 
 
+def record_of(folder: Path) -> Path:
+    """Return the file that says which process a job has.
+
+    Beside the job's folder: what stands in it is killed, and a job could name any process of the machine there.
+    """
+    return folder.with_name(f"{folder.name}.process.json")
+
+
 def end_earlier(folder: Path) -> None:
     """Kill what an earlier attempt of a job has left running on this machine."""
-    told = own_bytes(folder, RECORD)
-    if told is None:
+    record = record_of(folder)
+    if not record.is_file():
         return
-    found = json.loads(told)
+    found = json.loads(record.read_bytes())
     # A process id is given again in time; together with the time of its start it is one process alone.
     if found.get("host") == socket.gethostname() and _record(found["pid"]) == found:
         _signal(found["pid"], signal.SIGKILL)
         psutil.wait_procs(_processes(found["pid"]), timeout=10)
-    (folder / RECORD).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
 
 
 def _processes(pid: int) -> list[psutil.Process]:
