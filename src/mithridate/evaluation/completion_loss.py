@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import ModelError, UsageError
 from mithridate.models.modes import evaluating
+from mithridate.models.positions import most_positions
 
 Messages = Sequence[Any]
 
@@ -67,16 +68,15 @@ def completion_losses(
             f"losses need one answer per prompt, not {len(completions)} for {len(prompts)}, and batch_size >= 1"
         )
     rows = [_encode(tokenizer, prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = most_positions(model.config)
     for place, row in enumerate(rows):
-        if limit is not None and row.start >= limit:
+        if row.start >= limit:
             raise UsageError(
                 f"prompt {place} has {row.start} tokens and leaves no room for an answer within the model's {limit} "
                 "positions: shorten the prompt"
             )
-        # Not for None, which in a slice means the whole list.
-        if limit is not None:
-            del row.ids[limit:]
+        if limit < len(row.ids):
+            del row.ids[int(limit) :]
     # Longest first, as in generation: little padding, and a batch too large for the memory fails at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: dict[int, CompletionLoss] = {}

@@ -1,6 +1,5 @@
 """Batched greedy generation through the tokenizer's chat template."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mithridate.errors import ModelError, UsageError
 from mithridate.models.modes import evaluating
+from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
 
 Message = Mapping[str, str]
@@ -144,8 +144,7 @@ def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[M
 
 def _check_room(model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse prompts whose answer would run past the positions the model was made for."""
-    # A model that also reads images keeps the limit with its text part; one with ALiBi has none.
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    limit = most_positions(model.config)
     for i, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > limit:
             raise UsageError(

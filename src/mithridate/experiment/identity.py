@@ -37,9 +37,9 @@ def _named_files(job: Job) -> dict[str, Any]:
     """Return the contents of what a job names by path alone: a plug-in, a chat template, a judge on this machine."""
     found: dict[str, Any] = {}
     # The code of our own defenses is among the versions; a plug-in's is not.
-    plugin = next(filter(None, map(fingerprint, _defenses(job))), None)
-    if plugin is not None:
-        found["plugin"] = plugin
+    plugins = list(filter(None, map(fingerprint, _defenses(job))))
+    if plugins:
+        found["plugins"] = plugins
     if job.template is not None and Path(job.template).is_file():
         found["template"] = file_hash(Path(job.template))
     for place, one in enumerate((job.judge, *job.further_judges) if isinstance(job, EvaluationJob) else ()):
@@ -50,7 +50,7 @@ def _named_files(job: Job) -> dict[str, Any]:
 
 
 def _defenses(job: Job) -> list[type]:
-    """Return the class of the defense that acts, and of the one that it trains with; at most one is a plug-in's."""
+    """Return the class of the defense that acts, and of the one that it trains with."""
     names = [job.method] if job.method else []
     if isinstance(job, RepairJob):
         repair = job.defense.build("posttuning")

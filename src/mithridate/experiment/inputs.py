@@ -1,6 +1,7 @@
 """Reads the rows of a run once, checks them against each other and stores them."""
 
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,10 +53,6 @@ class StoredUpload(NamedTuple):
 
 class Inputs:
     """All rows of a recipe, as files in the store.
-
-    Attributes:
-        user_benign: All harmless rows that uploads draw from.
-        user_attack: All harmful rows that they draw from; None where the recipe names none.
 
     Args:
         recipe: The recipe.
@@ -111,12 +108,20 @@ class Inputs:
         self.help = self._read.keep_rows("help", asked) if asked is not None else None
         self.look_alikes = self._read.keep_texts("look-alikes", alike) if alike is not None else None
         self.look_alike_groups = self._read.keep_groups("look-alikes", alike_groups)
-        self.user_benign = self._read.keep_rows("benign", self._benign)
-        self.user_attack = None if self._attack is None else self._read.keep_rows("attack", self._attack)
         # What an attacker of a finished model has. None of it is measured on, see above.
         wanted = {need for one in measured.release_attacks for need in one.after_release().needs}
         self.attacker_benign = self.user_benign if "benign" in wanted else None
         self.attacker_harmful = self.user_attack if "harmful" in wanted else None
+
+    @cached_property
+    def user_benign(self) -> StoredRows:
+        """All harmless rows that uploads draw from; stored only where somebody needs them whole."""
+        return self._read.keep_rows("benign", self._benign)
+
+    @cached_property
+    def user_attack(self) -> StoredRows | None:
+        """All harmful rows that uploads draw from, likewise; None where the recipe names none."""
+        return None if self._attack is None else self._read.keep_rows("attack", self._attack)
 
     def upload(self, ratio: float, size: int, seed: int, attack: UploadChoice | None) -> StoredUpload:
         """Return the user's rows: those to train on, round by round, and those held out, if any.

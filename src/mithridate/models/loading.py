@@ -1,6 +1,5 @@
 """Models of a run: a base, and where there is one an adapter on top of it."""
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
 from mithridate.model_names import adapter_base, loading_errors, path_of
 from mithridate.model_names import locate as locate
+from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
 
 
@@ -148,7 +148,7 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def most_positions(name: str) -> float:
+def positions_of(name: str) -> float:
     """Return how many tokens a model was made for; infinitely many where its settings name no limit.
 
     Args:
@@ -157,8 +157,7 @@ def most_positions(name: str) -> float:
     Raises:
         ModelError: If its settings cannot be loaded.
     """
-    settings = _from_pretrained(AutoConfig, name).get_text_config()
-    return getattr(settings, "max_position_embeddings", None) or math.inf
+    return most_positions(_from_pretrained(AutoConfig, name))
 
 
 def stored_dtype(name: str) -> torch.dtype:

@@ -13,7 +13,7 @@ from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
-from mithridate.models.loading import Where, load_served, locate, most_positions
+from mithridate.models.loading import Where, load_served, locate, positions_of
 from mithridate.provider.decision import Decision, read_decision, write_decision
 from mithridate.provider.decision_page import REPORT, write_decision_page
 from mithridate.provider.given_upload import GivenUpload, read_upload
@@ -89,7 +89,7 @@ def tune(
         files = RowFiles(base, store.folder / "inputs")
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
         tokenizer = load_served(Where(jobs.reference, None), rows.template)
-        given = read_upload(checked, data, rows, files, tokenizer, most_positions(jobs.reference))
+        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference))
         request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files))
         with nullcontext() if kept is None else history_lock(kept):
             past = None if kept is None else UploadHistory(kept, request.sha256)

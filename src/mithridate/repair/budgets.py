@@ -129,7 +129,7 @@ class Budgets:
         if point.safe_rise is not None:
             rises.append(point.safe_rise / self.safe_budget)
         worst = math.inf if any(map(math.isnan, rises)) else max(rises)
-        # Whatever is refused at a dose that the losses bear is beyond every dose that costs less.
+        # Beyond its budgets, though its losses are not: only what is refused tells such doses apart.
         return worst if self._bearable(point) == self.allow(point) else 1 + (point.refused_rise or 0.0)
 
     def curve(self, parameter: str, chosen: float, points: Sequence[DosePoint]) -> DoseCurve:

@@ -1,6 +1,5 @@
 """Which of the provider's harmless rows a model refuses, as far as it can be asked."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mithridate.evaluation.generation import generate_ids
 from mithridate.evaluation.judges import RefusalJudge
+from mithridate.models.positions import most_positions
 from mithridate.models.tokenization import IGNORED, TokenizedRow
 
 OPENING = 24
@@ -30,7 +30,7 @@ class RefusedRows:
         self, model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[TokenizedRow], batch_size: int
     ) -> None:
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
-        room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        room = most_positions(model.config)
         prompts = [_prompt(example) for example in examples]
         self._prompts = [ids for ids in prompts if len(ids) + OPENING <= room]
         self._rules = RefusalJudge()
@@ -47,7 +47,7 @@ class RefusedRows:
         said = generate_ids(
             self._model, self._tokenizer, self._prompts, max_new_tokens=OPENING, batch_size=self._batch_size
         )
-        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return torch.tensor([float(self._rules.refuses(text)) for text in texts], dtype=torch.float64)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mithridate.errors import CheckpointError
+from mithridate.models.positions import most_positions
 from mithridate.provider.judged_files import compare_files
 from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.chat_objects import ChatRequest, ChatUsage
@@ -138,8 +139,8 @@ class ChatEngine:
 
     def _room_for(self, loaded: _Loaded, ids: list[int], request: ChatRequest) -> int:
         asked = request.max_completion_tokens or request.max_tokens or self._most
-        limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        left = self._most if limit is None else limit - len(ids)
+        limit = most_positions(loaded.model.config)
+        left = int(min(limit - len(ids), self._most))
         if left < 1:
             said = f"messages have {len(ids)} tokens and the model holds {limit}; shorten them"
             raise ApiRefusal(400, said, param="messages", code="context_length_exceeded")
