@@ -84,6 +84,7 @@ def test_a_template_file(tokenizer, tmp_path: Path) -> None:
     [
         ("{% for m in messages %}{{ m.content }}", "cannot be rendered"),
         ("{{ raise_exception('no') }}", "cannot be rendered: no"),
+        ("{{ 1 + messages[0].content }}", "cannot be rendered: unsupported operand"),
         ("{{ messages[-1].content }}{{ eos_token }}", "does not render a prompt as the beginning of the whole row"),
         ("{{ messages[0].content }}{{ eos_token }}", "does not render a prompt as the beginning of the whole row"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "puts nothing after the answer"),

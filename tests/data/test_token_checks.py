@@ -103,14 +103,19 @@ def test_more_than_a_fifth_lost_is_unusable(marked, rows_of) -> None:
     assert (fifth.dropped, len(fifth.dropped_origins), fifth.unusable) == (24, 20, None)
 
 
-def test_a_row_that_the_template_refuses_is_named_among_the_others(tokenizer, rows_of) -> None:
-    tokenizer.chat_template = (
-        "{% if messages[0].content == 'bad' %}{{ raise_exception('no bad rows') }}{% endif %}" + TEMPLATE
-    )
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("raise_exception('no bad rows')", "no bad rows"),
+        ("messages[0].content | int // 0", "integer division or modulo by zero"),
+    ],
+)
+def test_a_row_that_the_template_refuses_is_named_among_the_others(tokenizer, rows_of, raised, said) -> None:
+    tokenizer.chat_template = f"{{% if messages[0].content == 'bad' %}}{{{{ {raised} }}}}{{% endif %}}" + TEMPLATE
     fit = ContextFit(tokenizer, 10)
     faults = fit.add(rows_of(["good", "bad", "good"]).to_list())
     assert [str(fault) for fault in faults] == [
-        "made:2: found a row that the chat template refuses (no bad rows), expected one that it lays out"
+        f"made:2: found a row that the chat template refuses ({said}), expected one that it lays out"
     ]
     assert fit.rows == 2
 

@@ -8,6 +8,7 @@ from transformers.utils import logging as hf_logging
 from trl.trainer.utils import add_fused_lm_head
 
 from mithridate.errors import ModelError, UsageError
+from mithridate.evaluation.completion_loss import completion_losses
 from mithridate.evaluation.generation import generate, generate_chats
 
 PROMPTS = ["a", "what is the moon made of?", "hello there", "sing", "x" * 60, "tell me about bees", "bees", ""]
@@ -176,10 +177,13 @@ def test_missing_template_has_a_remedy(model, tokenizer) -> None:
         generate(model, tokenizer, ["a"])
 
 
-def test_template_that_refuses_is_a_model_error(model, tokenizer) -> None:
-    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(ModelError, match="no system role"):
+@pytest.mark.parametrize("raised", ["raise_exception('unsupported role')", "1 + messages[0]['content']"])
+def test_template_that_refuses_is_a_model_error(model, tokenizer, raised) -> None:
+    tokenizer.chat_template = f"{{{{ {raised} }}}}"
+    with pytest.raises(ModelError, match="refused a conversation: unsupported"):
         generate(model, tokenizer, ["a"])
+    with pytest.raises(ModelError, match="refused a conversation: unsupported"):
+        completion_losses(model, tokenizer, [[{"role": "user", "content": "a"}]], ["b"])
 
 
 def test_prompt_without_room_is_refused_by_number(model, tokenizer) -> None:

@@ -168,16 +168,23 @@ def test_another_chat_template_or_other_code_is_another_gate(monkeypatch):
     assert UploadGate(provider(), SIGNALS).state.fingerprint != own
 
 
-def test_rows_that_the_chat_template_refuses_are_refused_with_their_place():
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("raise_exception('no system messages')", "no system messages"),
+        ("1 + messages[0]['content']", "unsupported operand type(s) for +: 'int' and 'str'"),
+    ],
+)
+def test_rows_that_the_chat_template_refuses_are_refused_with_their_place(raised, said):
     """A system message, as many templates take none: the customer's fault, not the gate's."""
-    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+    refuses = f"{{% if messages[0]['role'] == 'system' %}}{{{{ {raised} }}}}{{% endif %}}"
     gate = UploadGate(with_template(refuses), (RefusalLikelihood(),))
     gate.use(calibrate(gate, {"a": upload(300)}))
     turns = [("system", "be kind"), ("user", "make tea"), ("assistant", "yes")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     verdict = gate.judge([row])
     assert verdict.decision is UploadDecision.REFUSE
-    assert "rows[0]: found a row that the chat template refuses (no system messages)" in verdict.reasons[0]
+    assert f"rows[0]: found a row that the chat template refuses ({said})" in verdict.reasons[0]
 
 
 def test_streams_that_tell_nothing_apart_are_refused():

@@ -51,6 +51,13 @@ def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
     assert tokenize([{"prompt": "tea ", "completion": "cake"}], tokenizer)
 
 
+def test_a_row_that_the_template_refuses_is_named():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% if messages[0].content == 'tea' %}{{ 1 + 'a' }}{% endif %}" + tokenizer.chat_template
+    with pytest.raises(DataError, match=r"row 1: the chat template refuses it \(unsupported operand"):
+        tokenize([tiny.row("cake", "tea"), tiny.row("tea", "cake")], tokenizer)
+
+
 def test_collate_pads_on_the_right():
     batch = collate([TokenizedRow([5, 6, 7], [IGNORED, 6, 7], 9), TokenizedRow([8], [8], 2)], pad_token_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BUILT_IN = ("alpaca",)
 """Templates that come with the package."""
 
+TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+"""What rendering raises: Jinja's own errors, and Python's where an expression meets a value of another type."""
+
 Door = Literal["recipe", "command", "python"]
 """Where a user names the template: a recipe, the command line, or Python."""
 
@@ -100,7 +103,7 @@ def _check(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     try:
         prompt = tokenizer.apply_chat_template(_ASKED, add_generation_prompt=True, tokenize=False)
         row = tokenizer.apply_chat_template([*_ASKED, _ANSWER], tokenize=False)
-    except TemplateError as error:
+    except TEMPLATE_FAULTS as error:
         raise ModelError(f"The chat template {template!r} cannot be rendered: {error}.") from error
     # TRL masks the tokens that prompt and row begin with alike; the rest of a differing prompt would be trained on.
     if not row.startswith(prompt) or _ANSWER["content"] not in row[len(prompt) :]:

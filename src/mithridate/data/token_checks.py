@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.data.messages import Message
 from mithridate.data.row_faults import LISTED, Fault, listing, show
 from mithridate.errors import DataError, UsageError
@@ -144,7 +143,7 @@ class ContextFit:
         try:
             prompts = self._laid_out([row["prompt"] for row in rows], add_generation_prompt=True)
             wholes = self._laid_out([[*row["prompt"], *row["completion"]] for row in rows])
-        except TemplateError as error:
+        except TEMPLATE_FAULTS as error:
             # Jinja does not say which row of a batch it refused, so the batch is laid out again row by row.
             if len(rows) == 1:
                 found = f"a row that the chat template refuses ({error})"

@@ -14,10 +14,10 @@ refused before training; ``place: user`` puts the prompt in front of the first u
 import json
 from typing import Literal
 
-from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.models.tokenization import require_chat_template
@@ -92,5 +92,5 @@ def _shown(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a conversation as it is laid out; empty where the template refuses it."""
     try:
         return str(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False))
-    except TemplateError:
+    except TEMPLATE_FAULTS:
         return ""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
@@ -95,8 +96,11 @@ class _Row(NamedTuple):
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) -> _Row:
     """Return the token ids of the answered conversation; they must start with those of the open prompt."""
     messages = [dict(message) for message in prompt]
-    opened = _ids(tokenizer, messages, add_generation_prompt=True)
-    whole = _ids(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+    try:
+        opened = _ids(tokenizer, messages, add_generation_prompt=True)
+        whole = _ids(tokenizer, [*messages, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+    except TEMPLATE_FAULTS as error:
+        raise ModelError(f"the chat template of {tokenizer.name_or_path!r} refused a conversation: {error}") from error
     # Compared as tokens, since a tokenizer may merge the prompt's end with the first letters of the answer.
     if whole[: len(opened)] != opened or len(whole) == len(opened):
         raise ModelError(

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from jinja2.exceptions import TemplateError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
@@ -137,7 +137,7 @@ def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[M
             truncation=False,
             return_dict=True,
         )["input_ids"]
-    except TemplateError as error:
+    except TEMPLATE_FAULTS as error:
         raise ModelError(f"the chat template of {tokenizer.name_or_path!r} refused a conversation: {error}") from error
     return [list(row) for row in ids]
 

@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.data.data_sources import Given, open_data
 from mithridate.data.row_faults import Fault
 from mithridate.data.row_fields import RowFields, row_fields
@@ -135,7 +134,7 @@ def check_layout(rows: Iterable[TrainingRow], tokenizer: PreTrainedTokenizerBase
     for row in rows:
         try:
             tokenizer.apply_chat_template([*row.prompt, *row.completion], tokenize=False)
-        except TemplateError as error:
+        except TEMPLATE_FAULTS as error:
             found = f"a row that the chat template refuses ({error})"
             faults.append(Fault(row.origin, found, "one that it lays out"))
     if faults:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from mithridate.data.chat_template import no_template
+from mithridate.data.chat_template import TEMPLATE_FAULTS, no_template
 from mithridate.errors import DataError
 
 Rows = Iterable[Mapping[str, Any]]
@@ -44,7 +44,7 @@ def tokenize(
         max_length: Longest sequence in tokens; None for no limit.
 
     Raises:
-        DataError: If a row has no prompt or completion, or nothing is left.
+        DataError: If a row has no prompt or completion, the chat template refuses it, or nothing is left.
     """
     examples = []
     for position, row in enumerate(rows):
@@ -53,7 +53,11 @@ def tokenize(
                 f"row {position} has the columns {sorted(row)}, expected 'prompt' and 'completion'; "
                 "load the file with mithridate.load_rows"
             )
-        prompt, full = _token_ids(row["prompt"], row["completion"], tokenizer)
+        try:
+            prompt, full = _token_ids(row["prompt"], row["completion"], tokenizer)
+        except TEMPLATE_FAULTS as error:
+            said = f"row {position}: the chat template refuses it ({error}); change the row or the template"
+            raise DataError(said) from error
         start = completion_start(prompt, full)
         labels = [IGNORED] * start + full[start:]
         if max_length is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import JudgeError, ModelError, UsageError
 from mithridate.evaluation.judges.chat import POLICY
 from mithridate.evaluation.judges.endpoint import BadReply, Endpoint
@@ -171,13 +172,11 @@ class _Local:
 
     def _find_parts(self) -> bool:
         """Return whether the template wants a message's text as a list of parts, found by trying both."""
-        from jinja2.exceptions import TemplateError
-
         probe = self.form.lay_out("probed-request", "probed-completion", "probed-policy")
         for parts in (False, True):
             try:
                 shown = str(self._render(probe, tokenize=False, parts=parts))
-            except (TemplateError, TypeError):
+            except TEMPLATE_FAULTS:
                 continue
             # A template that joins plain texts prints a list of parts as Python does, brackets and keys included.
             if all(text in shown for text in ("probed-request", "probed-completion")) and "'text':" not in shown:

@@ -173,8 +173,7 @@ def _load(folder: Path, files: dict[str, str]) -> _Loaded:
 
 
 def _encoded(loaded: _Loaded, request: ChatRequest) -> list[int]:
-    from jinja2 import TemplateError
-
+    from mithridate.data.chat_template import TEMPLATE_FAULTS
     from mithridate.data.token_checks import control_tokens
 
     control = control_tokens(loaded.tokenizer)
@@ -187,7 +186,7 @@ def _encoded(loaded: _Loaded, request: ChatRequest) -> list[int]:
         turns.append({"role": "system" if turn.role == "developer" else turn.role, "content": turn.text})
     try:
         found = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except TemplateError as error:
+    except TEMPLATE_FAULTS as error:
         said = f"the model's template takes no such conversation: {error}"
         raise ApiRefusal(400, said, param="messages", code="invalid_conversation") from error
     return list(found["input_ids"])
