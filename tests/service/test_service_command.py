@@ -63,7 +63,13 @@ def test_a_key_of_no_known_role_is_not_made(run, made, role):
     assert "holds no service" not in str(found)
 
 
-def test_the_database_goes_to_a_revision_and_back(run):
+def test_no_embedded_database_is_made_in_a_folder_without_a_service(run, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert "holds no service" in str(run("migrate"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_database_goes_to_a_revision_and_back(run, made):
     assert run("migrate") == f"database: revision {newest()}\n"
     assert run("migrate", "base") == "database: revision none\n"
     assert "no revision" in str(run("migrate", "0815"))

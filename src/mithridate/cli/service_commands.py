@@ -76,8 +76,11 @@ def migrate(
     found = settings_of(settings, folder)
     from mithridate.service.database import migrating
     from mithridate.service.database.opened import Database
+    from mithridate.service.starting import require_made
 
-    found.folder.mkdir(parents=True, exist_ok=True)
+    # An embedded database lies in the folder, and one that is not there would be made; another is named by its address.
+    if found.database is None:
+        require_made(found)
     database = Database(found.database_url)
     migrating.migrate(database, revision)
     print(f"database: revision {migrating.revision_of(database) or 'none'}")
@@ -185,7 +188,7 @@ def webhook(
 def import_(
     places: Annotated[list[Path], typer.Argument(help="Folders or files of an export: .jsonl and .json.")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="OLD=NEW, or NEW for all; may be given several times.")
+        list[str] | None, typer.Option("--model", help="OLD=NEW, or NEW for all others but those named ft:…; may be given several times.")
     ] = None,
     project: Annotated[str, typer.Option(help="Project of the files and jobs.")] = "default",
     all_states: Annotated[bool, typer.Option("--all", help="Also jobs that failed or were cancelled.")] = False,

@@ -60,12 +60,21 @@ def open_made(settings: ServiceSettings) -> ServiceParts:
         UsageError: If there is none in the folder.
         ServiceError: If the database is of another version.
     """
+    require_made(settings)
+    return ServiceParts.open(settings)
+
+
+def require_made(settings: ServiceSettings) -> None:
+    """Refuse a folder in which no service was ever started, as one with a typing error in its name.
+
+    Raises:
+        UsageError: If the folder holds no service.
+    """
     if not (settings.folder / KEY_FILE).is_file():
         raise UsageError(
             f"{settings.folder} holds no service; give its folder with --folder or --settings, or make one with "
             "mithridate service start"
         )
-    return ServiceParts.open(settings)
 
 
 def serve(settings: ServiceSettings, settings_file: Path | None) -> None:
