@@ -188,7 +188,10 @@ def webhook(
 def import_(
     places: Annotated[list[Path], typer.Argument(help="Folders or files of an export: .jsonl and .json.")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="OLD=NEW, or NEW for all others but those named ft:…; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--model", help="OLD=NEW, or NEW for all others that are not named ft:…; may be given several times."
+        ),
     ] = None,
     project: Annotated[str, typer.Option(help="Project of the files and jobs.")] = "default",
     all_states: Annotated[bool, typer.Option("--all", help="Also jobs that failed or were cancelled.")] = False,
