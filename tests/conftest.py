@@ -24,5 +24,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     Every training ends with a full collection (`accelerate.Accelerator.free_memory`), which would walk over all of them
     and take longer than the training of a tiny model.
     """
+    _leave_out()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Leave out what the last file's tests have imported too, once its fixtures are gone."""
+    if nextitem is not None and nextitem.path != item.path:
+        _leave_out()
+
+
+def _leave_out() -> None:
     gc.collect()
     gc.freeze()

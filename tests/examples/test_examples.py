@@ -72,6 +72,7 @@ def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_pat
     assert (tmp_path / "runs" / "two" / "model" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_one_process_in_place_of_two_is_noticed(model: str, tmp_path: Path) -> None:
     done = launched([sys.executable, str(EXAMPLES / "two_processes.py"), model], tmp_path)
     assert done.returncode == 1

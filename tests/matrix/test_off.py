@@ -15,7 +15,7 @@ AUTOCAST = {"bf16": True}
 CLIPPED = {"max_grad_norm": 0.05}
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lora", "full"])
 @pytest.mark.parametrize("name", training_methods())
 def test_switched_off_equals_plain_sft(name, full):
     plain = run("sft", full=full, max_steps=STEPS)

@@ -1,6 +1,7 @@
 """Objects used twice, copies, and what the caller left switched on: none of it shows in the weights."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +39,16 @@ REPAIRS = {
     "realign": mi.Realign(learning_rate=1e-3),
     "realign auto": mi.Realign(rows="auto", learning_rate=1e-3, budget=5.0, safe_budget=5.0, inner="booster"),
 }
-SLOW = ("realign auto",)  # trains for each of several numbers of rows
-every_repair = pytest.mark.parametrize(
-    "repair",
-    [pytest.param(one, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, one in REPAIRS.items()],
-)
+SEARCHES = ("antidote auto", "panacea auto", "realign auto")
+
+
+def searches_are_slow(slow: tuple[str, ...]) -> list[Any]:
+    """All repairs as parameters of a test, some of those that search marked as slow."""
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in REPAIRS}
+    return [pytest.param(repair, id=name, marks=marks[name]) for name, repair in REPAIRS.items()]
+
+
+every_repair = pytest.mark.parametrize("repair", searches_are_slow(("realign auto",)))  # it trains for many sizes
 MEASURING = {name: repair for name, repair in REPAIRS.items() if repair.info.name != "realign"}
 measuring = pytest.mark.parametrize("repair", MEASURING.values(), ids=MEASURING.keys())
 """All but those that train, and do so with the model's dropout."""
@@ -110,8 +116,8 @@ def test_a_second_repair_starts_from_the_once_repaired_model(repair):
         assert _same(stored(model), once)
 
 
-@every_repair
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+@pytest.mark.parametrize("repair", searches_are_slow(SEARCHES))
 def test_modes_around_a_repair_do_not_show(repair, mode):
     model, plain = adapted(tiny.model()), adapted(tiny.model())
     _repaired(repair, plain)

@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, holds every page, and its error messages are real ones."""
+"""The site: it builds without a warning and holds every page. `make check` runs the slow ones, which build it."""
 
 import re
 import subprocess
@@ -28,12 +28,14 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_other_hosts(built):
     for page in built.rglob("*.html"):
         fetched = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"?(https?://[^\s\">]+)", page.read_text())
         assert not [address for address in fetched if "canonical" not in address], page
 
 
+@pytest.mark.slow
 def test_every_fence_is_a_block(built):
     for page in built.rglob("*.html"):
         assert not re.search(r"```|<code>(?:yaml|python) notest", page.read_text()), page
@@ -46,6 +48,7 @@ def test_every_page_is_in_the_navigation():
     assert there == named
 
 
+@pytest.mark.slow
 def test_the_reference_holds_every_public_name(built):
     text = "\n".join(page.read_text() for page in (built / "reference").glob("*.html"))
     for name in (name for name in dir(mi) if not name.startswith("_")):

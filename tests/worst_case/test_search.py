@@ -276,7 +276,7 @@ def moved(search: FinishedSearch, folder: Path) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.parametrize("name", ["user", "attack"])
+@pytest.mark.parametrize("name", ["user", pytest.param("attack", marks=pytest.mark.slow)])
 def test_a_search_on_changed_rows_of_the_user_is_refused(search: FinishedSearch, tmp_path: Path, name: str) -> None:
     """Whichever row it is: a trial may draw one that the recipe's own setting leaves out."""
     tree, out = moved(search, tmp_path / "world") | {"variants": CONTROL}, search.copied_stages(tmp_path / "out")
