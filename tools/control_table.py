@@ -89,7 +89,7 @@ def rows(results: Results) -> Iterator[list[str]]:
         verdict = "the control" if variant is control else found.verdict
         yield [
             f"`{variant.name}`",
-            _passes(_inside(results, variant) or methods(variant)),
+            _realigning(results, variant) or _passes(methods(variant)),
             _share(variant.harmful_score, interval=True),
             *(_share(variant.harmful_score_by_group.get(group)) for group in groups(results)),
             _share(variant.finetune_accuracy),
@@ -112,11 +112,15 @@ def _by_verdict(variants: Iterable[VariantResult], control: VariantResult) -> di
     return found
 
 
-def _inside(results: Results, variant: VariantResult) -> list[str]:
-    """Return the defenses that a realigning trains with: its passes are theirs."""
+def _realigning(results: Results, variant: VariantResult) -> str:
+    """Return the passes of a realigning, which are those of the defense that it trains with, over its epochs."""
     known = (results.recipe or {}).get("variants", [])
-    choices = [one for its in known if its["name"] == variant.name for one in its["posttuning"]]
-    return [choice["inner"] for choice in choices if "inner" in choice]
+    choices = [one for its in known if its["name"] == variant.name for one in its["posttuning"] if "inner" in one]
+    epochs = [choice.get("epochs", 1) for choice in choices]
+    return "; ".join(
+        _passes([choice["inner"]]) if times == 1 else f"{times:g} × ({_passes([choice['inner']])})"
+        for choice, times in zip(choices, epochs, strict=True)
+    )
 
 
 def _passes(names: list[str]) -> str:

@@ -60,6 +60,13 @@ def test_controls_are_in_the_table_and_in_no_ranking() -> None:
     assert rows[-1][1] == "–"
 
 
+def test_the_passes_of_a_realigning_are_those_of_the_defense_inside_over_its_epochs() -> None:
+    choices = {control_table.CONTROL: {"inner": "sft"}, "quarter": {"inner": "antibody_alignment", "epochs": 0.25}}
+    recipe = {"variants": [{"name": name, "posttuning": [choice]} for name, choice in choices.items()]}
+    results = Results(variants=[CONTROL, variant("quarter", 3, method="realign")], recipe=recipe)
+    assert [row[1] for row in control_table.rows(results)] == ["0.25 × (4 + 4)", "1 + 1"]
+
+
 def test_a_table_without_a_winner_names_the_form_of_the_control_that_its_own_row_praises() -> None:
     """Published mixing counts as a method; the control's amount of it, mixed in, does not."""
     forms = [variant("realign-antibody", 2, method="realign"), variant("realign", 10, method="realign")]
