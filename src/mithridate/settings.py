@@ -13,10 +13,11 @@ STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
 
 
 class Passes(NamedTuple):
-    """Forward and backward passes of the batch."""
+    """Forward and backward passes of the batch; an average where steps differ."""
 
-    forward: int
-    backward: int
+    # Whole numbers first: where a JSON of ours says 3 it must not become 3.0.
+    forward: int | float
+    backward: int | float
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class SafeGrad(Defense):
         project: Whether the conflicting part of the user's gradient is taken out.
     """
 
+    never_kept = "what is taken out of a step's gradient is found with the alignment gradient at the same weights"
+
     strength: float = Field(default=1.0, ge=0)
     project: bool = True
 

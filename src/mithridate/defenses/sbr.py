@@ -39,6 +39,11 @@ class SBR(Defense):
         anchors: Number of anchor prompts, the first of the harmful stream.
     """
 
+    never_kept = (
+        "the pull grows with the drift, so that a kept one would be missing while the model drifts and go on once it "
+        "is back; have fewer anchors to save time"
+    )
+
     strength: float = Field(default=50.0, ge=0)
     anchors: int = Field(default=8, ge=1)
 

@@ -47,6 +47,8 @@ class Vaccine(Defense):
         radius: ρ, norm of the noise over all blocks, rows and tokens.
     """
 
+    never_kept = "its noise is laid on the very rows and tokens that it was found on, and every step has others"
+
     radius: float = Field(default=2.0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
@@ -77,6 +79,10 @@ class TVaccine(Defense):
         measure_every: K, optimizer steps between two measurements of the harmful gradient.
         draw_every: J, optimizer steps between two draws.
     """
+
+    never_kept = (
+        "its noise is laid on the very rows and tokens that it was found on; set measure_every for its harmful rows"
+    )
 
     radius: float = Field(default=3.0, ge=0)
     blocks: int | None = Field(default=8, ge=1)

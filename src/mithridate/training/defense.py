@@ -3,8 +3,9 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from pydantic import model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -53,6 +54,16 @@ class Defense(Settings):
     It holds settings only. What it must remember between steps goes into ``step.memory``, which the trainer owns, so
     that one object can serve many trainings.
     """
+
+    never_kept: ClassVar[str] = ""
+    """Why optimizer steps cannot share its terms, for whoever asks with ``every``; empty where nothing is to share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_nothing(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "every" in values and cls.never_kept:
+            raise ValueError(f"every cannot be set: {cls.never_kept}")
+        return values
 
     def gradient(self, step: Step) -> Gradient:
         """Return the gradient that the optimizer gets.
