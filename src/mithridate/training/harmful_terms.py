@@ -1,9 +1,10 @@
 """Defenses whose terms on harmful rows are recomputed every k optimizer steps and kept in between."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.settings import Passes
@@ -63,14 +64,18 @@ class HarmfulTerms(Defense):
         computed = step.clock.number % self.every == 0 or not kept
         if not computed:
             step.log(harmful_terms_computed=False)
-            return {name: Gradient(tensors, holders=step.weights.holders) for name, tensors in kept.items()}
+            return {name: _copied(tensors, step) for name, tensors in kept.items()}
         terms = compute(step)
         for name, term in terms.items():
             if term.frozen is not None or term.row_shares is not None:
                 raise DefenseError(
                     f"the term '{name}' freezes weights or weighs rows, which is not kept with it; set every to 1"
                 )
-            # A copy: whoever clips or scales a gradient in place must not change what later steps use.
-            step.memory[_KEPT + name] = [tensor.clone() for tensor in term.tensors]
+            step.memory[_KEPT + name] = _copied(term.tensors, step).tensors
         step.log(harmful_terms_computed=True)
         return terms
+
+
+def _copied(tensors: Sequence[Tensor], step: Step) -> Gradient:
+    """Return a copy: whoever clips or scales a gradient in place must not change what later steps use."""
+    return Gradient([tensor.clone() for tensor in tensors], holders=step.weights.holders)
