@@ -49,6 +49,8 @@ PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
     forward=4,
     backward=4,
     off={"form": "constant", "sharpness": 0.0, "refusal": 0.0},
+    vectors=5,
+    precise=True,
 )
 class AntibodyAlignment(HarmfulTerms):
     """Antibody, alignment: g = ∇f(w) + λ_t·[∇h(w) − ∇h(w_ρ)] + λ_r·∇L_refusal(w_ρ)  (4 passes).
@@ -61,6 +63,9 @@ class AntibodyAlignment(HarmfulTerms):
         momentum: EMA momentum of the cosine form.
         cap: Largest λ_t of the KKT form.
     """
+
+    terms = 2
+    refused = 1
 
     radius: float = Field(default=0.1, ge=0)
     sharpness: float = Field(default=5.0, ge=0)

@@ -26,6 +26,8 @@ from mithridate.training.step import Step
     forward=3,
     backward=3,
     off={"strength": 0.0},
+    vectors=3,
+    precise=True,
 )
 class Booster(HarmfulTerms):
     """Booster: g = ∇f(w) + λ·[∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)]  (3 passes).

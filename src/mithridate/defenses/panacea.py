@@ -53,6 +53,8 @@ PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
     forward=3,
     backward=3,
     off={"radius": 0.0},
+    vectors=4,
+    precise=True,
 )
 class PanaceaTuning(HarmfulTerms):
     """Panacea, full form: g = ∇f(w) − λ·[∇h(w+ε) − ∇h(w)], w + ε at the end  (3 passes).

@@ -29,6 +29,8 @@ from mithridate.training.step import Step
     forward=3,
     backward=2,
     off={"strength": 0.0, "project": False},
+    vectors=4,
+    precise=True,
 )
 class SafeGrad(Defense):
     """SafeGrad: g = u − min(0, ⟨u,a⟩)/‖a‖²·a + ρ·a, with a = ∇KL(π₀‖π) on safe rows  (3 forward, 2 backward).

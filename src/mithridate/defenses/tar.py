@@ -52,6 +52,8 @@ from mithridate.training.step import Step
     forward=82,
     backward=81,
     off={"inner_steps": 0, "drift": 0.0},
+    vectors=7,
+    precise=True,
 )
 class TAR(HarmfulTerms):
     """TAR: g = λ_TR·Σ_k exp(s·(k−K))·∇L_TR(w_k) + λ_ret·∇[f + ‖h − h₀‖], w_k an adversary's  (82 + 81 passes).

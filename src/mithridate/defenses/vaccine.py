@@ -27,7 +27,7 @@ from pydantic import Field
 
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -88,6 +88,10 @@ class TVaccine(Defense):
     blocks: int | None = Field(default=8, ge=1)
     measure_every: int = Field(default=200, ge=1)
     draw_every: int = Field(default=20, ge=1)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the passes over safe rows; the harmful row of every K-th step is left out."""
+        return [StreamPasses(main, 2, 2)]
 
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.settings import Passes
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -30,6 +30,12 @@ class HarmfulTerms(Defense):
     steady: ClassVar[Passes] = Passes(1, 1)
     """Passes of a step that keeps its harmful terms."""
 
+    refused: ClassVar[int] = 0
+    """Forward and backward passes over harmful prompts with refusals, of a step that computes its harmful terms."""
+
+    terms: ClassVar[int] = 1
+    """Number of harmful terms."""
+
     every: int = Field(default=1, ge=1)
 
     @property
@@ -45,6 +51,22 @@ class HarmfulTerms(Defense):
             return full
         averages = (kept + (whole - kept) / self.every for whole, kept in zip(full, self.steady, strict=True))
         return Passes(*averages)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors over the trainable weights held at once, those that are kept included."""
+        return super().vectors + (self.terms if self.every > 1 else 0)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the steady passes over what is trained on, and all others over harmful rows."""
+        forward, backward = (whole - kept for whole, kept in zip(self.passes, self.steady, strict=True))
+        refused = self.refused / self.every
+        found = [
+            StreamPasses(main, *self.steady),
+            StreamPasses("harmful", forward - refused, backward - refused, precise=self.info.precise),
+            StreamPasses("harmful", refused, refused, refusals=True, precise=self.info.precise),
+        ]
+        return [one for one in found if one.forward or one.backward]
 
     def shared(self, step: Step, compute: Callable[[Step], Terms]) -> Terms:
         """Return the harmful terms: computed in every k-th step, those of the last such step in between.
@@ -65,6 +87,10 @@ class HarmfulTerms(Defense):
         if not computed:
             step.log(harmful_terms_computed=False)
             return {name: _copied(tensors, step) for name, tensors in kept.items()}
+        # Freed before the passes, so that old terms and new ones are not held at once.
+        for name in kept:
+            del step.memory[_KEPT + name]
+        kept.clear()
         terms = compute(step)
         for name, term in terms.items():
             if term.frozen is not None or term.row_shares is not None:
