@@ -74,7 +74,8 @@ def _realigned(
     defense = method(str(repair.trains_with), "alignment").cls(**settings.get("settings", {}))
     assert isinstance(defense, Defense)
     safe, batch = rows["safe"], int(settings.get("step_rows", 16))
-    count = settings.get("rows") if isinstance(settings.get("rows"), int) else safe.rows
+    wanted = settings.get("rows")
+    count = wanted if isinstance(wanted, int) else safe.rows
     an_epoch = math.ceil(count / batch)
     steps = max(1, math.ceil(float(settings.get("epochs", 1.0)) * an_epoch))
     course = Course(steps, steps / max(1, an_epoch) * count, batch, batch)
