@@ -6,8 +6,6 @@ from mithridate.training.defense import Defense
 
 HEAD_WORDS = 32_768
 """Words of the vocabulary that TRL's head works on at once; it takes a buffer of that size for fewer words too."""
-HEAD_BUFFERS = 3
-"""Float32 buffers of that size that it holds at once."""
 MOMENTS = 2
 """Vectors that AdamW keeps."""
 
@@ -32,7 +30,7 @@ def form_memory(
     precise = 2 * work.weight_bytes if defense.info.precise and is_half else 0
     # Float32 gradients of half-precision weights while differences of them are taken.
     wide = 2 if full and is_half and defense.info.precise else 1
-    head = HEAD_BUFFERS * 4 * tokens * HEAD_WORDS
+    head = 4 * tokens * HEAD_WORDS
     parts = {
         "weights": work.weight_bytes / devices,
         "gradients": wide * trained / devices,
