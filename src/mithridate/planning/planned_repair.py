@@ -7,11 +7,11 @@ from mithridate.defenses.registry import method
 from mithridate.experiment.jobs import RepairJob
 from mithridate.planning.pass_work import PassWork
 from mithridate.planning.plan_records import NOTHING, Span, exactly
-from mithridate.planning.planned_training import Course, Work, provider_rows, scored, trained
+from mithridate.planning.planned_training import PlannedCourse, Work, provider_rows, scored, trained
 from mithridate.planning.planned_training import generated as answered
 from mithridate.planning.row_tokens import RowLengths, RowTokens
 from mithridate.repair.dose import REFINEMENTS
-from mithridate.repair.post_tuning import Repair
+from mithridate.repair.post_tuning import CURVE_ROWS, KIND_ROWS, Repair
 from mithridate.repair.refused_rows import OPENING
 from mithridate.training.defense import Defense
 
@@ -56,14 +56,20 @@ def repair_work(job: RepairJob, repair: Repair, lengths: RowLengths, work: PassW
 
 def _tried(rows: dict[str, RowTokens], batch: int, work: PassWork) -> tuple[Work, Work]:
     """Return the work of measuring one dose: without asking the model, and with an opening to every safe prompt."""
+    most = {"user": math.inf, "harmful": CURVE_ROWS, "safe": 2 * KIND_ROWS}
     fewest = Work()
-    for lengths in rows.values():
-        fewest = fewest.plus(scored(lengths, batch, work))
+    for name, lengths in rows.items():
+        fewest = fewest.plus(scored(_first(lengths, most[name]), batch, work))
     if "safe" not in rows:
         return fewest, fewest
-    safe = rows["safe"]
-    asked = RowTokens(safe.rows, safe.prompts, safe.prompts)
+    safe = _first(rows["safe"], KIND_ROWS)
+    asked = safe._replace(whole=safe.prompts)
     return fewest, fewest.plus(answered(asked, OPENING, batch, work))
+
+
+def _first(lengths: RowTokens, most: float) -> RowTokens:
+    """Return lengths of no more than so many rows; which ones does not matter for the mean."""
+    return lengths._replace(rows=int(min(lengths.rows, most)))
 
 
 def _realigned(
@@ -78,7 +84,7 @@ def _realigned(
     count = wanted if isinstance(wanted, int) else safe.rows
     an_epoch = math.ceil(count / batch)
     steps = max(1, math.ceil(float(settings.get("epochs", 1.0)) * an_epoch))
-    course = Course(steps, steps / max(1, an_epoch) * count, batch, batch)
+    course = PlannedCourse(steps, steps / max(1, an_epoch) * count, batch, batch)
     refusal = lengths.refusal(job.provider.refusals)
     once = trained(course, defense.passes_over("safe"), rows, refusal, job.max_length, work)
     if not repair.searches:

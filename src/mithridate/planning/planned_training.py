@@ -43,7 +43,7 @@ def training_work(job: TrainingJob, defense: Defense, lengths: RowLengths, work:
     main = TRAINED[job.stage]
     rows = {main: lengths.of(job.rows)} | provider_rows(job.provider, lengths, main)
     refusal = lengths.refusal(job.provider.refusals)
-    course = Course.of(job.training, rows[main].rows)
+    course = PlannedCourse.of(job.training, rows[main].rows)
     return course.steps, trained(course, defense.passes_over(main), rows, refusal, job.max_length, work)
 
 
@@ -53,7 +53,7 @@ def provider_rows(provider: ProviderRows, lengths: RowLengths, main: str = "") -
     return {name: lengths.of(stored) for name, stored in given.items() if stored is not None and name != main}
 
 
-class Course(NamedTuple):
+class PlannedCourse(NamedTuple):
     """How long a training is, and how it is cut.
 
     Attributes:
@@ -71,7 +71,7 @@ class Course(NamedTuple):
     recomputes: bool = False
 
     @classmethod
-    def of(cls, settings: TrainingSettings, rows: int) -> "Course":
+    def of(cls, settings: TrainingSettings, rows: int) -> "PlannedCourse":
         """Return the course of a training stage over so many rows, counted as the trainer does."""
         micro_batch = settings.batch_size // settings.accumulation
         an_epoch = math.ceil(math.ceil(rows / micro_batch) / settings.accumulation)
@@ -83,7 +83,7 @@ class Course(NamedTuple):
 
 
 def trained(
-    course: Course,
+    course: PlannedCourse,
     passes: Sequence[StreamPasses],
     rows: Mapping[str, RowTokens],
     refusal: float,
