@@ -25,6 +25,7 @@ from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.recipe_file import read_recipe
 from mithridate.experiment.repair_stage import repair
+from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.training_stage import train
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.models.loading import Where
@@ -66,7 +67,7 @@ def step_seconds(job: Job, steps: int) -> float:
 
 def whole_seconds(job: Job, tuned: Path) -> float:
     """Processor time of a repair or an evaluation of a tuned model."""
-    where, aligned = Where(job.model, str(tuned)), Where(job.model, None)
+    where, aligned = where_is(job.model, [tuned]), Where(job.model, None)
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         if isinstance(job, RepairJob):

@@ -7,6 +7,7 @@ from benchmarks.workload import Shape, model_settings
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM
 
+import mithridate as mi
 from mithridate.defenses.registry import method, methods
 from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.planning.device_memory import form_memory
@@ -56,8 +57,8 @@ def test_registered_vectors_are_those_that_are_held(name):
 
 
 def test_shared_terms_are_one_more_vector_each():
-    assert method("booster").cls(every=2).vectors == method("booster").vectors + 1
-    assert method("antibody_alignment").cls(every=2).vectors == method("antibody_alignment").vectors + 2
+    assert mi.Booster(every=2).vectors == method("booster").vectors + 1
+    assert mi.AntibodyAlignment(every=2).vectors == method("antibody_alignment").vectors + 2
 
 
 @pytest.mark.parametrize("name", thinned(["sft", "booster", "vaccine", "antibody_tuning"], ["booster"]))

@@ -38,7 +38,7 @@ def test_every_training_method_that_takes_a_gradient_on_harmful_rows_shares_it_o
 def test_where_a_kept_term_would_be_wrong_it_is_refused_with_the_reason(name):
     cls = methods()[name].cls
     with pytest.raises(SettingError, match="every cannot be set") as error:
-        cls(every=2)
+        cls(**{"every": 2})
     assert cls.never_kept in str(error.value)
 
 
