@@ -7,6 +7,8 @@ from mithridate.nearest import did_you_mean
 
 TRAINING_UTILIZATION = 0.4
 """Share of the peak that training reaches: 38 to 43 % was reported for Llama 3 on H100 (arXiv 2407.21783, Table 4)."""
+FULL_UTILIZATION = 0.7
+"""The same in float32, which ordinary cores compute, so that memory keeps up more easily; our assumption."""
 GENERATION_UTILIZATION = 0.5
 """Share of the memory's bandwidth that generation reaches with the plain loop of transformers; our assumption."""
 
@@ -68,11 +70,11 @@ def device_speed(name: str) -> DeviceSpeed:
     if name not in SHEETS:
         raise UsageError(f"no device is called '{name}'; {did_you_mean(name, SHEETS)}")
     sheet = SHEETS[name]
-    used = TRAINING_UTILIZATION
+    half, full = TRAINING_UTILIZATION, FULL_UTILIZATION
     return DeviceSpeed(
-        f"{name} at {used:.0%} of its peak",
-        half=sheet.half * 1e12 * used,
-        full=sheet.full * 1e12 * used,
+        f"{name} at {half:.0%} of its peak in bfloat16 and {full:.0%} in float32",
+        half=sheet.half * 1e12 * half,
+        full=sheet.full * 1e12 * full,
         bandwidth=sheet.bandwidth * 1e9 * GENERATION_UTILIZATION,
         memory=sheet.memory * 1e9,
     )

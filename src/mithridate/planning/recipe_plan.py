@@ -57,6 +57,9 @@ def plan(
         raise UsageError(f"devices must be at least 1, got {devices}")
     if tokens is not None and tokens < 2:
         raise UsageError(f"tokens must be at least 2, got {tokens}")
+    # Before any file is read, which takes seconds.
+    speed = device_speed(device) if device is not None else None
+    speed = speed if flops_per_second is None else stated_speed(flops_per_second)
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
     checked = checked_recipe(recipe, overrides or [])
     quiet_libraries()
@@ -68,7 +71,7 @@ def plan(
         lengths = RowLengths(tokenizer, checked.max_length, inputs.assumed, tokens or checked.max_length)
         model = PlannedModel(_config(place), checked, place)
         planner = StagePlanner(model, lengths, devices)
-        speed = _speed(device, flops_per_second, measure, planner, stages)
+        speed = planner.measured(stages) if measure else speed
         users = _users(stages)
         planned = [planner.stage(node, users[node.key], speed) for node in stages.nodes.values()]
     return RecipePlan(
@@ -124,17 +127,9 @@ def _tokenizer(recipe: Recipe, place: str) -> tuple[Any | None, list[str]]:
     try:
         return load_tokenizer(place, recipe.template), []
     except ModelError as error:
-        return None, [f"the tokenizer cannot be read, so no row's tokens are counted: {str(error).splitlines()[0]}"]
-
-
-def _speed(
-    device: str | None, flops_per_second: float | None, measure: bool, planner: StagePlanner, stages: Plan
-) -> DeviceSpeed | None:
-    if device is not None:
-        return device_speed(device)
-    if flops_per_second is not None:
-        return stated_speed(flops_per_second)
-    return planner.measured(stages) if measure else None
+        return None, [
+            f"the tokenizer cannot be read, so no row's tokens are counted: {str(error).splitlines()[0][:160]}"
+        ]
 
 
 def _users(stages: Plan) -> dict[str, list[str]]:
