@@ -29,7 +29,7 @@ LAYERS = [
     {"gates"},
     {"report"},
     {"experiment"},
-    {"provider", "worst_case"},
+    {"provider", "worst_case", "planning"},
     {"service"},
     {"cli"},
 ]

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mithridate.gates.provider import GateProvider
     from mithridate.gates.upload_gate import UploadGate
     from mithridate.gates.upload_verdict import UploadVerdict
+    from mithridate.planning.recipe_plan import plan
     from mithridate.provider.aligning import align
     from mithridate.provider.decision import Decision
     from mithridate.provider.hand_over import verify_release
@@ -120,6 +121,7 @@ __all__ = [
     "miniature",
     "mix",
     "over_refusal",
+    "plan",
     "redteam",
     "register",
     "repair_checkpoint",
@@ -155,6 +157,7 @@ _MODULES = {
     "methods": "defenses.registry",
     "mix": "data",
     "over_refusal": "evaluation.over_refusal",
+    "plan": "planning.recipe_plan",
     "redteam": "worst_case.search",
     "register": "defenses.registry",
     "repair_checkpoint": "experiment.checkpoint_repair",

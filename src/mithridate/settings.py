@@ -13,10 +13,11 @@ STAGES: tuple[Stage, ...] = ("alignment", "finetuning", "posttuning")
 
 
 class Passes(NamedTuple):
-    """Forward and backward passes of the batch."""
+    """Forward and backward passes of the batch; an average where steps differ."""
 
-    forward: int
-    backward: int
+    # Whole numbers first: where a JSON of ours says 3 it must not become 3.0.
+    forward: int | float
+    backward: int | float
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Info:
         references: Other models needed: ``base`` (before alignment) and ``aligned`` (before fine-tuning) to repair;
             ``start`` (the weights the stage started from) to train.
         extra: What it costs beyond these passes, in words; empty if nothing.
+        vectors: Vectors over the trainable weights that a training step holds at once beside the weights, their
+            gradient and the optimizer's state.
+        precise: Whether passes beyond the first run in float32 also where the model trains in half precision.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Info:
     off: dict[str, Any]
     references: tuple[str, ...] = ()
     extra: str = ""
+    vectors: int = 0
+    precise: bool = False
 
     @property
     def summary(self) -> str:
@@ -89,6 +95,11 @@ class Settings(FrozenSettings):
     def passes(self) -> Passes:
         """Passes at these settings; the registered ones, unless the defense says otherwise."""
         return Passes(self.info.forward, self.info.backward)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors held at these settings; the registered ones, unless the defense says otherwise."""
+        return self.info.vectors
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -112,10 +112,10 @@ def test_t_vaccine_draws_blocks_in_proportion_and_without_replacement():
 
 SHAPES = [
     {"inner_steps": 0},
-    {"inner_steps": 3, "every": 2},
-    {"inner_steps": 4, "every": 1, "switching": True},
-    {"inner_steps": 1, "every": 2, "tamper": "dpo"},
-    {"inner_steps": 3, "every": 1, "tamper": "dpo"},
+    {"inner_steps": 3, "tamper_every": 2},
+    {"inner_steps": 4, "tamper_every": 1, "switching": True},
+    {"inner_steps": 1, "tamper_every": 2, "tamper": "dpo"},
+    {"inner_steps": 3, "tamper_every": 1, "tamper": "dpo"},
     {"inner_steps": 0, "tamper": "dpo"},
 ]
 
@@ -144,7 +144,7 @@ def test_tars_adversary_reduces_the_harmful_loss_before_it_is_undone(tmp_path, m
 
     monkeypatch.setattr(TAR, "_attack", watched)
     before = world.flat()
-    TAR(inner_steps=8, every=8, rates=(0.02,)).gradient(step)
+    TAR(inner_steps=8, tamper_every=8, rates=(0.02,)).gradient(step)
     assert losses[-1] < 0.9 * losses[0]
     assert torch.equal(before, world.flat())
 

@@ -1,5 +1,6 @@
 """What the matrix needs to know of a method to test it."""
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from mithridate.training.defense import Defense
+from mithridate.training.harmful_terms import HarmfulTerms
 
 Draw = Callable[[random.Random], dict[str, Any]]
 
@@ -69,4 +71,13 @@ def between(rng: random.Random, low: float, high: float) -> float:
 def rows_passed(defense: Defense, row: Row, settings: dict[str, Any], steps: int, batch: int) -> tuple[int, int]:
     """Rows that must go forward and backward in a run of so many steps of so many rows, over all processes."""
     forward, backward = row.extra_rows(settings, steps, batch)
-    return steps * batch * defense.passes.forward + forward, steps * batch * defense.passes.backward + backward
+    computed, kept = steps, 0
+    whole = steady = defense.passes
+    if isinstance(defense, HarmfulTerms):
+        whole, steady = defense.full_passes, defense.steady
+        computed = math.ceil(steps / defense.every)
+        kept = steps - computed
+    return (
+        batch * (computed * whole.forward + kept * steady.forward) + forward,
+        batch * (computed * whole.backward + kept * steady.backward) + backward,
+    )

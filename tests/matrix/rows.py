@@ -12,4 +12,7 @@ ROWS = table.rows()
 def cut_and_shared() -> dict[str, tuple[str, dict[str, Any]]]:
     """Names of trainings that are cut and shared out, with the method and its settings: each method's, and more."""
     own = {name: (name, row.strained) for name, row in ROWS.items() if issubclass(methods()[name].cls, Defense)}
-    return own | {"tar-dpo": ("tar", ROWS["tar"].strained | {"tamper": "dpo", "inner_steps": 2})}
+    return own | {
+        "tar-dpo": ("tar", ROWS["tar"].strained | {"tamper": "dpo", "inner_steps": 2}),
+        "antibody-shared": ("antibody_alignment", ROWS["antibody_alignment"].strained | {"every": 3}),
+    }

@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 TRAININGS = cut_and_shared()
 STEPS, BATCH = 4, 8
 SHAPE = {"max_steps": STEPS, "rows": 24}
-QUICK = ["antibody_tuning", "repnoise", "t_vaccine"]
-"""Row weights; a loss over the step with hidden states; displaced activations and frozen layers."""
+QUICK = ["antibody_tuning", "repnoise", "t_vaccine", "antibody-shared"]
+"""Row weights; a loss over the step with hidden states; displaced activations and frozen layers; kept vectors."""
 FULL = ["antibody_alignment"]
 """Trained with all weights in the quick tests: two displaced gradients."""
 HARMFUL = [name for name, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams]

@@ -78,6 +78,27 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    device: Annotated[str | None, typer.Option(help="Tell the time on it: h200, h100, a100, l40s or rtx4090.")] = None,
+    flops_per_second: Annotated[float | None, typer.Option(help="Tell the time at this speed.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Tell the time on this machine, measured.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share a training stage.")] = 1,
+    tokens: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a row that cannot be read; max_length by default.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Tell what a recipe would cost, from the model's settings alone: passes, work, time and memory."""
+    from mithridate.cli.plan_command import command
+
+    _load(plugin)
+    command(recipe, set_ or [], device, flops_per_second, measure, devices, tokens, json)
+
+
+@app.command()
 def redteam(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file; redteam: in it holds the ranges.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials of each row.")] = 40,

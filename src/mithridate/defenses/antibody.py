@@ -33,6 +33,7 @@ from torch import Tensor
 from mithridate.defenses.registry import register
 from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
+from mithridate.training.harmful_terms import HarmfulTerms, Terms
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
@@ -48,8 +49,10 @@ PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
     forward=4,
     backward=4,
     off={"form": "constant", "sharpness": 0.0, "refusal": 0.0},
+    vectors=5,
+    precise=True,
 )
-class AntibodyAlignment(Defense):
+class AntibodyAlignment(HarmfulTerms):
     """Antibody, alignment: g = ∇f(w) + λ_t·[∇h(w) − ∇h(w_ρ)] + λ_r·∇L_refusal(w_ρ)  (4 passes).
 
     Attributes:
@@ -61,6 +64,9 @@ class AntibodyAlignment(Defense):
         cap: Largest λ_t of the KKT form.
     """
 
+    terms = 2
+    refused = 1
+
     radius: float = Field(default=0.1, ge=0)
     sharpness: float = Field(default=5.0, ge=0)
     refusal: float = Field(default=0.05, ge=0)
@@ -70,19 +76,24 @@ class AntibodyAlignment(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
+        terms = self.shared(step, self._attacked)
+        sharp, refuse = terms["sharp"], terms["refuse"]
+        # Not in float32 as they are: no difference is taken of it, and in the run's own precision it costs less.
+        safe = step.gradient("safe")
+        lambda_t = self._adapt(safe, sharp, step.memory)
+        extra = lambda_t * sharp + self.refusal * refuse
+        step.log(lambda_t=lambda_t, sharpness_norm=sharp.norm(), extra_gradient_norm=extra.norm())
+        return safe + extra
+
+    def _attacked(self, step: Step) -> Terms:
+        """S = ∇h(w) − ∇h(w_ρ), and ∇L_refusal(w_ρ)."""
         # s is a difference of nearby gradients, which half precision would reduce to noise.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):
                 eased = step.gradient("harmful")
                 refuse = step.gradient("harmful", completions="refusals")
-        # Outside the block: no difference is taken of it, and in the run's own precision it costs less.
-        safe = step.gradient("safe")
-        sharp = harm - eased
-        lambda_t = self._adapt(safe, sharp, step.memory)
-        extra = lambda_t * sharp + self.refusal * refuse
-        step.log(lambda_t=lambda_t, sharpness_norm=sharp.norm(), extra_gradient_norm=extra.norm())
-        return safe + extra
+        return {"sharp": harm - eased, "refuse": refuse}
 
     def _adapt(self, safe: Gradient, sharp: Gradient, memory: Memory) -> float:
         """λ_t (Theorem 4.1 of the paper, or the released code's cosine)."""

@@ -13,8 +13,8 @@ the size of the harmful batch is free (there 10). The code's optional Vaccine no
 from pydantic import Field
 
 from mithridate.defenses.registry import register
-from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
+from mithridate.training.harmful_terms import HarmfulTerms, Terms
 from mithridate.training.step import Step
 
 
@@ -26,8 +26,10 @@ from mithridate.training.step import Step
     forward=3,
     backward=3,
     off={"strength": 0.0},
+    vectors=3,
+    precise=True,
 )
-class Booster(Defense):
+class Booster(HarmfulTerms):
     """Booster: g = ∇f(w) + λ·[∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)]  (3 passes).
 
     Attributes:
@@ -40,11 +42,15 @@ class Booster(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""
-        # The difference below is of gradients a short step apart.
+        extra = self.strength * self.shared(step, self._eased)["sharp"]
+        step.log(extra_gradient_norm=extra.norm())
+        return step.gradient("safe") + extra
+
+    def _eased(self, step: Step) -> Terms:
+        """∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)."""
+        # The difference is of gradients a short step apart.
         with step.precise():
             harm = step.gradient("harmful")
             with step.moved(-self.radius * harm.unit()):
                 eased = step.gradient("harmful")
-        extra = self.strength * (harm - eased)
-        step.log(extra_gradient_norm=extra.norm())
-        return step.gradient("safe") + extra
+        return {"sharp": harm - eased}

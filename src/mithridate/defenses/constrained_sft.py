@@ -33,6 +33,7 @@ from mithridate.training.step import Step
     forward=2,
     backward=1,
     off={"first": 0.0, "early": 0.0, "rest": 0.0},
+    vectors=1,
 )
 class ConstrainedSFT(Defense):
     """Constrained SFT: tokens weighted by 2·(1 − σ(β_t·log(π/π₀)))  (2 forward, 1 backward).

@@ -32,6 +32,7 @@ from mithridate.training.step import Step
     forward=2,
     backward=1,
     off={"strength": 0.0},
+    vectors=1,
 )
 class LDIFS(Defense):
     """LDIFS: g = ∇[L + (ρ/2)·mean Σ_l ‖MLP output − aligned MLP output‖²]  (2 forward, 1 backward).

@@ -97,6 +97,7 @@ class LoX(Repair):
     off={"strength": 0.0},
     references=("start",),
     extra="an eigendecomposition per matrix at the end",
+    vectors=3,
 )
 class LoXAlignment(Defense):
     """LoX, before fine-tuning: plain SFT, then W + c·top-k SVD of what it changed  (1 pass).

@@ -35,8 +35,9 @@ from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import repairable
 from mithridate.repair.repaired import DoseCurve, Repaired
 from mithridate.repair.stored_inputs import StoredInputs
-from mithridate.training.defense import Defense, Finished
+from mithridate.training.defense import Finished
 from mithridate.training.gradient import Gradient
+from mithridate.training.harmful_terms import HarmfulTerms, Terms
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
 from mithridate.training.trainable_weights import Weights
@@ -52,8 +53,10 @@ PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
     forward=3,
     backward=3,
     off={"radius": 0.0},
+    vectors=4,
+    precise=True,
 )
-class PanaceaTuning(Defense):
+class PanaceaTuning(HarmfulTerms):
     """Panacea, full form: g = ∇f(w) − λ·[∇h(w+ε) − ∇h(w)], w + ε at the end  (3 passes).
 
     Attributes:
@@ -66,16 +69,21 @@ class PanaceaTuning(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
+        steep = self.shared(step, self._pushed)["steep"]
+        epsilon = Gradient(step.memory["epsilon"], holders=step.weights.holders)
+        step.log(epsilon_norm=epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
+        return step.gradient("user") - self.strength * steep
+
+    def _pushed(self, step: Step) -> Terms:
+        """∇h(w+ε) − ∇h(w); ε is remembered for the end."""
         # Both the difference and a short ε would be lost in half precision.
         with step.precise():
             harm = step.gradient("harmful")
             epsilon = self.radius * harm.unit()
             with step.moved(epsilon):
                 pushed = step.gradient("harmful")
-        steep = pushed - harm
         step.memory["epsilon"] = epsilon.tensors
-        step.log(epsilon_norm=epsilon.norm(), extra_gradient_norm=self.strength * steep.norm())
-        return step.gradient("user") - self.strength * steep
+        return {"steep": pushed - harm}
 
     def finish(self, weights: Weights, memory: Memory) -> Finished:
         """W ← w + ε, once, keeping both."""

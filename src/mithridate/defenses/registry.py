@@ -25,6 +25,8 @@ def register(
     off: dict[str, Any],
     references: tuple[str, ...] = (),
     extra: str = "",
+    vectors: int = 0,
+    precise: bool = False,
 ) -> Callable[[_Class], _Class]:
     """Class decorator that makes a defense known under ``name`` (see `Info` for the arguments)."""
 
@@ -32,7 +34,7 @@ def register(
         if name in _REGISTRY:
             raise ValueError(f"two defenses are called '{name}'")
         stages = (stage,) if isinstance(stage, str) else stage
-        info = Info(name, cls, stages, paper, streams, forward, backward, off, references, extra)
+        info = Info(name, cls, stages, paper, streams, forward, backward, off, references, extra, vectors, precise)
         cls.info = _REGISTRY[name] = info
         return cls
 

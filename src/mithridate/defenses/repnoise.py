@@ -28,8 +28,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from mithridate.defenses.registry import register
-from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
+from mithridate.training.harmful_terms import HarmfulTerms, Terms
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
 from mithridate.training.step_loss import RowFeatures, StepFeatures
@@ -46,8 +46,9 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
     forward=3,
     backward=2,
     off={"noise": 0.0, "ascent": 0.0},
+    vectors=2,
 )
-class RepNoise(Defense):
+class RepNoise(HarmfulTerms):
     """RepNoise: loss = f + β·mean_l MMD²(harmful MLP outputs, noise) − α·log h̄  (3 forward, 2 backward).
 
     Attributes:
@@ -60,6 +61,12 @@ class RepNoise(Defense):
 
     def gradient(self, step: Step) -> Gradient:
         """Differentiate the paper's Eq. 4."""
+        extra = self.shared(step, self._noised)["noised"]
+        step.log(extra_gradient_norm=extra.norm())
+        return step.gradient("safe") + extra
+
+    def _noised(self, step: Step) -> Terms:
+        """∇[β · mean_l MMD² − α · log h̄]."""
 
         def features(rows: ScoredRows) -> RowFeatures:
             return {"activations": _activations(rows), "losses": _losses_by_block(step, rows)}
@@ -73,9 +80,7 @@ class RepNoise(Defense):
             step.log(mmd=mmd.item(), harmful_loss=h.item())
             return self.noise * mmd - self.ascent * torch.log(h)
 
-        extra = step.gradient("harmful", step_loss=loss, features=features, hidden=("mlp", "block"))
-        step.log(extra_gradient_norm=extra.norm())
-        return step.gradient("safe") + extra
+        return {"noised": step.gradient("harmful", step_loss=loss, features=features, hidden=("mlp", "block"))}
 
 
 def mean_mmd(samples: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:

@@ -29,6 +29,8 @@ from mithridate.training.step import Step
     forward=3,
     backward=2,
     off={"strength": 0.0, "project": False},
+    vectors=4,
+    precise=True,
 )
 class SafeGrad(Defense):
     """SafeGrad: g = u − min(0, ⟨u,a⟩)/‖a‖²·a + ρ·a, with a = ∇KL(π₀‖π) on safe rows  (3 forward, 2 backward).
@@ -37,6 +39,8 @@ class SafeGrad(Defense):
         strength: ρ.
         project: Whether the conflicting part of the user's gradient is taken out.
     """
+
+    never_kept = "what is taken out of a step's gradient is found with the alignment gradient at the same weights"
 
     strength: float = Field(default=1.0, ge=0)
     project: bool = True

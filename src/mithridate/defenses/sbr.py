@@ -14,7 +14,7 @@ Difference. From the released script, which lacks an import and does not start: 
 from pydantic import Field
 
 from mithridate.defenses.registry import register
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
@@ -30,6 +30,7 @@ from mithridate.training.step import Step
     backward=1,
     off={"strength": 0.0},
     extra="8 anchor rows, 2 forward + 1 backward",
+    vectors=3,
 )
 class SBR(Defense):
     """SBR: g = ∇[L + λ·MSE(last hidden state of anchor prompts, same under the aligned model)]  (1 pass, anchors).
@@ -39,8 +40,17 @@ class SBR(Defense):
         anchors: Number of anchor prompts, the first of the harmful stream.
     """
 
+    never_kept = (
+        "the pull grows with the drift, so that a kept one would be missing while the model drifts and go on once it "
+        "is back; have fewer anchors to save time"
+    )
+
     strength: float = Field(default=50.0, ge=0)
     anchors: int = Field(default=8, ge=1)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the pass over the user's rows, and those over the anchors."""
+        return [StreamPasses(main, 1, 1), StreamPasses("harmful", 2, 1, rows=self.anchors)]
 
     def gradient(self, step: Step) -> Gradient:
         """User loss plus the anchors' drift."""

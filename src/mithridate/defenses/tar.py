@@ -28,7 +28,7 @@ The paper reports MMLU 67.3 → 54.7; others found a smaller gain in safety than
 
 import math
 import random
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,8 +37,8 @@ from torch.nn.functional import logsigmoid
 from mithridate.defenses.registry import register
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.settings import Passes
-from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
+from mithridate.training.harmful_terms import HarmfulTerms
 from mithridate.training.scored_rows import LossShare, ScoredRows
 from mithridate.training.step import Step
 
@@ -52,13 +52,15 @@ from mithridate.training.step import Step
     forward=82,
     backward=81,
     off={"inner_steps": 0, "drift": 0.0},
+    vectors=7,
+    precise=True,
 )
-class TAR(Defense):
+class TAR(HarmfulTerms):
     """TAR: g = λ_TR·Σ_k exp(s·(k−K))·∇L_TR(w_k) + λ_ret·∇[f + ‖h − h₀‖], w_k an adversary's  (82 + 81 passes).
 
     Attributes:
         inner_steps: K, steps of the adversary.
-        every: n, adversary steps between two tamper gradients.
+        tamper_every: n, adversary steps between two tamper gradients.
         strength: λ_TR.
         retain: λ_ret.
         drift: Weight of the hidden states' distance within the retain term.
@@ -69,8 +71,10 @@ class TAR(Defense):
         switching: Whether the adversary starts on safe rows.
     """
 
+    steady: ClassVar[Passes] = Passes(2, 1)  # the retain gradient with its reference
+
     inner_steps: int = Field(default=64, ge=0)
-    every: int = Field(default=4, ge=1)
+    tamper_every: int = Field(default=4, ge=1)
     strength: float = Field(default=4.0, ge=0)
     retain: float = Field(default=1.0, ge=0)
     drift: float = Field(default=1.0, ge=0)
@@ -81,9 +85,9 @@ class TAR(Defense):
     switching: bool = False
 
     @property
-    def passes(self) -> Passes:
+    def full_passes(self) -> Passes:
         """K adversary steps, K/n tamper gradients, one retain gradient with its reference."""
-        k, points = self.inner_steps, self.inner_steps // self.every
+        k, points = self.inner_steps, self.inner_steps // self.tamper_every
         if self.tamper == "entropy":
             return Passes(k + points + 2, k + points + 1)
         return Passes(k + 2 * points + 2 * (points > 0) + 2, k + 2 * points + 1)
@@ -92,7 +96,7 @@ class TAR(Defense):
         """Follow the paper's Algorithm 1."""
         keep = step.gradient("safe", loss=self._retain, hidden=("block",), reference=True)
         # A zero vector of the right shapes, for K = 0.
-        tamper = self._tamper(step, 0.0 * keep)
+        tamper = self.shared(step, lambda step: {"tamper": self._tamper(step, 0.0 * keep)})["tamper"]
         step.log(tamper_gradient_norm=self.strength * tamper.norm(), retain_gradient_norm=self.retain * keep.norm())
         return self.strength * tamper + self.retain * keep
 
@@ -108,7 +112,7 @@ class TAR(Defense):
         with step.precise(), step.simulated(torch.optim.AdamW, lr=rate) as follow:
             for k in range(1, steps + 1):
                 follow(self._attack(step, on_safe_rows=k <= turn))
-                if k % self.every == 0:
+                if k % self.tamper_every == 0:
                     total = total + math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
         return total
 

@@ -27,7 +27,7 @@ from pydantic import Field
 
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -46,6 +46,8 @@ class Vaccine(Defense):
     Attributes:
         radius: ρ, norm of the noise over all blocks, rows and tokens.
     """
+
+    never_kept = "its noise is laid on the very rows and tokens that it was found on, and every step has others"
 
     radius: float = Field(default=2.0, ge=0)
 
@@ -78,10 +80,18 @@ class TVaccine(Defense):
         draw_every: J, optimizer steps between two draws.
     """
 
+    never_kept = (
+        "its noise is laid on the very rows and tokens that it was found on; set measure_every for its harmful rows"
+    )
+
     radius: float = Field(default=3.0, ge=0)
     blocks: int | None = Field(default=8, ge=1)
     measure_every: int = Field(default=200, ge=1)
     draw_every: int = Field(default=20, ge=1)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the passes over safe rows; the harmful row of every K-th step is left out."""
+        return [StreamPasses(main, 2, 2)]
 
     def gradient(self, step: Step) -> Gradient:
         """Follow the paper's Algorithm 1."""

@@ -59,15 +59,18 @@ class Plan:
     Args:
         recipe: The recipe.
         inputs: Its rows.
+        place: Folder or hub id of the model's settings, where no weights are to be looked for; the stages then have
+            keys of their own. By default the recipe's model, which must be there.
 
     Raises:
         ModelError: If the recipe's model does not exist.
     """
 
-    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+    def __init__(self, recipe: Recipe, inputs: Inputs, place: str | None = None) -> None:
         self._inputs = inputs
         # Before any stage runs: a model that is missing is found here.
-        self._model = locate(with_data_folder(recipe.model, "model"), tokenizer=True)
+        self._model = place or locate(with_data_folder(recipe.model, "model"), tokenizer=True)
+        self._origin: Any = place or model_identity(self._model)
         self._precision = _precision(recipe, self._model)
         self.base = setting_of(recipe)
         self.nodes: dict[str, StageNode] = {}
@@ -126,7 +129,7 @@ class Plan:
     def _add(self, nodes: list[StageNode], job: Job, label: str) -> None:
         """Append a stage; its key covers its parent's key, and with it every stage before it."""
         parent = nodes[-1].key if nodes else None
-        identity = identity_of(job, parent or model_identity(self._model))
+        identity = identity_of(job, parent or self._origin)
         node = StageNode(key=key_of(identity), parent=parent, job=job, label=label)
         # The node already planned, where there is one: chains share it, and its label stays that of the first.
         nodes.append(self.nodes.setdefault(node.key, node))

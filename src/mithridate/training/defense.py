@@ -3,8 +3,9 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from pydantic import model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -47,12 +48,59 @@ class Finished:
     displacement: Rescalable | None = None
 
 
+class StreamPasses(NamedTuple):
+    """Passes of an optimizer step over the rows of one stream.
+
+    Attributes:
+        stream: Name of the stream.
+        forward: Forward passes, on average over steps.
+        backward: Backward passes, likewise.
+        refusals: Whether refusals stand in the place of the rows' own completions.
+        rows: Rows they are over; None for the stream's batch.
+        precise: Whether they are in float32 also where the rest of the step is not.
+    """
+
+    stream: str
+    forward: float
+    backward: float
+    refusals: bool = False
+    rows: int | None = None
+    precise: bool = False
+
+
 class Defense(Settings):
     """A defense that acts while weights are trained: a formula for one optimizer step's gradient.
 
     It holds settings only. What it must remember between steps goes into ``step.memory``, which the trainer owns, so
     that one object can serve many trainings.
     """
+
+    never_kept: ClassVar[str] = ""
+    """Why optimizer steps cannot share its terms, for whoever asks with ``every``; empty where nothing is to share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_nothing(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "every" in values and cls.never_kept:
+            raise ValueError(f"every cannot be set: {cls.never_kept}")
+        return values
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return what each optimizer step passes over, for whoever plans a training.
+
+        By default one forward and one backward pass over what is trained on, and all others over the stream that the
+        defense needs beside it, or over refusals to the same prompts where it needs no other rows.
+
+        Args:
+            main: Name of the stream that is trained on.
+        """
+        forward, backward = self.passes
+        beside = next((name for name in self.info.streams if name in ("harmful", "safe") and name != main), None)
+        refusals = beside is None and "refusals" in self.info.streams
+        own = StreamPasses(main, min(1, forward), min(1, backward))
+        rest = StreamPasses(beside or main, forward - own.forward, backward - own.backward, refusals)
+        rest = rest._replace(precise=self.info.precise)
+        return [own, rest] if rest.forward or rest.backward else [own]
 
     def gradient(self, step: Step) -> Gradient:
         """Return the gradient that the optimizer gets.

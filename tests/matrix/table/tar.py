@@ -24,7 +24,7 @@ def tar(slow: Slow, w: Tensor, data: Data, settings: dict[str, Any], memory: dic
     for k in range(1, steps + 1):
         rows = data.main if k <= turn else next(attacks)
         adversary.step(slow.gradient(adversary.w, pairs(rows)))
-        if k % settings["every"] == 0:
+        if k % settings["tamper_every"] == 0:
             pull = _tamper(slow, adversary.w, data, settings)
             total = total + settings["strength"] * math.exp(settings["schedule"] * (k - steps)) * pull
     return total
@@ -94,7 +94,7 @@ def _margins(slow: Slow, w: Tensor, data: Data) -> Tensor:
 def _tar(rng: random.Random) -> dict[str, Any]:
     return {
         "inner_steps": rng.randint(0, 4),
-        "every": rng.randint(1, 2),
+        "tamper_every": rng.randint(1, 2),
         "strength": rng.choice([0.0, 4.0, rng.uniform(0, 5)]),
         "retain": rng.choice([0.0, 1.0, rng.uniform(0, 2)]),
         "drift": rng.choice([0.0, 1.0, rng.uniform(0, 2)]),
@@ -108,7 +108,8 @@ def _tar(rng: random.Random) -> dict[str, Any]:
 
 ROWS = {
     "tar": Row(
-        tar, _tar, ("tamper_gradient_norm", "retain_gradient_norm"), {"inner_steps": 4, "every": 2, "rates": [0.01]},
-        displaces=True, stress={"inner_steps": 3, "every": 1, "rates": [0.01, 0.03], "switching": True},
+        tar, _tar, ("tamper_gradient_norm", "retain_gradient_norm"),
+        {"inner_steps": 4, "tamper_every": 2, "rates": [0.01]}, displaces=True,
+        stress={"inner_steps": 3, "tamper_every": 1, "rates": [0.01, 0.03], "switching": True},
     ),
 }  # fmt: skip

@@ -1,0 +1,180 @@
+"""What a plan says, against what can be counted by hand."""
+
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+import mithridate as mi
+from mithridate.cli.main import app
+from mithridate.errors import ModelError, UsageError
+from mithridate.planning.plan_records import RecipePlan
+from tools import published_figures
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def _of(found, **wanted):
+    stages = [one for one in found.stages if all(getattr(one, name) == value for name, value in wanted.items())]
+    assert stages, wanted
+    return stages[0]
+
+
+def test_steps_passes_and_tokens_are_those_of_the_rows(tree):
+    found = mi.plan(tree)
+    aligned, tuned = _of(found, stage="alignment", method="sft"), _of(found, stage="finetuning")
+    assert aligned.steps == 2 * 16 / 4
+    assert tuned.steps == 3 * 12 / 4  # 16 rows less 4 held out
+    assert _of(found, method="booster").passes == {"forward": 3, "backward": 3}
+    assert tuned.tokens.low == tuned.tokens.high > 36 * 8
+    assert found.trainable == found.parameters
+
+
+def test_stages_that_variants_share_are_counted_once(tree):
+    found = mi.plan(tree)
+    aligned = [one for one in found.stages if one.stage == "alignment"]
+    assert [one.variants for one in aligned] == [["undefended", "pushed", "found"], ["flat"], ["kept"]]
+    assert math.isclose(found.flops.high, sum(one.flops.high for one in found.stages))
+    assert sum(variant.flops.high for variant in found.variants) > found.flops.high
+
+
+def test_a_fine_tuning_costs_three_forward_passes_with_all_weights_and_two_with_an_adapter(tree):
+    whole, adapter = mi.plan(tree), mi.plan(tree | {"adapter": "fresh"})
+    ratio = [_of(one, stage="finetuning").flops.low for one in (whole, adapter)]
+    assert 1.2 < ratio[0] / ratio[1] < 1.6
+    assert adapter.trainable < whole.trainable / 10
+
+
+def test_harmful_terms_that_are_shared_cost_less(tree):
+    found = mi.plan(tree)
+    plain, flat, kept = (
+        _of(found, stage="alignment", variants=names).flops.low
+        for names in (["undefended", "pushed", "found"], ["flat"], ["kept"])
+    )
+    assert kept - plain == pytest.approx((flat - plain) / 4)
+    assert flat / plain == pytest.approx(3, rel=0.5)  # the harmful rows are longer than the safe ones
+
+
+def test_a_search_is_a_span(tree):
+    fixed, searched = (_of(mi.plan(tree), method="panacea", variants=[name]) for name in ("pushed", "found"))
+    assert fixed.tries == (0, 0)
+    assert searched.tries == (6, 16)
+    assert fixed.flops.low == fixed.flops.high < searched.flops.low < searched.flops.high
+
+
+def test_evaluation_generates_at_most_what_is_allowed(tree):
+    assert _of(mi.plan(tree), stage="evaluation").generated == (6 * 6 + 24 * 4,) * 2
+
+
+def test_time_is_work_over_speed_and_training_is_shared(tree):
+    one, four = (mi.plan(tree, flops_per_second=1e6, devices=n) for n in (1, 4))
+    assert one.seconds.low == pytest.approx(one.flops.low / 1e6)
+    assert _of(four, stage="finetuning").seconds.low == pytest.approx(_of(one, stage="finetuning").seconds.low / 4)
+    assert four.device_hours.low == pytest.approx(one.device_hours.low)
+    assert mi.plan(tree).seconds is None
+
+
+def test_differences_in_float32_take_longer_on_a_device(tree):
+    half = mi.plan(tree | {"precision": "bfloat16", "adapter": "fresh"}, device="h200")
+    assert _of(half, method="sft").full_precision == 0
+    booster = _of(half, method="booster")
+    assert 0.5 < booster.full_precision < 0.9
+    assert booster.seconds.low > 5 * booster.flops.low / (989e12 * 0.4)
+
+
+def test_what_cannot_be_read_is_assumed_and_said(tree, world):
+    tree["streams"]["safe"] = {"source": str(world / "missing.jsonl"), "size": 40}
+    tree["streams"]["user"]["harmful"] = str(world / "missing.jsonl")
+    found = mi.plan(tree, tokens=20)
+    assert _of(found, method="sft", stage="alignment").tokens.low == 2 * 40 * 20
+    assert _of(found, stage="finetuning").steps == 9
+    told = "\n".join(found.assumptions)
+    assert "streams.safe cannot be read" in told
+    assert "streams.user.harmful cannot be read" in told
+    assert "20 tokens" in told
+
+
+def test_without_a_tokenizer_no_tokens_are_counted(tree, world, tmp_path):
+    (tmp_path / "config.json").write_bytes((world / "model" / "config.json").read_bytes())
+    found = mi.plan(tree | {"model": str(tmp_path)})
+    assert "tokenizer cannot be read" in found.assumptions[0]
+    assert _of(found, stage="finetuning").tokens.low == 36 * 64
+
+
+def test_recomputed_activations_cost_work_and_save_memory(tree):
+    plain = _of(mi.plan(tree), stage="finetuning")
+    tree["finetuning"]["gradient_checkpointing"] = True
+    again = _of(mi.plan(tree), stage="finetuning")
+    assert again.flops.low == pytest.approx(4 / 3 * plain.flops.low, rel=0.05)
+    assert again.memory[1].activations < plain.memory[1].activations
+
+
+def test_memory_of_each_form_and_of_a_share(tree):
+    forms = {form.form: form for form in _of(mi.plan(tree, devices=2), method="booster").memory}
+    assert list(forms) == ["LoRA", "all weights", "LoRA, FSDP over 2", "all weights, FSDP over 2"]
+    whole, split = forms["all weights"], forms["all weights, FSDP over 2"]
+    assert whole.optimizer == 2 * whole.gradients == 2 * whole.weights
+    assert whole.vectors == 3 * whole.weights
+    assert split.weights == whole.weights / 2
+    assert split.gathered > 0
+    for form in forms.values():
+        parts = form.model_dump(exclude={"form", "total"})
+        assert form.total == sum(parts.values())
+
+
+def test_an_adapter_that_fits_no_layer_matters_only_where_one_is_trained(tree):
+    tree["lora"]["targets"] = ["c_attn"]
+    assert [form.form for form in _of(mi.plan(tree), stage="finetuning").memory] == ["all weights"]
+    with pytest.raises(mi.errors.RecipeError, match="does not fit the model"):
+        mi.plan(tree | {"adapter": "fresh"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"device": "h200", "measure": True}, "give one of"),
+        ({"device": "h20"}, "did you mean 'h200'"),
+        ({"devices": 0}, "at least 1"),
+        ({"tokens": 1}, "at least 2"),
+        ({"flops_per_second": 0}, "above 0"),
+        ({"flops_per_second": float("nan")}, "above 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(tree, asked, said):
+    with pytest.raises(UsageError, match=said):
+        mi.plan(tree, **asked)
+
+
+def test_a_model_without_settings_is_refused(tree, tmp_path):
+    with pytest.raises(ModelError, match=r"config\.json"):
+        mi.plan(tree | {"model": str(tmp_path)})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        mi.plan(tree | {"model": str(tmp_path)})
+
+
+def test_measuring_this_machine_tells_a_time(tree):
+    found = mi.plan(tree, measure=True)
+    assert "measured" in found.speed
+    assert found.seconds.low > 0
+
+
+def test_the_command_prints_a_table_or_json(tree, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(tree))
+    shown = CliRunner().invoke(app, ["plan", str(file), "--device", "a100", "--devices", "2"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    for words in ("booster", "1.5 + 1.5", "all weights, FSDP over 2", "device hours", "what papers report"):
+        assert words in shown.output
+    printed = CliRunner().invoke(app, ["plan", str(file), "--json"])
+    assert RecipePlan.model_validate(json.loads(printed.output)).name == "tiny"
+
+
+def test_published_figures_are_those_of_the_cards():
+    assert published_figures.TARGET.read_text(encoding="utf-8") == published_figures.text()
+    found = {entry["method"]: entry["value"] for entry in published_figures.entries()}
+    assert {"booster", "antibody_alignment", "panacea"} <= set(found)
