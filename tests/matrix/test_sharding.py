@@ -17,7 +17,7 @@ from tests.helpers.training import distance, finished, run, trainer
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS, cut_and_shared
 from tests.matrix.sharded_processes import EVALUATING
-from tests.matrix.two_processes import LOPSIDED
+from tests.matrix.two_processes import FILLED_UP, LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
 TRAININGS = cut_and_shared()
@@ -65,6 +65,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two-sharded")
     jobs = [_job("train", name, 2) for name in QUICK] + [_job("train", name, 2, "-full", full=True) for name in FULL]
     jobs += [_lopsided(name, 2) for name in ALONE]
+    jobs += [_job("train", name, 2, "-filled-up", **FILLED_UP) for name in QUICK]
     saved = _job("save", SAVED, 2)
     jobs += [
         saved,
@@ -137,6 +138,12 @@ def test_two_processes_with_a_split_adapter_equal_one(name, request):
     report = _assert_equal(_folder(request, name, QUICK), name, name)
     assert report["sharded"]
     assert report["world_size"] == 2
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_rows_that_fill_the_last_batch_up_are_not_trained_on(name, two):
+    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=BATCH)
+    assert distance(whole.weights, load_file(two / f"{name}-filled-up.safetensors")) <= 1e-5
 
 
 @pytest.mark.parametrize("name", _thinned(_trained_whole(), FULL))

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import nn
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from mithridate.errors import UsageError
+from mithridate.models.batches import STAND_IN, Batch
 from mithridate.models.fused_head import causal_of
 
 ROW = "mithridate_row"
@@ -123,22 +124,26 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
                 module.forward = forward
 
 
-def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
-    """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up.
+def without_repetitions(accelerator: Any, batch: Batch, per_device: int) -> Batch:
+    """Return a micro-batch without the rows that only fill the last batch of several processes up.
+
+    One process trains the last batch on fewer rows, and so do several. A process that is left without any gets one row
+    that does not count.
 
     Args:
         accelerator: The host's, inside a training step.
-        rows: Rows of this process's micro-batch.
+        batch: This process's micro-batch.
         per_device: Rows of a full one.
     """
     epoch = accelerator.gradient_state
     # accelerate's remainder: rows of the last batch over all processes, 0 where it is full, −1 where not known.
     last = epoch.end_of_dataloader and epoch.sync_gradients
     if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
-        return torch.ones(rows, dtype=torch.bool)
+        return batch
     # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
-    counted: Tensor = accelerator.process_index * per_device + torch.arange(rows) < epoch.remainder
-    return counted
+    own = max(0, min(per_device, epoch.remainder - accelerator.process_index * per_device))
+    kept = {name: tensor[: max(own, 1)] for name, tensor in batch.items()}
+    return kept if own else kept | {STAND_IN: torch.ones(1, dtype=torch.bool)}
 
 
 class KeepingRow:

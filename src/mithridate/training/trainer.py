@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from mithridate.data import refuse_control_tokens, require_rows
 from mithridate.errors import CheckpointError, DataError, DefenseError, Diverged, UsageError
 from mithridate.model_names import locate
+from mithridate.models.batches import STAND_IN
 from mithridate.models.decoder import learned_positions
 from mithridate.models.fused_head import drop_fused_head, fused_head
 from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
@@ -27,12 +28,12 @@ from mithridate.training.gradient import Gradient
 from mithridate.training.host import (
     ROW,
     KeepingRow,
-    counted_rows,
     forwards_kept,
     recompute_soundly,
     refuse_host,
     refuse_settings,
     require,
+    without_repetitions,
 )
 from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
@@ -185,10 +186,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
-        inputs["counted"] = counted_rows(
-            self.accelerator, len(inputs["input_ids"]), self.args.per_device_train_batch_size
-        )
-        self._training.micro_batches.append(self._prepare_inputs(inputs))
+        own = without_repetitions(self.accelerator, inputs, self.args.per_device_train_batch_size)
+        self._training.micro_batches.append(self._prepare_inputs(own))
         # transformers adds up what its micro-steps return, so the step's loss is returned once, with the last of them.
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -252,12 +251,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         """TRL's metrics over the training rows, and the defense's activity."""
-        if step.observed.tokens == 0:
+        means = step.observed.over(self._processes)
+        # Over all processes: the last batch of a pass over the data may leave one of them without a row.
+        if means.tokens == 0:
             raise DefenseError(
                 f"{type(self.defense).__name__} took no gradient of the '{self.main_stream}' rows it trains on"
             )
-        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
-        means = step.observed.over(self._processes)
+        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches if STAND_IN not in batch)
         self._total_train_tokens += int(self._processes.total(seen))
         metrics = self._metrics["train"]
         metrics["entropy"].append(means.entropy)
