@@ -124,24 +124,24 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
                 module.forward = forward
 
 
-def without_repetitions(accelerator: Any, batch: Batch, per_device: int) -> Batch:
+def without_repetitions(trainer: Any, batch: Batch) -> Batch:
     """Return a micro-batch without the rows that only fill the last batch of several processes up.
 
     One process trains the last batch on fewer rows, and so do several. A process that is left without any gets one row
     that does not count.
 
     Args:
-        accelerator: The host's, inside a training step.
+        trainer: The host, inside a training step.
         batch: This process's micro-batch.
-        per_device: Rows of a full one.
     """
-    epoch = accelerator.gradient_state
-    # accelerate's remainder: rows of the last batch over all processes, 0 where it is full, −1 where not known.
-    last = epoch.end_of_dataloader and epoch.sync_gradients
-    if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
+    host, per_device = trainer.accelerator, trainer.args.per_device_train_batch_size
+    # Not accelerate's own `remainder`, which it does not know in the epoch in which a training is resumed.
+    left = len(trainer.train_dataset) % (per_device * host.num_processes)
+    full = host.num_processes == 1 or left == 0 or trainer.args.dataloader_drop_last
+    if full or not host.gradient_state.end_of_dataloader:
         return batch
     # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
-    own = max(0, min(per_device, epoch.remainder - accelerator.process_index * per_device))
+    own = max(0, min(per_device, left - host.process_index * per_device))
     kept = {name: tensor[: max(own, 1)] for name, tensor in batch.items()}
     return kept if own else kept | {STAND_IN: torch.ones(1, dtype=torch.bool)}
 

@@ -186,8 +186,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
-        own = without_repetitions(self.accelerator, inputs, self.args.per_device_train_batch_size)
-        self._training.micro_batches.append(self._prepare_inputs(own))
+        self._training.micro_batches.append(self._prepare_inputs(without_repetitions(self, inputs)))
         # transformers adds up what its micro-steps return, so the step's loss is returned once, with the last of them.
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
