@@ -35,7 +35,7 @@ class _Message(NamedTuple):
     time: float
 
 
-class _Place:
+class _TeamPlace:
     """Where a process finds itself.
 
     Attributes:
@@ -62,7 +62,7 @@ class _Member:
         self.failure: _Message | None = None
         self.result: Any = None
         self._reader, writer = context.Pipe(duplex=False)
-        self.process = context.Process(target=_take_part, args=(work, _Place(rank, meeting), writer), daemon=True)
+        self.process = context.Process(target=_take_part, args=(work, _TeamPlace(rank, meeting), writer), daemon=True)
         self.process.start()
         writer.close()  # so that reading ends when the process does
 
@@ -183,7 +183,7 @@ def _end(members: list[_Member]) -> None:
         member.process.join()
 
 
-def _take_part(work: Work, place: _Place, writer: Connection) -> None:
+def _take_part(work: Work, place: _TeamPlace, writer: Connection) -> None:
     """Do one process's part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
     threading.Thread(target=end_with, args=(os.getppid(), threading.Event()), daemon=True).start()
@@ -210,7 +210,7 @@ def _take_part(work: Work, place: _Place, writer: Connection) -> None:
     distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process
 
 
-def _meet(work: Work, place: _Place) -> None:
+def _meet(work: Work, place: _TeamPlace) -> None:
     """Join the other processes, and leave what accelerate reads from a launcher."""
     os.chdir(place.folder)
     rank, count = str(place.rank), str(work.processes)
