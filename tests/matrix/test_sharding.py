@@ -212,6 +212,7 @@ def other_ways(tmp_path_factory):
         _job("train", "repnoise", 2, "-tied", full=True) | {"model": "tied"},
         _job("train", "booster", 2, "-half") | {"model": "half"},
         _job("train", "antibody_tuning", 2, "-evaluated") | {"evaluates": True},
+        _job("train", "antibody_tuning", 2, "-unpadded", padding_free=True),
         _job("refuse", "booster", 2, "-refused", full=True) | {"model": "half"},
         _job("repair", "sft", 2, "-repaired"),
         _job("train", "sft", 2, "-autocast", bf16=True),
@@ -224,6 +225,11 @@ def other_ways(tmp_path_factory):
 @pytest.mark.slow
 def test_micro_batches_of_two_processes_equal_one_batch(other_ways):
     _assert_equal(other_ways, "antibody_tuning-cut", "antibody_tuning")
+
+
+@pytest.mark.slow
+def test_unpadded_passes_of_two_processes_equal_padded_ones_of_one(other_ways):
+    _assert_equal(other_ways, "antibody_tuning-unpadded", "antibody_tuning", counts=False)
 
 
 @pytest.mark.slow

@@ -47,8 +47,8 @@ def deciding_files(package: Path) -> list[Path]:
     folders = ("attacks", "data", "defenses", "evaluation", "miniature", "models", "repair", "training")
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*")) if path.suffix in _CODE]
     # What the stages are made of: settings holds what `strength` means, stage_folder which weights the next one starts
-    # from, asked_model how a model is asked, release_evaluation the attacks on a finished model, row_files how rows are read
-    # back; launch and shared_work, how several processes share a stage.
+    # from, asked_model how a model is asked, release_evaluation the attacks on a finished model, row_files how rows are
+    # read back; launch and shared_work, how several processes share a stage.
     paths += sorted(package.glob("experiment/*_stage.py"))
     paths += [package / f"experiment/{name}.py" for name in STAGE_FILES]
     paths.append(package / "settings.py")

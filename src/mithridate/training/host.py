@@ -1,5 +1,6 @@
 """What TRL, transformers and accelerate do around a training that a defense must know of, refuse or undo."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
     optimizer = OptimizerNames(args.optim).value
     require(
         {
-            "packing=True (rows must stay apart)": args.packing,
-            "padding_free=True (rows must stay apart)": args.padding_free,
+            "packing=True (a step would have as many rows as happen to fit, and defenses weigh the rows of a step "
+            "against each other; padding_free=True computes no padding either)": args.packing,
             "fp16=True (its loss scaling changes gradients; use bf16=True)": args.fp16,
             "label_smoothing_factor": args.label_smoothing_factor,
             "loss_type other than 'nll'": args.loss_type != "nll",
@@ -51,6 +52,21 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
             ),
         }
     )
+
+
+def padded_by_the_host(args: SFTConfig | None) -> tuple[SFTConfig | None, bool]:
+    """Return the settings with which TRL collates rows side by side, and whether passes are to be free of padding.
+
+    TRL would lay rows end to end before they are told apart; here each forward pass does it, and its results are rows.
+
+    Args:
+        args: The settings of TRL's trainer; they stay as they are.
+    """
+    if not isinstance(args, SFTConfig) or not args.padding_free:
+        return args, False
+    padded = copy.copy(args)
+    padded.padding_free = False
+    return padded, True
 
 
 def refuse_host(trainer: Any) -> None:

@@ -29,6 +29,7 @@ from mithridate.training.host import (
     ROW,
     KeepingRow,
     forwards_kept,
+    padded_by_the_host,
     recompute_soundly,
     refuse_host,
     refuse_settings,
@@ -38,6 +39,7 @@ from mithridate.training.host import (
 from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
+from mithridate.training.rows_apart import require_rows_apart
 from mithridate.training.scoring import Likelihood
 from mithridate.training.sharding import sum_gradients
 from mithridate.training.step import Step
@@ -109,6 +111,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             model = locate(model, tokenizer="processing_class" not in kwargs)
         # A row's position must survive TRL's filtering and the sampler's shuffling.
         numbered = self._rows.add_column(ROW, list(range(len(self._rows))))
+        args, self._unpadded = padded_by_the_host(args)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         self._settle_with_the_host()
         self.data_collator: Any = KeepingRow(self.data_collator)
@@ -221,14 +224,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         return Step(
             main=self.main_stream,
             micro_batches=micro_batches,
-            likelihood=Likelihood(
-                # Not DDP's wrapper, which would average gradients at every backward pass; they are summed once a step.
-                self.model,
-                self._training.weights,
-                self.accelerator.autocast,
-                self._processes,
-                exact_differences=self._exact_differences,
-            ),
+            likelihood=self._likelihood(),
             streams=self._streams,
             refusals=self._refusals,
             micro_batch_size=self.args.per_device_train_batch_size,
@@ -236,6 +232,17 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
             memory=self.memory,
             longest=self._longest(),
+        )
+
+    def _likelihood(self) -> Likelihood:
+        return Likelihood(
+            # Not DDP's wrapper, which would average gradients at every backward pass; they are summed once a step.
+            self.model,
+            self._training.weights,
+            self.accelerator.autocast,
+            self._processes,
+            exact_differences=self._exact_differences,
+            unpadded=self._unpadded,
         )
 
     @property
@@ -305,6 +312,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         """Wrap the model; under FSDP2 its weights are split over the processes from here on."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         sum_gradients(self.model)
+        if self._unpadded:
+            require_rows_apart(self._likelihood(), self.train_dataset[0]["input_ids"], self._tokenizer.pad_token_id)
         # Not after a resume: the start then comes from the checkpoint.
         if resume_from_checkpoint is None and "start" in self.defense.info.references:
             self._training.keep_start()
