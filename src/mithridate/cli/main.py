@@ -206,6 +206,7 @@ def evaluate(
     ignore: Ignore = None,
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to keep completions and verdicts in.")] = None,
+    launch: Annotated[int, typer.Option(min=1, help="Processes that share the prompts.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure harmful score, task accuracy and over-refusal of one model."""
@@ -225,7 +226,7 @@ def evaluate(
         batch_size=batch_size,
         ignore=ignore or [],
     )
-    command(asked, out, json)
+    command(asked, out, json, launch)
 
 
 PolicyFile = Annotated[

@@ -100,14 +100,15 @@ class AskedModel:
         attack = job.asked_as.upload()
         return [attack.reading(answer) for answer in self._chat_answers([attack.prompt(prompt) for prompt in prompts])]
 
-    def _chat_answers(self, chats: Sequence[Any], max_new_tokens: int | None = None) -> list[str]:
-        longest = self.job.max_new_tokens if max_new_tokens is None else max_new_tokens
-        return generate_chats(self.model, self.tokenizer, chats, max_new_tokens=longest, batch_size=self.job.batch_size)
+    def _chat_answers(self, chats: Sequence[Any]) -> list[str]:
+        size: dict[str, Any] = {"max_new_tokens": self.job.max_new_tokens, "batch_size": self.job.batch_size}
+        return generate_chats(self.model, self.tokenizer, chats, **size)
 
     def _task_answers(self, test: StoredRows) -> list[str]:
         task = self.job.task
         questions = task_questions(stored_rows(test), task.kind, labels=task.labels)
-        return self._chat_answers(questions.chats, task.max_new_tokens)
+        size: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "batch_size": self.job.batch_size}
+        return questions.answers(self.model, self.tokenizer, **size)
 
     def _help(self, where: Where, aligned: Where) -> tuple[list[str], list[float] | None, list[CompletionLoss]]:
         """Return the answers to the ordinary prompts, how much they surprise the aligned model, and the rows' losses.
