@@ -48,6 +48,30 @@ def test_completions_and_verdicts_are_kept(
     assert (out / "verdicts.jsonl").read_bytes() == before
 
 
+def test_two_processes_keep_what_one_keeps(
+    call: Called, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harmful, user = str(finished / "harmful.jsonl"), str(finished / "user.jsonl")
+    asked = ["evaluate", str(finished / "adapter"), "--prompts", harmful, "--task", user, "--look-alikes", user]
+    for processes in ("1", "2"):
+        out = str(tmp_path / processes)
+        assert call(*asked, "--batch-size", "2", "--max-new-tokens", "4", "--launch", processes, "--out", out) == 0
+    capsys.readouterr()
+    for name in ("completions.jsonl", "verdicts.jsonl"):
+        one, two = ((tmp_path / processes / name).read_bytes() for processes in ("1", "2"))
+        assert one == two
+    scores = [json.loads((tmp_path / processes / "summary.json").read_text())["scores"] for processes in ("1", "2")]
+    assert scores[0] == scores[1]
+
+
+def test_a_model_that_two_processes_cannot_load_is_told_once(
+    call: Called, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harmful = str(finished / "harmful.jsonl")
+    assert call("evaluate", str(finished / "no-model"), "--prompts", harmful, "--launch", "2") == 1
+    assert capsys.readouterr().err.count("no-model") == 1
+
+
 def test_completions_outlive_a_judge_that_fails(
     call: Called, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

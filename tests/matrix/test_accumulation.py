@@ -15,7 +15,7 @@ from tests.helpers.adapters import adapted, stored
 from tests.helpers.training import distance, run
 from tests.matrix.row import rows_passed, thinned
 from tests.matrix.rows import ROWS, cut_and_shared
-from tests.matrix.two_processes import LOPSIDED, REALIGNED, realign
+from tests.matrix.two_processes import FILLED_UP, LOPSIDED, REALIGNED, realign
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
@@ -92,9 +92,16 @@ def test_two_processes_realign_as_one(name, two_processes):
     assert report["chosen"] == (None if repaired.dose_curve is None else repaired.dose_curve.chosen)
 
 
-@pytest.mark.parametrize("name", ["antibody_tuning", "bds"])
-def test_a_row_that_fills_the_last_batch_of_two_processes_up_is_counted_once(name, two_processes):
-    assert json.loads((two_processes / f"{name}-filled-up.json").read_text()) == [3] * 10
+@pytest.mark.parametrize("name", TRAININGS)
+def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(name, two_processes):
+    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=8)
+    assert distance(whole.weights, load_file(two_processes / f"{name}-filled-up.safetensors")) <= 1e-5
+    report = json.loads((two_processes / f"{name}-filled-up.json").read_text())
+    for one, other in zip(whole.logs, report["logs"], strict=True):
+        for figure in one:
+            assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
+    if whole.trainer.row_weights is not None:
+        assert report["times"] == whole.trainer.row_weights.times.tolist() == [2] * 9
 
 
 @pytest.mark.parametrize("name", [n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams])

@@ -17,7 +17,7 @@ from tests.helpers.training import distance, finished, run, trainer
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS, cut_and_shared
 from tests.matrix.sharded_processes import EVALUATING
-from tests.matrix.two_processes import LOPSIDED
+from tests.matrix.two_processes import FILLED_UP, LOPSIDED
 
 REPOSITORY = Path(__file__).parents[2]
 TRAININGS = cut_and_shared()
@@ -65,6 +65,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two-sharded")
     jobs = [_job("train", name, 2) for name in QUICK] + [_job("train", name, 2, "-full", full=True) for name in FULL]
     jobs += [_lopsided(name, 2) for name in ALONE]
+    jobs += [_job("train", name, 2, "-filled-up", **FILLED_UP) for name in QUICK]
     saved = _job("save", SAVED, 2)
     jobs += [
         saved,
@@ -139,6 +140,12 @@ def test_two_processes_with_a_split_adapter_equal_one(name, request):
     assert report["world_size"] == 2
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_rows_that_fill_the_last_batch_up_are_not_trained_on(name, two):
+    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=BATCH)
+    assert distance(whole.weights, load_file(two / f"{name}-filled-up.safetensors")) <= 1e-5
+
+
 @pytest.mark.parametrize("name", _thinned(_trained_whole(), FULL))
 def test_two_processes_with_all_weights_split_equal_one(name, request):
     report = _assert_equal(_folder(request, name, FULL), f"{name}-full", name, full=True)
@@ -205,6 +212,7 @@ def other_ways(tmp_path_factory):
         _job("train", "repnoise", 2, "-tied", full=True) | {"model": "tied"},
         _job("train", "booster", 2, "-half") | {"model": "half"},
         _job("train", "antibody_tuning", 2, "-evaluated") | {"evaluates": True},
+        _job("train", "antibody_tuning", 2, "-unpadded", padding_free=True),
         _job("refuse", "booster", 2, "-refused", full=True) | {"model": "half"},
         _job("repair", "sft", 2, "-repaired"),
         _job("train", "sft", 2, "-autocast", bf16=True),
@@ -217,6 +225,11 @@ def other_ways(tmp_path_factory):
 @pytest.mark.slow
 def test_micro_batches_of_two_processes_equal_one_batch(other_ways):
     _assert_equal(other_ways, "antibody_tuning-cut", "antibody_tuning")
+
+
+@pytest.mark.slow
+def test_unpadded_passes_of_two_processes_equal_padded_ones_of_one(other_ways):
+    _assert_equal(other_ways, "antibody_tuning-unpadded", "antibody_tuning", counts=False)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mithridate.errors import CheckpointError, DataError, JudgeError, ModelError, RecipeError, UsageError
@@ -17,6 +18,7 @@ from mithridate.provider.judged_files import MODEL
 from mithridate.provider.policy_file import make_policy
 from mithridate.provider.tuning import tune
 from mithridate.provider.upload_history import AUDIT_KEY
+from tests.helpers.training import distance
 
 
 @pytest.fixture
@@ -58,6 +60,45 @@ def test_the_same_request_gives_the_same_decision(
     assert first.comparable == second.comparable
     # And once more in the same folder, where nothing is done again.
     assert tune(aligned, upload, policy, out=tmp_path / "one") == first
+
+
+def _without_hashes(tree: Any) -> Any:
+    """A decision without what the last bits of weights decide."""
+    return {name: value for name, value in tree.items() if name not in ("files", "created", "model")}
+
+
+def test_two_processes_decide_as_one(policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path) -> None:
+    policy["audit"] |= {"prefills": [], "systems": [], "batch_size": 2}
+    one, two = (tune(aligned, upload, policy, out=tmp_path / str(n), launch=n) for n in (1, 2))
+    assert one.outcome == "released"
+    assert _without_hashes(one.comparable) == _without_hashes(two.comparable)
+    assert verify_release(tmp_path / "2") == two
+    weights = [load_file(tmp_path / str(n) / MODEL / "model.safetensors") for n in (1, 2)]
+    assert distance(*weights) <= 1e-5
+    record = next((tmp_path / "2" / tuning.STORE).glob("finetuning-*/result.json"))
+    assert json.loads(record.read_text())["processes"] == 2
+    # What one process has decided is not decided again.
+    assert tune(aligned, upload, policy, out=tmp_path / "1", launch=2) == one
+
+
+def test_two_processes_align_as_one(policy: dict[str, Any], aligned: str, tmp_path: Path) -> None:
+    policy["alignment"]["defense"] = "antibody_alignment"
+    folders = [align(aligned, policy, out=tmp_path / str(n), launch=n) for n in (1, 2)]
+    assert distance(*(load_file(folder / "model.safetensors") for folder in folders)) <= 1e-5
+    said = [json.loads((folder / "manifest.json").read_text())["world_size"] for folder in folders]
+    assert said == [1, 2]
+
+
+@pytest.mark.parametrize("launch", [0, 3])
+def test_processes_that_cannot_share_a_batch_are_refused_before_any_work(
+    policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path, launch: int
+) -> None:
+    with pytest.raises(UsageError, match="launch"):
+        tune(aligned, upload, policy, out=tmp_path / "out", launch=launch)
+    with pytest.raises(UsageError, match="launch"):
+        align(aligned, policy, out=tmp_path / "aligned", launch=launch)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "aligned.work").exists()
 
 
 def test_a_model_that_fails_every_rung_does_not_leave(

@@ -13,15 +13,8 @@ from tests.helpers.training import run
 def test_a_weight_is_the_mean_of_share_times_rows():
     weights = MeanRowWeights(4)
     for rows, shares in (([0, 2], [0.75, 0.25]), ([2, 1, 0, 3], [0.5, 0.5, 0.0, 0.0])):
-        weights.add(*RowShares(rows, shares, [0.0] * len(rows), [True] * len(rows)).counted_rows())
+        weights.add(rows, RowShares(rows, shares, [0.0] * len(rows)).relative())
     assert weights.mean().tolist() == [(1.5 + 0.0) / 2, 2.0, (0.5 + 2.0) / 2, 0.0]
-
-
-def test_a_row_that_fills_a_batch_up_is_not_counted_again():
-    weights = MeanRowWeights(2)
-    weights.add(*RowShares([0, 1, 1], [0.25, 0.5, 0.25], [0.0] * 3, [True, True, False]).counted_rows())
-    assert weights.times.tolist() == [1, 1]
-    assert weights.sums.tolist() == [0.75, 1.5]
 
 
 def test_rows_are_written_with_origin_and_label(tmp_path):

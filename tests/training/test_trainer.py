@@ -28,7 +28,7 @@ def _made(tmp_path, defense=None, rows=None, **changes):
     ("packing", True, "packing"), ("fp16", True, "fp16"), ("label_smoothing_factor", 0.1, "label_smoothing"),
     ("loss_type", "dft", "loss_type"), ("neftune_noise_alpha", 5.0, "neftune"),
     ("auto_find_batch_size", True, "auto_find_batch_size"), ("compute_loss_func", lambda *a, **k: 0, "compute_loss"),
-    ("padding_free", True, "padding_free"), ("truncation_mode", "keep_end", "truncation_mode"),
+    ("truncation_mode", "keep_end", "truncation_mode"),
     ("completion_only_loss", False, "completion_only_loss"), ("formatting_func", lambda row: "", "formatting_func"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.compute_loss_func. is deprecated:FutureWarning")

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple, get_args
 from rich.console import Console
 from rich.table import Table
 
-from mithridate.cli.models import open_model
+from mithridate.cli.asking import Questions, answers
 from mithridate.cli.named_judges import judge_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows, read_prompts
 from mithridate.data.data_sources import MINIATURE
 from mithridate.errors import UsageError
-from mithridate.evaluation.accuracy import Graded, Task, grade_model
-from mithridate.evaluation.generation import generate
+from mithridate.evaluation.accuracy import Graded, Task, task_questions
 from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
 from mithridate.evaluation.over_refusal import refusal_rate
 from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.launch import check_launch
 from mithridate.experiment.manifest import versions
 from mithridate.files import write_json
 from mithridate.nearest import nearest
@@ -61,8 +61,16 @@ class Asked(NamedTuple):
     ignore: list[str]
 
 
-def command(asked: Asked, out: Path | None, as_json: bool) -> None:
-    """Measure one model and print the shares with their intervals."""
+def command(asked: Asked, out: Path | None, as_json: bool, launch: int) -> None:
+    """Measure one model and print the shares with their intervals.
+
+    Args:
+        asked: What to measure.
+        out: Folder to keep completions and verdicts in.
+        as_json: Print JSON.
+        launch: Processes that share the prompts; the answers do not depend on it.
+    """
+    check_launch(launch, [])
     # What fails at once comes first; the model, which takes minutes to load, comes last.
     kind = _task_kind(asked)
     if out is not None:
@@ -70,18 +78,28 @@ def command(asked: Asked, out: Path | None, as_json: bool) -> None:
     judge = judge_named(asked.judge, asked.key_env)
     prompts = read_prompts(asked.prompts, asked.ignore)
     test = None if asked.task is None else load_rows(asked.task, ignore=_of_file(asked.task, asked.ignore))
+    task = None if test is None else task_questions(test, kind)
     benign = None if asked.look_alikes is None else read_prompts(asked.look_alikes, asked.ignore)
-    model, tokenizer = open_model(asked.model, asked.template, asked.dtype)
-    size: dict[str, Any] = {"batch_size": asked.batch_size, "progress": True}
-    longest = asked.max_new_tokens
+    questions = Questions(
+        model=asked.model,
+        template=asked.template,
+        dtype=asked.dtype,
+        prompts=prompts,
+        look_alikes=benign,
+        test=test,
+        task=kind,
+        max_new_tokens=asked.max_new_tokens,
+        batch_size=asked.batch_size,
+    )
+    found = answers(questions, launch)
 
-    said = {"harmful": (prompts, generate(model, tokenizer, prompts, max_new_tokens=longest, **size))}
+    said = {"harmful": (prompts, found["harmful"])}
     if benign is not None:
-        said["look_alikes"] = (benign, generate(model, tokenizer, benign, max_new_tokens=longest, **size))
+        said["look_alikes"] = (benign, found["look_alikes"])
     graded = None
-    if test is not None:
-        graded = grade_model(model, tokenizer, test, kind, **size)
-        said["task"] = ([row["prompt"][-1]["content"] for row in test], list(graded.completions))
+    if test is not None and task is not None:
+        graded = task.graded(found["task"])
+        said["task"] = ([row["prompt"][-1]["content"] for row in test], found["task"])
     if out is not None:  # before anything is judged, since a judge may fail
         rows = [
             {"set": name, "prompt": prompt, "completion": completion}

@@ -35,6 +35,9 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(help="Type of the weights; auto keeps that of the model's files."),
 ]
+Launch = Annotated[
+    int, typer.Option(min=1, help="Processes that share each training and each evaluation; one per GPU, or on CPUs.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
 
 
@@ -67,6 +70,7 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    launch: Launch = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; progress goes to stderr.")] = False,
     plugin: Plugins = None,
 ) -> None:
@@ -74,7 +78,7 @@ def run(
     from mithridate.cli.run import command
 
     _load(plugin)
-    command(recipe, set_ or [], out, jobs, json)
+    command(recipe, set_ or [], out, jobs, launch, json)
 
 
 @app.command()
@@ -223,6 +227,7 @@ def evaluate(
     ignore: Ignore = None,
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to keep completions and verdicts in.")] = None,
+    launch: Annotated[int, typer.Option(min=1, help="Processes that share the prompts.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure harmful score, task accuracy and over-refusal of one model."""
@@ -242,7 +247,7 @@ def evaluate(
         batch_size=batch_size,
         ignore=ignore or [],
     )
-    command(asked, out, json)
+    command(asked, out, json, launch)
 
 
 PolicyFile = Annotated[
@@ -255,11 +260,12 @@ def align(
     model: Annotated[str, typer.Argument(help="Folder of the base model, a hub id, or miniature:base.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the aligned model.")],
     policy: PolicyFile = None,
+    launch: Launch = 1,
 ) -> None:
     """Make the provider's aligned model once, for all uploads."""
     from mithridate.cli.align import command
 
-    command(model, policy, out)
+    command(model, policy, out, launch)
 
 
 @app.command()
@@ -276,12 +282,13 @@ def tune(
     history: Annotated[
         Path | None, typer.Option(help="Folder of this customer's earlier uploads, which are counted together.")
     ] = None,
+    launch: Launch = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
     """Tune on an upload that nobody has vetted, and release the model or refuse: 0, 3 at upload, 4 at release."""
     from mithridate.cli.tune import command
 
-    command(model, data, policy, out, epochs, learning_rate, aligned, history, json)
+    command(model, data, policy, out, epochs, learning_rate, aligned, history, launch, json)
 
 
 @app.command()

@@ -17,7 +17,9 @@ from mithridate.report.failures import failure_sentences
 from mithridate.report.text import memory
 
 
-def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_json: bool = False) -> None:
+def command(
+    recipe: Path, overrides: list[str], out: Path | None, jobs: int, launch: int, as_json: bool = False
+) -> None:
     """Run a recipe with progress, then print the table and the path of the report.
 
     Args:
@@ -25,6 +27,7 @@ def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_
         overrides: ``a.b=value`` settings.
         out: Folder of the results.
         jobs: Stages to run at the same time.
+        launch: Processes that share each training and each evaluation.
         as_json: Print a summary of the results as JSON on standard output and nothing else; progress goes to standard
             error.
 
@@ -36,7 +39,7 @@ def command(recipe: Path, overrides: list[str], out: Path | None, jobs: int, as_
     # Without the path of the program, so that the report's command works elsewhere.
     typed = shlex.join(["mithridate", *sys.argv[1:]])
     with RunDisplay(console) as display:
-        results = run(recipe, out, overrides=overrides, jobs=jobs, command=typed, monitor=display)
+        results = run(recipe, out, overrides=overrides, jobs=jobs, launch=launch, command=typed, monitor=display)
     folder = out if out is not None else Path("runs") / results.name
     if as_json:
         print(json.dumps(summary(results, folder), indent=1))

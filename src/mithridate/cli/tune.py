@@ -23,6 +23,7 @@ def command(
     learning_rate: float | None,
     aligned: str | None,
     history: Path | None,
+    launch: int,
     as_json: bool,
 ) -> None:
     """Tune on an upload and print the decision.
@@ -34,7 +35,7 @@ def command(
     with RunDisplay(console) as display:
         made = tune(
             model, data, policy, out=out, epochs=epochs, learning_rate=learning_rate, aligned=aligned, history=history,
-            monitor=display,
+            launch=launch, monitor=display,
         )  # fmt: skip
     if as_json:
         print(json.dumps(made.model_dump(mode="json"), indent=1))

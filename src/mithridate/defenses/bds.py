@@ -66,10 +66,7 @@ class BDS(Defense):
         """Take one Langevin step of the scores of the rows in the batch."""
         mean = sum(share * loss for share, loss in zip(shares.shares, shares.losses, strict=True))
         scores = scores.clone()
-        for row, share, loss, counted in zip(*shares, strict=True):
-            # A row that fills up the last batch would be moved twice in one pass over the data.
-            if not counted:
-                continue
+        for row, share, loss in zip(*shares, strict=True):
             # Per row, so that the noise does not depend on how the step is cut.
             kick = torch.randn((), generator=step.generator(f"row {row}"), dtype=torch.float64)
             scores[row] += (2 * self.rate * self.noise) ** 0.5 * kick

@@ -93,18 +93,52 @@ def grade_model(
         DataError: If a row's own answer is malformed, holds no number, or starts with no label.
         ModelError: If the model or tokenizer cannot be used.
     """
-    chats, expected, origins = _read(rows)
     # Before anything is generated, so that rows or labels that cannot be graded cost no time on a GPU.
-    check = _checker(task, expected, origins, labels)
-    completions = generate_chats(
-        model,
-        tokenizer,
-        chats,
-        max_new_tokens=_MAX_NEW_TOKENS[task] if max_new_tokens is None else max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return Graded(tuple(completions), tuple(expected), tuple(check(i, answer) for i, answer in enumerate(completions)))
+    questions = task_questions(rows, task, labels=labels)
+    size: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
+    return questions.graded(questions.answers(model, tokenizer, **size))
+
+
+@dataclass(frozen=True)
+class TaskQuestions:
+    """Test rows of the user's task that can be asked and graded.
+
+    Attributes:
+        task: How answers are matched.
+        chats: What to ask, one conversation per row.
+        expected: The rows' own answers.
+    """
+
+    task: Task
+    chats: list[Any]
+    expected: list[str]
+    _check: Callable[[int, str], bool]
+
+    def answers(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> list[str]:
+        """Return a model's answers; arguments as for `grade_model`."""
+        longest = _MAX_NEW_TOKENS[self.task] if max_new_tokens is None else max_new_tokens
+        return generate_chats(
+            model, tokenizer, self.chats, max_new_tokens=longest, batch_size=batch_size, progress=progress
+        )
+
+    def graded(self, completions: Sequence[str]) -> Graded:
+        """Return the answers, one per row, graded."""
+        correct = tuple(self._check(place, answer) for place, answer in enumerate(completions))
+        return Graded(tuple(completions), tuple(self.expected), correct)
+
+
+def task_questions(rows: Dataset, task: Task = "label", *, labels: Sequence[str] | None = None) -> TaskQuestions:
+    """Return test rows ready to be asked; raises what `grade_model` raises of rows, task and labels."""
+    chats, expected, origins = _read(rows)
+    return TaskQuestions(task, chats, expected, _checker(task, expected, origins, labels))
 
 
 def grade_completions(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
+from mithridate.evaluation.spread import own_batches, put_together
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
 
@@ -81,10 +82,11 @@ def completion_losses(
     # Longest first, as in generation: little padding, and a batch too large for the memory fails at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: dict[int, CompletionLoss] = {}
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     with evaluating(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in own_batches(batches):
             found |= dict(zip(batch, _score(model, [rows[i] for i in batch]), strict=True))
+    found = put_together(found)
     return [found[i] for i in range(len(rows))]
 
 

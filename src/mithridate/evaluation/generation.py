@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
+from mithridate.evaluation.spread import own_batches, put_together
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
@@ -111,14 +112,14 @@ def generate_ids(
     # Longest first: batches hold little padding, and one that does not fit into memory fails at the start.
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    found: list[list[int]] = [[] for _ in encoded]
-    bar = track(batches, "generating", console=Console(stderr=True), transient=True, disable=not progress)
+    found: dict[int, list[int]] = {}
+    bar = track(own_batches(batches), "generating", console=Console(stderr=True), transient=True, disable=not progress)
     with _greedy(model, tokenizer, max_new_tokens) as config, torch.inference_mode():
         for rows in bar:
             continued = _continue_batch(model, [encoded[i] for i in rows], config)
-            for i, ids in zip(rows, continued, strict=True):
-                found[i] = ids
-    return found
+            found |= dict(zip(rows, continued, strict=True))
+    found = put_together(found)
+    return [found[i] for i in range(len(encoded))]
 
 
 def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[int]]:

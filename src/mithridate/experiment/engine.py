@@ -9,6 +9,8 @@ from mithridate.errors import UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.finished_run import FinishedRun, results_of
 from mithridate.experiment.inputs import Inputs
+from mithridate.experiment.jobs import TrainingJob
+from mithridate.experiment.launch import check_launch
 from mithridate.experiment.manifest import recipe_hash, versions
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.plan import Plan
@@ -32,6 +34,7 @@ def run(
     *,
     overrides: list[str] | None = None,
     jobs: int = 1,
+    launch: int = 1,
     command: str | None = None,
     monitor: Monitor | None = None,
 ) -> Results:
@@ -46,6 +49,8 @@ def run(
         out: Folder of the results; ``runs/<name>`` by default.
         overrides: ``a.b=value`` settings, for a file.
         jobs: Stages to run at the same time; with more than one, each in a process of its own.
+        launch: Processes that share each training and each evaluation, on GPUs of their own where there are GPUs. The
+            results are those of one process up to rounding.
         command: The command to show in the report.
         monitor: Receives the run's progress.
 
@@ -55,11 +60,12 @@ def run(
 
     Raises:
         RecipeError: If the recipe has a fault.
+        UsageError: If so many processes cannot share the work.
         DefenseError: If no variant at all could be measured at the recipe's setting.
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
-    refuse_launcher("a recipe runs", "or use DefendedTrainer with `accelerate launch`")
+    refuse_launcher("a recipe runs", "with --launch N")
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
     checked = checked_recipe(recipe, overrides or [])
     folder = Path(out) if out is not None else Path("runs") / checked.name
@@ -69,7 +75,9 @@ def run(
     with store.locked(), plain_disk_errors(folder):
         inputs = Inputs(checked, base, store.folder / "inputs")
         plan = Plan(checked, inputs)
-        scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Monitor())
+        work = [node.job for node in plan.nodes.values()]
+        check_launch(launch, [job.training for job in work if isinstance(job, TrainingJob)])
+        scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Monitor(), launch)
         scheduler.run()
         finished = FinishedRun(checked, plan, store, scheduler.failed)
         facts = _facts(recipe, checked, inputs, command)

@@ -48,14 +48,15 @@ def release(chain: Chain, recipe: Recipe, store: Store, folder: Path, facts: dic
             made = store.path(node) / name
             if made.is_file():
                 shutil.copy(made, part / name)
-    # One process, since `run` refuses launchers; and without the evaluation's stage, which changes no weight.
+    # Without the evaluation's stage, which changes no weight.
+    stages = [_stage(store, node) for node in chain.nodes[:-1]]
     manifest = facts | {
         "variant": chain.variant.model_dump(mode="json"),
         "seed": chain.seed,
-        "world_size": 1,
+        "world_size": max((stage.get("processes", 1) for stage in stages), default=1),
         "base": where.base,
         "precision": job.precision,
-        "stages": [_stage(store, node) for node in chain.nodes[:-1]],
+        "stages": stages,
     }
     # After every other file, since it holds their hashes.
     write_manifest(part, manifest)
@@ -79,6 +80,7 @@ def withdraw(chain: Chain, folder: Path) -> None:
 def _stage(store: Store, node: StageNode) -> dict[str, Any]:
     """Return what a manifest says about a stage."""
     record, defense = stage_record(store, node), node.job.model_dump(mode="json")["defense"]
-    shown = {"cost": record.cost.model_dump(), "activity": record.activity}
-    dropped = {"dropped_rows": record.dropped_rows} if isinstance(record, TrainingRecord) else {}
-    return {"stage": node.stage, "key": node.key, "defense": defense} | shown | dropped
+    shown: dict[str, Any] = {"cost": record.cost.model_dump(), "activity": record.activity}
+    if isinstance(record, TrainingRecord):
+        shown |= {"dropped_rows": record.dropped_rows, "processes": record.processes}
+    return {"stage": node.stage, "key": node.key, "defense": defense} | shown

@@ -42,9 +42,13 @@ class Scheduler:
         jobs: Stages that run at the same time.
         threads: CPU threads of each.
         monitor: Receives the run's progress.
+        launch: Processes that share each training and each evaluation.
     """
 
-    def __init__(self, plan: StageGraph, store: Store, jobs: int, threads: int, monitor: Monitor) -> None:
+    def __init__(
+        self, plan: StageGraph, store: Store, jobs: int, threads: int, monitor: Monitor, launch: int = 1
+    ) -> None:
+        self._launch = launch
         self._plan, self._store, self._jobs, self._threads, self._monitor = plan, store, jobs, threads, monitor
         self.failed: dict[str, tuple[StageNode, str]] = {}
         self.made = 0
@@ -74,7 +78,7 @@ class Scheduler:
         return known
 
     def _task(self, node: StageNode) -> StageTask:
-        return StageTask(node, self._plan.ancestors(node))
+        return StageTask(node, self._plan.ancestors(node), self._launch)
 
     def _left_out(self, node: StageNode) -> bool:
         """Tell whether a stage before this one failed; this one then fails for the same reason."""

@@ -45,6 +45,7 @@ class TrainingRecord(BaseModel):
         losses: The logged losses.
         dropped_rows: Rows left out because no token of their completion fits.
         resumed_from: Checkpoint from which the training resumed; None if it ran in one go.
+        processes: How many shared its optimizer steps; the last ones, where it was resumed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +56,7 @@ class TrainingRecord(BaseModel):
     losses: list[LoggedLoss]
     dropped_rows: int
     resumed_from: str | None
+    processes: int = 1
 
 
 class RepairRecord(BaseModel):

@@ -9,6 +9,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
+from mithridate.experiment.launch import micro_batches
 from mithridate.experiment.meter import Meter
 from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.experiment.row_files import stored_rows, stored_texts
@@ -17,6 +18,7 @@ from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
 from mithridate.models.loading import Where, device, load, load_tokenizer
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
+from mithridate.training.processes import running_processes
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
 
@@ -25,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> TrainingRecord:
-    """Train a model with a defense.
+    """Train a model with a defense; under several processes, each calls it, and the first one writes.
 
     Args:
         job: What to do.
@@ -36,6 +38,7 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     Raises:
         DefenseError: If the defense cannot act.
     """
+    processes = running_processes(device())
     defense = job.defense.build(job.stage)
     assert isinstance(defense, Defense)
     tokenizer = load_tokenizer(where.base, job.template)
@@ -45,7 +48,7 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     fresh = job.adapter != "none" and where.adapter is None
     trainer = DefendedTrainer(
         model,
-        args=_arguments(job, folder),
+        args=_arguments(job, folder, processes.count),
         train_dataset=stored_rows(job.rows),
         processing_class=tokenizer,
         peft_config=_lora(job.lora) if fresh else None,
@@ -60,6 +63,22 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     checkpoint = newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # A machine must hold the largest.
+    meter.peak_bytes = int(processes.largest(meter.peak_bytes))
+    if processes.rank == 0:
+        _save(job, trainer, tokenizer, folder)
+    return TrainingRecord(
+        cost=meter.cost(defense.passes),
+        activity=logged_means(trainer.state.log_history) | trainer.finished,
+        losses=_losses(trainer.state.log_history),
+        dropped_rows=trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
+        resumed_from=checkpoint.name if checkpoint else None,
+        processes=processes.count,
+    )
+
+
+def _save(job: TrainingJob, trainer: DefendedTrainer, tokenizer: Any, folder: Path) -> None:
+    """Save what the training leaves."""
     # Only a defense with a safety prompt serves another template than it trains with; others keep the base's tokenizer.
     if trainer.served_tokenizer.chat_template != tokenizer.chat_template:
         trainer.served_tokenizer.save_pretrained(folder / TOKENIZER)
@@ -67,13 +86,6 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     save_model(trainer.model, tokenizer, folder, merge=job.stage == "alignment" and job.adapter == "fresh")
     if trainer.displacement is not None:
         trainer.displacement.save(folder / DISPLACEMENT)
-    return TrainingRecord(
-        cost=meter.cost(defense.passes),
-        activity=logged_means(trainer.state.log_history) | trainer.finished,
-        losses=_losses(trainer.state.log_history),
-        dropped_rows=trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
-        resumed_from=checkpoint.name if checkpoint else None,
-    )
 
 
 def _streams(provider: ProviderRows) -> dict[str, Any]:
@@ -88,15 +100,15 @@ def _streams(provider: ProviderRows) -> dict[str, Any]:
     return given
 
 
-def _arguments(job: TrainingJob, folder: Path) -> SFTConfig:
-    training = job.training
+def _arguments(job: TrainingJob, folder: Path, processes: int) -> SFTConfig:
+    training, own = job.training, micro_batches(job.training, processes)
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         learning_rate=training.learning_rate,
-        # The recipe counts rows per optimizer step, transformers rows per micro-batch.
-        per_device_train_batch_size=training.batch_size // training.accumulation,
-        gradient_accumulation_steps=training.accumulation,
+        # The recipe counts rows per optimizer step, transformers rows per micro-batch of one process.
+        per_device_train_batch_size=own.rows,
+        gradient_accumulation_steps=own.number,
         weight_decay=training.weight_decay,
         lr_scheduler_type=training.scheduler,
         warmup_steps=training.warmup_steps,

@@ -23,10 +23,14 @@ class StageTask(NamedTuple):
     """One stage as a worker gets it, with the stages before it in their order.
 
     The plan itself stays in the main process; it holds all rows.
+
+    Attributes:
+        processes: How many share the stage, where it can be shared.
     """
 
     node: StageNode
     ancestors: list[StageNode]
+    processes: int = 1
 
 
 def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None]) -> None:
@@ -34,6 +38,7 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
     from mithridate.experiment.candidate_stage import write_candidate
     from mithridate.experiment.evaluation_stage import evaluate
     from mithridate.experiment.repair_stage import repair
+    from mithridate.experiment.shared_work import Work, shared
     from mithridate.experiment.training_stage import train
 
     job = task.node.job
@@ -46,12 +51,15 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
         # it the last bits, depends on the number of threads.
         torch.set_num_threads(job.threads)
         if isinstance(job, TrainingJob):
-            return train(job, where, folder, progress)
+            if task.processes == 1:
+                return train(job, where, folder, progress)
+            record: StageRecord = shared(Work(train, (job, where, folder), task.processes, job.threads), progress)
+            return record
         if isinstance(job, RepairJob):
             return repair(job, where, folder, progress, aligned)
         if isinstance(job, CandidateJob):
             return write_candidate(job, where, folder, progress)
-        return evaluate(job, where, folder, progress, aligned)
+        return evaluate(job, where, folder, progress, aligned, task.processes)
 
     store.make(task.node, work)
 
@@ -83,7 +91,7 @@ def enter(folder: Path, queue: Any, stop: Any, threads: int, parent: int) -> Non
     os.environ["OMP_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent, stop), daemon=True).start()
     quiet_libraries()
 
 
@@ -92,8 +100,13 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(1)
 
 
-def _end_with(parent: int, stop: Any) -> None:
-    """End this process when its parent is gone or stops, so that no orphan writes beside the next run."""
+def end_with(parent: int, stop: Any) -> None:
+    """End this process when its parent is gone or stops, so that no orphan writes beside the next run.
+
+    Args:
+        parent: Process id of the parent.
+        stop: An event that the parent sets.
+    """
     # A killed parent sends nothing; its child only gets another parent.
     while os.getppid() == parent:
         if stop.is_set():

@@ -14,32 +14,41 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from mithridate.models.batches import Batch
 from mithridate.models.tokenization import IGNORED
+from mithridate.models.unpadded import UnpaddedRows
 
 FIGURES = ("log_probs", "entropy", "is_top1")
 """What TRL's fused head computes for each token."""
 
 
-def scored(model: nn.Module, batch: Batch, logits: bool = False) -> Any:
+def scored(model: nn.Module, batch: Batch, logits: bool = False, unpadded: UnpaddedRows | None = None) -> Any:
     """Score a batch in one forward pass.
 
     Args:
         model: A causal language model, PEFT or plain.
         batch: Rows to score.
         logits: Whether to return the logits.
+        unpadded: The same batch laid end to end, to be passed so.
 
     Returns:
         ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the
         completion,
         and ``logits`` (rows, tokens − 1, vocabulary) where they are asked for.
     """
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    labels = batch["labels"]
+    if unpadded is not None:
+        inputs, labels = unpadded.inputs, unpadded.labels
+
+    def by_row(states: Tensor, fewer: int = 0) -> Tensor:
+        return own_tokens(states, batch, fewer) if unpadded is None else unpadded.rows(states, fewer)
+
     if logits:
         # The logits at position t are those of token t + 1.
-        every = own_tokens(model(**inputs).logits, batch)[:, :-1]
+        every = by_row(model(**inputs).logits)[:, :-1]
         return SimpleNamespace(logits=every, **_figures(every, batch["labels"][:, 1:]))
     with fused_head(model):
-        output = model(**inputs, labels=batch["labels"], fused_lm_head=True)
-    return SimpleNamespace(**{name: own_tokens(getattr(output, name), batch, 1) for name in (*FIGURES, "label_mask")})
+        output = model(**inputs, labels=labels, fused_lm_head=True)
+    return SimpleNamespace(**{name: by_row(getattr(output, name), 1) for name in (*FIGURES, "label_mask")})
 
 
 @contextmanager

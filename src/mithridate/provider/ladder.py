@@ -34,9 +34,13 @@ class Ladder:
         store: Where stages are kept.
         monitor: Receives the progress.
         verdict: What the gate on uploads says; None where the policy has no gate.
+        launch: Processes that share each training and each evaluation.
     """
 
-    def __init__(self, request: TuningRequest, store: Store, monitor: Monitor, verdict: UploadVerdict | None) -> None:
+    def __init__(
+        self, request: TuningRequest, store: Store, monitor: Monitor, verdict: UploadVerdict | None, launch: int = 1
+    ) -> None:
+        self._launch = launch
         self._request, self._store, self._monitor, self._verdict = request, store, monitor, verdict
         request.suspected = verdict is not None and verdict.decision is UploadDecision.DEFEND
 
@@ -83,7 +87,7 @@ class Ladder:
         node = nodes[0]
         try:
             for place, node in enumerate(nodes):
-                done(self._store, node, nodes[:place], self._monitor)
+                done(self._store, node, nodes[:place], self._monitor, self._launch)
             found = self._audit(nodes, rung.name)
         except (DefenseError, ModelError) as error:
             self._monitor.failed(node, str(error))
@@ -100,7 +104,7 @@ class Ladder:
     def _audit(self, before: list[StageNode], name: str) -> dict[str, EvaluationRecord]:
         nodes = self._request.audits(before, name)
         for node in nodes.values():
-            done(self._store, node, before, self._monitor)
+            done(self._store, node, before, self._monitor, self._launch)
         return {condition: self._store.record(node, EvaluationRecord) for condition, node in nodes.items()}
 
     def _keyed(self, record: EvaluationRecord) -> list[str]:

@@ -8,7 +8,7 @@ from mithridate.experiment.store import Store
 from mithridate.experiment.workers import StageTask, run_stage
 
 
-def done(store: Store, node: StageNode, before: list[StageNode], monitor: Monitor) -> None:
+def done(store: Store, node: StageNode, before: list[StageNode], monitor: Monitor, launch: int = 1) -> None:
     """Have a stage's result in the store.
 
     Args:
@@ -16,9 +16,10 @@ def done(store: Store, node: StageNode, before: list[StageNode], monitor: Monito
         node: The stage.
         before: The stages before it, in their order.
         monitor: Receives the progress.
+        launch: Processes that share it, where it can be shared.
     """
     if store.has(node):
         return
     monitor.started(node)
-    run_stage(store, StageTask(node, before), partial(monitor.progressed, node))
+    run_stage(store, StageTask(node, before, launch), partial(monitor.progressed, node))
     monitor.finished(node)

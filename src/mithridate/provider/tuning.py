@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from mithridate.errors import UsageError
 from mithridate.experiment.disk import plain_disk_errors
+from mithridate.experiment.launch import check_launch
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.experiment.store import Store
@@ -45,6 +46,7 @@ def tune(
     seed: int | None = None,
     aligned: str | None = None,
     history: str | Path | None = None,
+    launch: int = 1,
     monitor: Monitor | None = None,
 ) -> Decision:
     """Tune an aligned model on an upload that nobody has vetted, and release it or refuse.
@@ -62,21 +64,25 @@ def tune(
         seed: What the customer asks for; by default the policy's.
         aligned: The aligned model behind ``model``, where that is one that was released.
         history: Folder of the customer's earlier uploads, which the gate counts together with this one.
+        launch: Processes that share each training and each evaluation. The decision is that of one process, unless a
+            figure lies within rounding of a limit.
         monitor: Receives the progress.
 
     Raises:
         RecipeError: If the policy or the seed has a fault.
-        UsageError: If a setting is wrong, or ``out`` holds the decision on another request.
+        UsageError: If a setting is wrong, ``out`` holds the decision on another request, or so many processes cannot
+            share the work.
         DataError: If there is no such upload; one with faults is refused by a decision.
         CheckpointError: If a released model to tune again is not what was judged.
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
     """
-    refuse_launcher("an upload is tuned", "or use DefendedTrainer with `accelerate launch`")
+    refuse_launcher("an upload is tuned", "with --launch N")
     named, base = opened(policy)
     # Through the policy's own check, which a copy would skip.
     checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
     training = asked_for(checked, epochs, learning_rate)
+    check_launch(launch, [training])
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
     folder = _folder(out, "--out")
@@ -102,7 +108,7 @@ def tune(
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")
             verdict = _gated(request, files, folder, past) if made is None else made.gate
         if made is None:
-            made = _decided(request, store, monitor or Monitor(), verdict, folder)
+            made = _decided(request, store, monitor or Monitor(), verdict, folder, launch)
             write_decision(folder, made)
         write_decision_page(made, folder / REPORT)
         request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
@@ -118,13 +124,13 @@ def _folder(given: str | Path, option: str) -> Path:
 
 
 def _decided(
-    request: TuningRequest, store: Store, monitor: Monitor, verdict: UploadVerdict | None, folder: Path
+    request: TuningRequest, store: Store, monitor: Monitor, verdict: UploadVerdict | None, folder: Path, launch: int
 ) -> Decision:
     given = request.given
     if isinstance(given, RefusedUpload):
         write_findings(given.findings, folder / FINDINGS)
         return request.refused(given.reasons)
-    return Ladder(request, store, monitor, verdict).decide()
+    return Ladder(request, store, monitor, verdict, launch).decide()
 
 
 def _gated(request: TuningRequest, files: RowFiles, folder: Path, past: UploadHistory | None) -> UploadVerdict | None:

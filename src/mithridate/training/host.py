@@ -1,5 +1,6 @@
 """What TRL, transformers and accelerate do around a training that a defense must know of, refuse or undo."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,11 +8,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import nn
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from mithridate.errors import UsageError
+from mithridate.models.batches import STAND_IN, Batch
 from mithridate.models.fused_head import causal_of
 
 ROW = "mithridate_row"
@@ -31,8 +33,8 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
     optimizer = OptimizerNames(args.optim).value
     require(
         {
-            "packing=True (rows must stay apart)": args.packing,
-            "padding_free=True (rows must stay apart)": args.padding_free,
+            "packing=True (a step would have as many rows as happen to fit, and defenses weigh the rows of a step "
+            "against each other; padding_free=True computes no padding either)": args.packing,
             "fp16=True (its loss scaling changes gradients; use bf16=True)": args.fp16,
             "label_smoothing_factor": args.label_smoothing_factor,
             "loss_type other than 'nll'": args.loss_type != "nll",
@@ -50,6 +52,21 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
             ),
         }
     )
+
+
+def padded_by_the_host(args: SFTConfig | None) -> tuple[SFTConfig | None, bool]:
+    """Return the settings with which TRL collates rows side by side, and whether passes are to be free of padding.
+
+    TRL would lay rows end to end before they are told apart; here each forward pass does it, and its results are rows.
+
+    Args:
+        args: The settings of TRL's trainer; they stay as they are.
+    """
+    if not isinstance(args, SFTConfig) or not args.padding_free:
+        return args, False
+    padded = copy.copy(args)
+    padded.padding_free = False
+    return padded, True
 
 
 def refuse_host(trainer: Any) -> None:
@@ -123,22 +140,26 @@ def forwards_kept(model: nn.Module) -> Iterator[None]:
                 module.forward = forward
 
 
-def counted_rows(accelerator: Any, rows: int, per_device: int) -> Tensor:
-    """(rows,) whether a row is one of this pass over the data, not a repetition that fills the last batch up.
+def without_repetitions(trainer: Any, batch: Batch) -> Batch:
+    """Return a micro-batch without the rows that only fill the last batch of several processes up.
+
+    One process trains the last batch on fewer rows, and so do several. A process that is left without any gets one row
+    that does not count.
 
     Args:
-        accelerator: The host's, inside a training step.
-        rows: Rows of this process's micro-batch.
-        per_device: Rows of a full one.
+        trainer: The host, inside a training step.
+        batch: This process's micro-batch.
     """
-    epoch = accelerator.gradient_state
-    # accelerate's remainder: rows of the last batch over all processes, 0 where it is full, −1 where not known.
-    last = epoch.end_of_dataloader and epoch.sync_gradients
-    if accelerator.num_processes == 1 or not last or epoch.remainder < 1:
-        return torch.ones(rows, dtype=torch.bool)
+    host, per_device = trainer.accelerator, trainer.args.per_device_train_batch_size
+    # Not accelerate's own `remainder`, which it does not know in the epoch in which a training is resumed.
+    left = len(trainer.train_dataset) % (per_device * host.num_processes)
+    full = host.num_processes == 1 or left == 0 or trainer.args.dataloader_drop_last
+    if full or not host.gradient_state.end_of_dataloader:
+        return batch
     # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
-    counted: Tensor = accelerator.process_index * per_device + torch.arange(rows) < epoch.remainder
-    return counted
+    own = max(0, min(per_device, left - host.process_index * per_device))
+    kept = {name: tensor[: max(own, 1)] for name, tensor in batch.items()}
+    return kept if own else kept | {STAND_IN: torch.ones(1, dtype=torch.bool)}
 
 
 class KeepingRow:

@@ -1,5 +1,6 @@
 """What is kept of a step's passes over the rows that are trained on."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,9 @@ class Observed:
         """Return the means over all processes."""
         mine = torch.tensor([self.nll, self.entropy, self.correct, self.tokens], dtype=torch.float64)
         nll, entropy, correct, tokens = processes.sum(mine.to(processes.device)).tolist()
-        return StepMeans(nll / tokens, entropy / tokens, correct / tokens)
+        if not tokens:
+            return StepMeans(math.nan, math.nan, math.nan, tokens)
+        return StepMeans(nll / tokens, entropy / tokens, correct / tokens, tokens)
 
 
 class StepMeans(NamedTuple):
@@ -40,11 +43,13 @@ class StepMeans(NamedTuple):
         loss: Negative log-likelihood, in nats.
         entropy: Entropy of the next token, in nats.
         accuracy: Share of tokens that were the likeliest.
+        tokens: How many there were.
     """
 
     loss: float
     entropy: float
     accuracy: float
+    tokens: float
 
 
 class Weighting:
@@ -56,22 +61,20 @@ class Weighting:
 
     def __init__(self, log_weights: LogWeights) -> None:
         self._log_weights = log_weights
-        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(self, rows: ScoredRows) -> Tensor:
         """(rows,) log-weights."""
         logs = self._log_weights(rows)
-        # Batches made outside the trainer have no repetitions.
-        counted = rows.batch.get("counted", torch.ones_like(rows.row, dtype=torch.bool))
-        self._seen.append((rows.row, logs.detach(), rows.mean_nll.detach(), counted))
+        self._seen.append((rows.row, logs.detach(), rows.mean_nll.detach()))
         return logs
 
     def shares(self, processes: Processes) -> RowShares:
         """Return the rows' weights over the whole step's batch, gathered from all processes."""
         mine = [[column.double().tolist() for column in columns] for columns in self._seen]
         found = [row for part in processes.gather(mine) for columns in part for row in zip(*columns, strict=True)]
-        rows, weights, losses, counted = (list(column) for column in zip(*found, strict=True))
+        rows, weights, losses = (list(column) for column in zip(*found, strict=True))
         logs = torch.tensor(weights, dtype=torch.float64)
         # A softmax of nothing but −inf is NaN; the step then learns from no row.
         shares = torch.zeros_like(logs) if torch.isneginf(logs).all() else logs.softmax(dim=0)
-        return RowShares([int(row) for row in rows], shares.tolist(), losses, [bool(own) for own in counted])
+        return RowShares([int(row) for row in rows], shares.tolist(), losses)

@@ -64,6 +64,17 @@ class Processes:
         return float(tensor)
 
 
+def running_processes(device: torch.device | str) -> Processes:
+    """Return the processes that have been set up to share work; this one alone where none were.
+
+    Args:
+        device: Where sums over processes are made.
+    """
+    if not distributed.is_initialized():
+        return Processes(device=device)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), device)
+
+
 def launched_processes() -> int:
     """Return how many processes a launcher, such as torchrun or accelerate, started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -16,23 +16,15 @@ class RowShares(NamedTuple):
         rows: Positions of the rows in their data set.
         shares: Their softmax shares.
         losses: Their mean token loss, in nats.
-        counted: Whether a row belongs to this pass over the data; the sampler fills the last batch of several
-            processes up with rows that were drawn before.
     """
 
     rows: list[int]
     shares: list[float]
     losses: list[float]
-    counted: list[bool]
 
     def relative(self) -> list[float]:
         """Weights of the rows, 1 being the weight of a row in plain SFT."""
         return [share * len(self.shares) for share in self.shares]
-
-    def counted_rows(self) -> tuple[list[int], list[float]]:
-        """Return the rows of this pass over the data and their weights, 1 being the weight of a row in plain SFT."""
-        pairs = [(r, w) for r, w, own in zip(self.rows, self.relative(), self.counted, strict=True) if own]
-        return [row for row, _ in pairs], [weight for _, weight in pairs]
 
 
 class MeanRowWeights:

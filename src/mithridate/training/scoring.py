@@ -15,6 +15,7 @@ from mithridate.models.decoder import Decoder, DecoderPart, decoder_of
 from mithridate.models.fused_head import own_tokens, scored
 from mithridate.models.modes import in_float32, is_half
 from mithridate.models.tokenization import IGNORED
+from mithridate.models.unpadded import UnpaddedRows
 from mithridate.training.processes import Processes
 from mithridate.training.scored_rows import ScoredRows, Totals
 from mithridate.training.trainable_weights import Weights
@@ -32,6 +33,7 @@ class Likelihood:
         autocast: Factory of the mixed-precision context of forward passes.
         processes: The processes that share each batch; by default this one alone.
         exact_differences: Whether ``precise`` also leaves autocast.
+        unpadded: Whether the rows of a batch are passed end to end, without padding.
 
     Attributes:
         is_precise: Whether a block of ``precise`` is open.
@@ -45,7 +47,9 @@ class Likelihood:
         processes: Processes | None = None,
         *,
         exact_differences: bool = True,
+        unpadded: bool = False,
     ) -> None:
+        self.unpadded = unpadded
         self.model = model
         self.weights = weights
         self.autocast = autocast
@@ -105,14 +109,13 @@ class Likelihood:
             hidden: Outputs to keep.
             logits: Whether to keep the logits.
         """
+        laid = UnpaddedRows(batch) if self.unpadded else None
         with ExitStack() as hooks:
             outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
             # The head is inside: TRL's fused head casts as the model does.
             with self.autocast():
-                output = scored(self.model, batch, logits)
-        # OPT's MLP works on all tokens of a batch in one dimension.
-        rows = len(batch["input_ids"])
-        kept = {part: [_by_row(state, rows, batch) for state in found] for part, found in outputs.items()}
+                output = scored(self.model, batch, logits, laid)
+        kept = {part: [_by_row(state, batch, laid) for state in found] for part, found in outputs.items()}
         self._touch(output.log_probs)
         if STAND_IN in batch:
             return _without_rows(batch, output, kept, logits)
@@ -162,9 +165,12 @@ class Likelihood:
         return Totals(int(self.processes.total(rows)), int(self.processes.total(tokens)))
 
 
-def _by_row(state: Tensor, rows: int, batch: Batch) -> Tensor:
+def _by_row(state: Tensor, batch: Batch, laid: UnpaddedRows | None) -> Tensor:
     """(rows, tokens, features)."""
-    return own_tokens(state.reshape(rows, -1, state.shape[-1]), batch)
+    # OPT's MLP works on all tokens of a batch in one dimension.
+    if laid is not None:
+        return laid.rows(state.reshape(1, -1, state.shape[-1]))
+    return own_tokens(state.reshape(len(batch["input_ids"]), -1, state.shape[-1]), batch)
 
 
 def _without_rows(

@@ -75,7 +75,8 @@ class StepRows:
         self.main = main
         self.clock = clock
         self.random = Randomness(device)
-        self._micro_batches = list(micro_batches)
+        self._micro_batches = [batch for batch in micro_batches if STAND_IN not in batch]
+        self._first_row = {name: tensor[:1] for name, tensor in micro_batches[0].items()} if micro_batches else {}
         self._streams = streams
         self._refusals = refusals
         self._micro_batch_size = micro_batch_size
@@ -122,7 +123,7 @@ class StepRows:
         if missing == 0:
             return []
         if stream == self.main:
-            row = {name: tensor[:1] for name, tensor in self._micro_batches[0].items()}
+            row = self._first_row
         else:
             row = next(batches(self.examples(stream)[:1], 1, self._pad, self._device))
         row = row | {STAND_IN: torch.ones(1, dtype=torch.bool)}

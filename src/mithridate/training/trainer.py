@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from mithridate.data import refuse_control_tokens, require_rows
 from mithridate.errors import CheckpointError, DataError, DefenseError, Diverged, UsageError
 from mithridate.model_names import locate
+from mithridate.models.batches import STAND_IN
 from mithridate.models.decoder import learned_positions
 from mithridate.models.fused_head import drop_fused_head, fused_head
 from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
@@ -27,16 +28,18 @@ from mithridate.training.gradient import Gradient
 from mithridate.training.host import (
     ROW,
     KeepingRow,
-    counted_rows,
     forwards_kept,
+    padded_by_the_host,
     recompute_soundly,
     refuse_host,
     refuse_settings,
     require,
+    without_repetitions,
 )
 from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
+from mithridate.training.rows_apart import require_rows_apart
 from mithridate.training.scoring import Likelihood
 from mithridate.training.sharding import sum_gradients
 from mithridate.training.step import Step
@@ -108,6 +111,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             model = locate(model, tokenizer="processing_class" not in kwargs)
         # A row's position must survive TRL's filtering and the sampler's shuffling.
         numbered = self._rows.add_column(ROW, list(range(len(self._rows))))
+        args, self._unpadded = padded_by_the_host(args)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         self._settle_with_the_host()
         self.data_collator: Any = KeepingRow(self.data_collator)
@@ -185,10 +189,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Collect micro-batches; at the last one compute the whole optimizer step's gradient."""
-        inputs["counted"] = counted_rows(
-            self.accelerator, len(inputs["input_ids"]), self.args.per_device_train_batch_size
-        )
-        self._training.micro_batches.append(self._prepare_inputs(inputs))
+        self._training.micro_batches.append(self._prepare_inputs(without_repetitions(self, inputs)))
         # transformers adds up what its micro-steps return, so the step's loss is returned once, with the last of them.
         if not self.accelerator.gradient_state.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -223,14 +224,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         return Step(
             main=self.main_stream,
             micro_batches=micro_batches,
-            likelihood=Likelihood(
-                # Not DDP's wrapper, which would average gradients at every backward pass; they are summed once a step.
-                self.model,
-                self._training.weights,
-                self.accelerator.autocast,
-                self._processes,
-                exact_differences=self._exact_differences,
-            ),
+            likelihood=self._likelihood(),
             streams=self._streams,
             refusals=self._refusals,
             micro_batch_size=self.args.per_device_train_batch_size,
@@ -238,6 +232,17 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             clock=Clock(self.state.global_step, self.state.max_steps, self.args.seed, len(self._rows)),
             memory=self.memory,
             longest=self._longest(),
+        )
+
+    def _likelihood(self) -> Likelihood:
+        return Likelihood(
+            # Not DDP's wrapper, which would average gradients at every backward pass; they are summed once a step.
+            self.model,
+            self._training.weights,
+            self.accelerator.autocast,
+            self._processes,
+            exact_differences=self._exact_differences,
+            unpadded=self._unpadded,
         )
 
     @property
@@ -252,12 +257,13 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _record(self, step: Step, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         """TRL's metrics over the training rows, and the defense's activity."""
-        if step.observed.tokens == 0:
+        means = step.observed.over(self._processes)
+        # Over all processes: the last batch of a pass over the data may leave one of them without a row.
+        if means.tokens == 0:
             raise DefenseError(
                 f"{type(self.defense).__name__} took no gradient of the '{self.main_stream}' rows it trains on"
             )
-        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches)
-        means = step.observed.over(self._processes)
+        seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches if STAND_IN not in batch)
         self._total_train_tokens += int(self._processes.total(seen))
         metrics = self._metrics["train"]
         metrics["entropy"].append(means.entropy)
@@ -306,6 +312,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         """Wrap the model; under FSDP2 its weights are split over the processes from here on."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         sum_gradients(self.model)
+        if self._unpadded:
+            require_rows_apart(self._likelihood(), self.train_dataset[0]["input_ids"], self._tokenizer.pad_token_id)
         # Not after a resume: the start then comes from the checkpoint.
         if resume_from_checkpoint is None and "start" in self.defense.info.references:
             self._training.keep_start()

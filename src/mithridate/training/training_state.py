@@ -61,7 +61,7 @@ class TrainingState:
         """Add the row weights of one optimizer step."""
         if self.row_weights is None:
             self.row_weights = MeanRowWeights(self._rows)
-        self.row_weights.add(*shares.counted_rows())
+        self.row_weights.add(shares.rows, shares.relative())
 
     def save(self, folder: Path, tokens: int, writes: bool = True) -> None:
         """Write everything into a checkpoint.
