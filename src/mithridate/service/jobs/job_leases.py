@@ -125,6 +125,10 @@ class LeaseWatch:
         self._patience, self._clock = patience, clock
         self._seen: dict[str, _Sighting] = {}
 
+    def forget(self) -> None:
+        """Begin anew: nobody could show life while nobody could look, as when the database was away."""
+        self._seen = {}
+
     def standing(self, rows: Iterable[Row[Any]]) -> list[Row[Any]]:
         """Return the leases, of all that stand now, that have not moved for the whole patience."""
         now, seen, found = self._clock(), {}, []

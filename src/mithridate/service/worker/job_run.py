@@ -2,12 +2,15 @@
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import OperationalError
 
 from mithridate.errors import ServiceError
 from mithridate.service.contract.object_ids import now
+from mithridate.service.database.outages import fault_of, insist
 from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, beat, give_back, holds
@@ -52,15 +55,18 @@ class JobRun:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
         self._read = 0  # bytes of the progress that were read
+        self._held = time.monotonic()  # when the lease was last known to stand
 
     def run(self) -> None:
         """Run the job to its end, or until its lease has ended."""
         with beating(self._parts.database, self._lease, self._parts.settings.leases.beat):
             self._run()
-            with self._parts.database.read() as connection:
-                ended = has_ended(connection, self._lease.job)
-            if ended:
+            if insist(self._has_ended, self._stop, self._parts.settings.leases.poll):
                 drop_leftovers(self._folder)
+
+    def _has_ended(self) -> bool:
+        with self._parts.database.read() as connection:
+            return has_ended(connection, self._lease.job)
 
     def _run(self) -> None:
         leases = self._parts.settings.leases
@@ -76,19 +82,34 @@ class JobRun:
                     return
         finally:
             process.end(leases.grace)
-        self._follow()
-        self._conclude(status)
+        insist(self._follow, self._stop, leases.poll)
+        insist(lambda: self._conclude(status), self._stop, leases.poll)
 
     def _goes_on(self) -> bool:
-        """Tell how far the job is; return whether it is still ours to run."""
+        """Tell how far the job is; return whether it is still ours to run.
+
+        Raises:
+            OperationalError: If the database has been away for so long that the job may be another's by now.
+        """
         leases = self._parts.settings.leases
         if self._stop.is_set():
             with self._parts.database.write() as connection:
                 said = "The worker was shut down; another one goes on from the last checkpoint"
                 give_back(connection, self._lease, leases.attempts, blamed=False, said=said)
             return False
-        if self._follow():
+        asked = time.monotonic()
+        try:
+            stands = self._follow() or self._stands()
+        except OperationalError as error:
+            # The job goes on meanwhile. Nobody takes it before half of the patience: a beat is never older than that.
+            if asked - self._held > leases.patience / 2:
+                raise
+            log.warning("the database is away", extra={"job": self._lease.job, "fault": fault_of(error)})
             return True
+        self._held = asked
+        return stands
+
+    def _stands(self) -> bool:
         with self._parts.database.read() as connection:
             return holds(connection, self._lease)
 
@@ -153,7 +174,6 @@ class JobRun:
         whole = told[: told.rfind(b"\n") + 1]  # the last line may be half written
         if not whole:
             return False
-        self._read += len(whole)
         lines = [ProgressLine.model_validate_json(line) for line in whole.splitlines()]
         with self._parts.database.write() as connection:
             # Holds the job's row as well, so that the lease still stands when the lines are written.
@@ -161,6 +181,7 @@ class JobRun:
                 return False
             for line in lines:
                 self._told(connection, line)
+        self._read += len(whole)  # only now: what could not be written is read again
         return True
 
     def _told(self, connection: Connection, line: ProgressLine) -> None:

@@ -6,8 +6,9 @@ import secrets
 import socket
 import threading
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from mithridate.service.database.outages import insist
 from mithridate.service.jobs.job_leases import Lease, LeaseWatch, claim, give_back, release_lost, standing_leases
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
@@ -73,11 +74,22 @@ class JobWorker:
         log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
         try:
             JobRun(self._parts, lease, self.stop, self._command).run()
+        except OperationalError:
+            log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
+            # No fault of the job's: a database that is restarted often must not use up its attempts.
+            self._return(lease, False, "The database was away; the job goes on from its last checkpoint")
         except Exception:
             log.exception("job not run", extra={"job": lease.job, "fence": lease.fence})
+            self._return(lease, True, "The worker could not run the job; it is started again")
+
+    def _return(self, lease: Lease, blamed: bool, said: str) -> None:
+        leases = self._parts.settings.leases
+
+        def given_back() -> None:
             with self._parts.database.write() as connection:
-                said = "The worker could not run the job; it is started again"
-                give_back(connection, lease, self._parts.settings.leases.attempts, blamed=True, said=said)
+                give_back(connection, lease, leases.attempts, blamed=blamed, said=said)
+
+        insist(given_back, self.stop, leases.poll)
 
     def _watch(self) -> None:
         """Look for lost workers, and say that this one is there."""
@@ -88,6 +100,7 @@ class JobWorker:
                 self._look(watch)
             except Exception:
                 log.exception("lost workers not looked for; tried again")
+                watch.forget()
             # More often than a lease may stand still, or the patience would be longer than it says.
             if self.stop.wait(min(leases.beat, leases.patience / 10)):
                 break
