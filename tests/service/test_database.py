@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -17,7 +18,8 @@ from mithridate.service import backups
 from mithridate.service.backups import back_up, restore
 from mithridate.service.database.migrating import migrate, newest, require_newest, revision_of
 from mithridate.service.database.opened import Database
-from mithridate.service.database.tables import JOBS, METADATA, PROJECTS
+from mithridate.service.database.tables import JOBS, METADATA, PROJECTS, REPORTS
+from mithridate.service.policy_facts import report
 from mithridate.service.service_settings import ServiceSettings
 from tests.service.conftest import Server, make_parts, new_key, upload, work
 from tests.service.test_leases import add, project
@@ -63,6 +65,22 @@ def test_every_revision_goes_up_and_down(url):
         assert connection.execute(select(func.count()).select_from(JOBS)).scalar_one() == 0, name
     with pytest.raises(ServiceError, match="there is no revision"):
         migrate(database, "9999")
+    database.close()
+
+
+def test_many_report_the_same_at_once(url):
+    database = Database(url)
+    migrate(database)
+
+    def reports(number):
+        for _ in range(20):
+            with database.write() as connection:
+                report(connection, "pipeline", facts={"by": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(reports, range(8)))
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(REPORTS)).scalar_one() == 1
     database.close()
 
 

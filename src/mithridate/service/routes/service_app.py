@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from mithridate.files import disk_was_full
 from mithridate.service.chat.chat_engine import ChatEngine
 from mithridate.service.contract.api_refusal import ApiRefusal, error_body
 from mithridate.service.database.outages import fault_of
@@ -76,6 +77,7 @@ def make_app(parts: ServiceParts) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(OperationalError, _away)
+    app.add_exception_handler(OSError, _full)
     app.add_exception_handler(Exception, _broken)
     app.add_middleware(RequestLimits, most=_most(parts.settings.sizes), idle=parts.settings.sizes.idle_seconds)
     # The last is the outermost: it also counts what the limits refuse.
@@ -109,6 +111,7 @@ _STATUSES = {
     413: "The body is too long",
     429: "Too much was asked for",
     503: "The service takes no jobs now",
+    507: "The disk is full",
 }
 _ERROR = {
     "type": "object",
@@ -162,6 +165,27 @@ def _away(request: Request, error: Exception) -> JSONResponse:
     log.error("the database is away", extra={"fault": fault_of(error)})
     said = "the database does not answer; ask again in a moment"
     return JSONResponse(error_body(503, said, code="database_unavailable"), 503, headers={"Retry-After": "1"})
+
+
+def _full(request: Request, error: Exception) -> JSONResponse:
+    """Answer where there is no room for a file.
+
+    Raises:
+        Exception: The error itself, where it is another one.
+    """
+    if not disk_was_full(error):
+        raise error
+    log.error("the disk is full", extra={"fault": str(error)})
+    said = "the service has no room for this; tell the operator"
+    return JSONResponse(
+        error_body(
+            507,
+            said,
+            code="storage_full",
+        ),
+        507,
+        headers={"x-should-retry": "false"},
+    )
 
 
 def _broken(request: Request, error: Exception) -> JSONResponse:

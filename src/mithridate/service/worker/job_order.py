@@ -12,6 +12,9 @@ from mithridate.service.worker.left_files import own_bytes
 
 ORDER, OUTCOME, FAILURE, PROGRESS = "order.json", "outcome.json", "failure.json", "progress.jsonl"
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
+STORAGE_FULL = 28
+"""Exit status of a job's process that could not even write down that the disk is full."""
+STORAGE_SAID = "the disk is full; create the job again when the operator has made room"
 DECISION_FOLDER = "out"
 """Folder of the decision and, if released, of the model."""
 

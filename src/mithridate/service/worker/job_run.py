@@ -25,6 +25,8 @@ from mithridate.service.worker.job_order import (
     ORDER,
     OUTCOME,
     PROGRESS,
+    STORAGE_FULL,
+    STORAGE_SAID,
     TRAINING,
     VALIDATION,
     JobFailure,
@@ -206,6 +208,8 @@ class JobRun:
             found = read_outcome(self._folder)
         except ServiceError as error:
             found = JobFailure(code="internal_error", message=str(error).replace(str(self._folder), "the job"))
+        if found is None and status == STORAGE_FULL:
+            found = JobFailure(code="storage_full", message=STORAGE_SAID)
         if found is None:
             log.error("job process ended without a word", extra={"job": self._lease.job, "status": status})
             with self._parts.database.write() as connection:

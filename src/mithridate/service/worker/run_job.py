@@ -3,12 +3,12 @@
 Run by a worker as ``python -m mithridate.service.worker.run_job FOLDER``.
 """
 
-import errno
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from mithridate.errors import (
@@ -21,11 +21,14 @@ from mithridate.errors import (
     ServiceError,
     UsageError,
 )
+from mithridate.files import disk_was_full
 from mithridate.service.worker.confinement import confine
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
     OUTCOME,
+    STORAGE_FULL,
+    STORAGE_SAID,
     TRAINING,
     VALIDATION,
     FileRefused,
@@ -46,20 +49,25 @@ _CODES: tuple[tuple[type[MithridateError], str], ...] = (
 """Code of a failure by the kind of error; any other is a ``pipeline_error``."""
 
 _SAID = {
+    "storage_full": STORAGE_SAID,
     "judge_unavailable": "a judge failed its self-test or cannot be reached; nothing is released, ask the operator",
     "gate_unavailable": "the gate on uploads cannot decide; nothing is trained, ask the operator",
     "model_unavailable": "the aligned model cannot be loaded; ask the operator",
     "defense_cannot_act": "the policy's defense cannot act on this upload; ask the operator",
     "policy_error": "the operator's policy or the rows it names cannot be used; ask the operator",
     "sandbox_unavailable": "the job cannot be confined on this machine; ask the operator",
-    "storage_full": "the disk is full; create the job again when the operator has made room",
     "pipeline_error": "the pipeline failed; ask the operator",
 }
 """What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
 
 
 def main(folder: Path) -> int:
-    """Do a job and return the exit status: 0 for a decision, 1 for a failure that has been written down."""
+    """Do a job and return the exit status.
+
+    Returns:
+        0 for a decision, 1 for a failure that has been written down, `STORAGE_FULL` where the disk had no room for
+        either.
+    """
     worker = os.getppid()
     order = JobOrder.model_validate_json((folder / ORDER).read_bytes())
     try:
@@ -71,11 +79,25 @@ def main(folder: Path) -> int:
         from mithridate.service.worker.pipeline_run import run_pipeline
 
         outcome = run_pipeline(order, folder)
+        write_told(folder, OUTCOME, outcome)
+        return 0
     except MithridateError as error:
-        write_told(folder, FAILURE, failure_of(error, folder))
-        return 1
-    write_told(folder, OUTCOME, outcome)
-    return 0
+        return _failed(folder, failure_of(error, folder))
+    except Exception as error:  # every library has an error of its own for a full disk
+        if not disk_was_full(error):
+            raise
+        traceback.print_exc()
+        return _failed(folder, JobFailure(code="storage_full", message=_SAID["storage_full"]))
+
+
+def _failed(folder: Path, failure: JobFailure) -> int:
+    try:
+        write_told(folder, FAILURE, failure)
+    except OSError as error:
+        if not disk_was_full(error):
+            raise
+        return STORAGE_FULL
+    return 1
 
 
 def failure_of(error: MithridateError, folder: Path) -> JobFailure:
@@ -88,11 +110,8 @@ def failure_of(error: MithridateError, folder: Path) -> JobFailure:
         message = message.replace(f"{folder}/", "").replace(TRAINING, "training_file")
         return JobFailure(code="invalid_training_file", message=message, param="training_file")
     code = next((code for kind, code in _CODES if isinstance(error, kind)), "pipeline_error")
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            code = "storage_full"
-        cause = cause.__cause__
+    if disk_was_full(error):
+        code = "storage_full"
     print(f"{code}: {error}", file=sys.stderr)
     return JobFailure(code=code, message=_SAID[code])
 
