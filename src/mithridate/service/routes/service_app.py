@@ -99,6 +99,7 @@ async def _beside(app: FastAPI) -> AsyncIterator[None]:
     stop.set()
     for one in works:
         await anyio.to_thread.run_sync(one.join)
+    await anyio.to_thread.run_sync(app.state.chat.close)
 
 
 _STATUSES = {
