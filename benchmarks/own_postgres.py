@@ -51,6 +51,10 @@ class OwnPostgres:
         """End the server at once, whatever it is doing."""
         self._run("pg_ctl", "-m", "immediate", "stop")
 
+    def stop(self) -> None:
+        """End the server in order, which leaves no memory behind."""
+        self._run("pg_ctl", "-m", "fast", "stop")
+
     def create(self, name: str) -> str:
         """Make a database and return its address."""
         command = [str(self.programs / "psql"), f"{self.url}postgres", "-c", f"create database {name}"]
@@ -94,7 +98,7 @@ def own_postgres() -> Iterator[OwnPostgres]:
         server = OwnPostgres(folder)
         server.start()
         yield server
-        server.kill()
+        server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -191,10 +191,12 @@ def test_tuning_on_a_full_disk_goes_on_when_there_is_room(disk, world, policy, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_of_the_real_pipeline_without_room(disk, world, policy):  # noqa: F811
+def test_a_job_of_the_real_pipeline_without_room(disk, world, policy, tmp_path):  # noqa: F811
     (disk / "policy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
     models, process = {"tiny": str(world / "model")}, {"sandbox": "off"}
-    parts = make_parts(disk / "service", policy=disk / "policy.yaml", models=models, process=process)
+    database = f"sqlite:///{tmp_path / 'service.db'}"  # elsewhere: it could not even take the failure down
+    given = {"policy": disk / "policy.yaml", "models": models, "process": process, "database": database}
+    parts = make_parts(disk / "service", **given)
     rows = Path(world / "user.jsonl").read_bytes()
     with closing(Server(parts)) as server:
         client = server.client(new_key(parts))
