@@ -2,8 +2,8 @@
 
     python -m benchmarks.service_kills --points 20 --out build/service-kills
 
-Each point is a job of its own: its worker is killed, another one takes the job over under the usual leases (a beat every
-10 s, patience of 30 s) and goes on. The released bytes must be those of a job that nobody killed. Results are
+Each point is a job of its own: its worker is killed, another one takes the job over under the usual leases (a beat
+every 10 s, patience of 30 s) and goes on. The released bytes must be those of a job that nobody killed. Results are
 written after every point; the same call goes on with the next.
 """
 

@@ -1,7 +1,8 @@
 """What the fine-tuning service stands: a large upload, lists and look-ups among many jobs, a long queue.
 
     python -m benchmarks.service_load upload --megabytes 512
-    python -m benchmarks.service_load requests --jobs 10000
+    python -m benchmarks.service_load requests --jobs 10000              # as fast as four clients can
+    python -m benchmarks.service_load requests --jobs 100000 --rate 50   # requests per second of all four
     python -m benchmarks.service_load queue --jobs 1000 --workers 3
 
 Each starts processes of its own in a new folder and prints one JSON object. Requests are set against a bare FastAPI
@@ -70,28 +71,38 @@ def upload(folder: Path, megabytes: int) -> dict[str, Any]:
     }
 
 
-def requests(folder: Path, jobs: int, count: int) -> dict[str, Any]:
-    """Measure list and get among many jobs, and a bare route."""
+def requests(folder: Path, jobs: int, count: int, rate: float | None) -> dict[str, Any]:
+    """Measure list and get among many jobs, and a bare route; and what they leave in the server's memory."""
     parts, key = opened(folder)
     with parts.database.write() as connection:
         project = connection.execute(select(KEYS.c.project_id)).scalars().first()
         names = [_job(connection, str(project)) for _ in range(jobs)]
     figures = {}
-    with serving("serve", folder) as (url, _):
+    with serving("serve", folder) as (url, process):
         middle = names[len(names) // 2]
         paths = {
             "list": "/v1/fine_tuning/jobs?limit=20",
             "list in the middle": f"/v1/fine_tuning/jobs?limit=20&after={middle}",
             "get": f"/v1/fine_tuning/jobs/{middle}",
         }
+        for path in paths.values():
+            _timed(url + path, key, count // 4, rate)  # loads what it needs once
+        before = (process.memory_info().rss, process.num_fds())
         for name, path in paths.items():
-            figures[name] = _timed(url + path, key, count)
-    with serving("bare", folder) as (url, _):
-        figures["bare route"] = _timed(f"{url}/bare", key, count)
-    bare = figures["bare route"]["requests_per_second"]
+            figures[name] = _timed(url + path, key, count, rate, process)
+        grown = {
+            "requests": len(paths) * count,
+            "memory_percent": round(100 * (process.memory_info().rss / before[0] - 1), 1),
+            "descriptors": process.num_fds() - before[1],
+        }
+    with serving("bare", folder) as (url, process):
+        _timed(f"{url}/bare", key, count // 4, rate)
+        figures["bare route"] = _timed(f"{url}/bare", key, count, rate, process)
+    bare = figures["bare route"]
     for figure in figures.values():
-        figure["share_of_bare"] = round(figure["requests_per_second"] / bare, 3)
-    return figures
+        figure["p99_to_bare"] = round(figure["p99_milliseconds"] / bare["p99_milliseconds"], 1)
+        figure["processor_to_bare"] = round(figure["processor_milliseconds"] / bare["processor_milliseconds"], 1)
+    return {**figures, "grown": grown}
 
 
 def _job(connection: Any, project: str) -> str:
@@ -109,12 +120,20 @@ def _job(connection: Any, project: str) -> str:
     return name
 
 
-def _timed(url: str, key: str, count: int) -> dict[str, float]:
+def _timed(
+    url: str, key: str, count: int, rate: float | None, process: psutil.Process | None = None
+) -> dict[str, float]:
+    """Ask by four clients at once, each with a quarter of the requests and of their rate."""
     times: list[float] = []
+    used = sum(process.cpu_times()[:2]) if process is not None else 0.0
 
     def ask() -> None:
         with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client:
+            due = time.perf_counter()
             for _ in range(count // 4):
+                if rate is not None:
+                    due += 4 / rate
+                    time.sleep(max(0.0, due - time.perf_counter()))
                 began = time.perf_counter()
                 client.get(url).raise_for_status()
                 times.append(time.perf_counter() - began)
@@ -127,8 +146,13 @@ def _timed(url: str, key: str, count: int) -> dict[str, float]:
         one.join()
     seconds = time.perf_counter() - began
     times.sort()
-    last = times[int(0.99 * len(times))]
-    return {"requests_per_second": round(len(times) / seconds, 1), "p99_milliseconds": round(1000 * last, 1)}
+    used = sum(process.cpu_times()[:2]) - used if process is not None else 0.0
+    return {
+        "requests_per_second": round(len(times) / seconds, 1),
+        "median_milliseconds": round(1000 * times[len(times) // 2], 1),
+        "p99_milliseconds": round(1000 * times[int(0.99 * len(times))], 1),
+        "processor_milliseconds": round(1000 * used / len(times), 2),
+    }
 
 
 def queue(folder: Path, jobs: int, workers: int) -> dict[str, Any]:
@@ -164,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--count", type=int, default=2000, help="requests of each kind")
+    parser.add_argument("--rate", type=float, help="requests per second; as many as can be by default")
     parser.add_argument("--folder", type=Path, help="folder of the service; a new one by default")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as made:
@@ -171,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.what == "upload":
             figures = upload(folder, options.megabytes)
         elif options.what == "requests":
-            figures = requests(folder, options.jobs, options.count)
+            figures = requests(folder, options.jobs, options.count, options.rate)
         else:
             figures = queue(folder, options.jobs, options.workers)
     machine = {"cores": psutil.cpu_count(), "python": platform.python_version(), "load": psutil.getloadavg()[0]}
