@@ -202,7 +202,7 @@ def test_a_job_of_the_real_pipeline_without_room(disk, world, policy, tmp_path):
         client = server.client(new_key(parts))
         file = client.files.create(file=("rows.jsonl", rows), purpose="fine-tune").id
         job = client.fine_tuning.jobs.create(model="tiny", training_file=file).id
-        ballast = fill(disk, left=600)
+        ballast = fill(disk, left=120)
         JobWorker(parts).work(until_idle=True)
         assert state(parts, job).error["code"] == "storage_full"
         assert not os.path.exists(parts.settings.jobs_folder / job / "out" / "model")
