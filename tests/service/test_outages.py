@@ -72,12 +72,16 @@ def test_an_outage_costs_a_job_none_of_its_attempts(parts, client, worker, plug,
 
 
 def test_what_a_job_told_during_an_outage_is_not_lost(parts, client, worker, plug):
+    plain = create(client, "steps15")
+    until(lambda: state(parts, plain).state == "succeeded")
     job = create(client, "steps15")
     until(lambda: state(parts, job).state == "running")
     plug.out(0.8)  # the job ends meanwhile
     until(lambda: state(parts, job).state == "succeeded")
     assert (state(parts, job).attempts, state(parts, job).steps_done) == (1, 15)
-    assert len([message for message in events(parts, job) if message.startswith("Step ")]) == 2
+    wanted = [message for message in events(parts, plain) if message.startswith("Step ")]
+    assert wanted
+    assert [message for message in events(parts, job) if message.startswith("Step ")] == wanted
 
 
 def test_a_worker_that_shuts_down_during_an_outage_ends(parts, client, plug):
