@@ -6,19 +6,23 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from benchmarks.own_postgres import Absent, own_postgres
 from sqlalchemy import func, insert, inspect, select
 
 from mithridate.errors import ServiceError, UsageError
 from mithridate.service import backups
 from mithridate.service.backups import back_up, restore
+from mithridate.service.database import migrating
 from mithridate.service.database.migrating import migrate, newest, require_newest, revision_of
 from mithridate.service.database.opened import Database
 from mithridate.service.database.tables import JOBS, METADATA, PROJECTS, REPORTS
+from mithridate.service.jobs.job_states import EDGES
 from mithridate.service.policy_facts import report
 from mithridate.service.service_settings import ServiceSettings
 from tests.service.conftest import Server, make_parts, new_key, upload, work
@@ -68,6 +72,23 @@ def test_every_revision_goes_up_and_down(url):
     database.close()
 
 
+def test_what_is_there_survives_every_revision_up_and_down(url):
+    database = Database(url)
+    script = ScriptDirectory(str(Path(migrating.__file__).parent / "migrations"))
+    revisions = [one.revision for one in reversed(list(script.walk_revisions()))]
+    assert (revisions[0], revisions[-1]) == ("0001", newest())
+    migrate(database, revisions[0])
+    with database.write() as connection:
+        project(connection)
+        names = {add(connection, state) for state in EDGES}
+    for revision in [*revisions[1:], *reversed(revisions[:-1])]:
+        migrate(database, revision)
+        with database.read() as connection:
+            rows = connection.execute(select(JOBS.c.id, JOBS.c.state)).all()
+        assert ({row.id for row in rows}, {row.state for row in rows}) == (names, set(EDGES)), revision
+    database.close()
+
+
 def test_many_report_the_same_at_once(url):
     database = Database(url)
     migrate(database)
@@ -85,8 +106,6 @@ def test_many_report_the_same_at_once(url):
 
 
 def test_an_interrupted_migration_leaves_nothing(url, monkeypatch):
-    from mithridate.service.database import migrating
-
     real = migrating.command.upgrade
 
     def half(config, revision):

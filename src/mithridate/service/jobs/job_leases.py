@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from mithridate.service.contract.job_objects import JobError
 from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
+from mithridate.service.jobs.job_states import HELD
 from mithridate.service.jobs.transitions import move
 
 WAITING = ("validating_files", "queued")
@@ -150,7 +151,9 @@ class LeaseWatch:
 def standing_leases(connection: Connection) -> list[Row[Any]]:
     """Return every lease that stands."""
     columns = (JOBS.c.id, JOBS.c.fence, JOBS.c.beat, JOBS.c.state, JOBS.c.attempts)
-    return list(connection.execute(select(*columns).where(JOBS.c.worker.is_not(None))))
+    # By state first, which has an index: of many thousand jobs nearly all have ended.
+    held = select(*columns).where(JOBS.c.state.in_(HELD), JOBS.c.worker.is_not(None))
+    return list(connection.execute(held))
 
 
 def release_lost(connection: Connection, row: Row[Any], attempts: int) -> bool:
