@@ -35,6 +35,7 @@ class JobOrder(_Told):
         validation: Whether there is a validation file.
         confined: Folders that the process may read besides its own; None where it is not confined.
         network: Whether it may use the network.
+        attempt: Number of the attempt that it is for.
     """
 
     model: str
@@ -45,6 +46,7 @@ class JobOrder(_Told):
     validation: bool
     confined: list[str] | None = None
     network: bool = False
+    attempt: int = 0
 
 
 class StepLoss(NamedTuple):

@@ -19,6 +19,7 @@ from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
 from mithridate.service.worker.confinement import available, exposed
+from mithridate.service.worker.engines import end_earlier, start
 from mithridate.service.worker.job_leftovers import drop_leftovers, has_ended
 from mithridate.service.worker.job_order import (
     FAILURE,
@@ -35,7 +36,7 @@ from mithridate.service.worker.job_order import (
     read_outcome,
     write_told,
 )
-from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
+from mithridate.service.worker.job_process import readable
 from mithridate.service.worker.lease_beats import beating
 from mithridate.service.worker.left_files import drop_links, own_file
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
@@ -77,7 +78,7 @@ class JobRun:
             with self._parts.database.write() as connection:
                 take_failure(self._parts, connection, self._lease, failure)
             return
-        process = JobProcess(self._folder, self._command, self._parts.settings.process)
+        process = start(self._folder, self._lease.fence, self._command, self._parts.settings)
         try:
             while (status := process.wait(leases.poll)) is None:
                 if not self._goes_on():
@@ -118,7 +119,7 @@ class JobRun:
     def _prepared(self) -> JobFailure | None:
         """Lay out the job's folder; return why that cannot be done."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        end_earlier(self._folder)
+        end_earlier(self._folder, self._parts.settings)
         drop_links(self._folder)
         for name in (OUTCOME, FAILURE, PROGRESS):  # of an earlier attempt
             (self._folder / name).unlink(missing_ok=True)
@@ -150,6 +151,7 @@ class JobRun:
             validation=row.validation_file is not None,
             confined=confined,
             network=settings.process.network,
+            attempt=self._lease.fence,
         )
         write_told(self._folder, ORDER, order)
         return None

@@ -48,6 +48,9 @@ _CODES: tuple[tuple[type[MithridateError], str], ...] = (
 )
 """Code of a failure by the kind of error; any other is a ``pipeline_error``."""
 
+OVERTAKEN = 3
+"""Exit status of a process that was started for an attempt that is over."""
+
 _SAID = {
     "storage_full": STORAGE_SAID,
     "judge_unavailable": "a judge failed its self-test or cannot be reached; nothing is released, ask the operator",
@@ -61,8 +64,12 @@ _SAID = {
 """What a client reads. The error's own words may name folders, judges and addresses; the job's log has them."""
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, attempt: int | None = None) -> int:
     """Do a job and return the exit status.
+
+    Args:
+        folder: The job's folder.
+        attempt: Number of the attempt that this process is for; where the order is for another one, it ends.
 
     Returns:
         0 for a decision, 1 for a failure that has been written down, `STORAGE_FULL` where the disk had no room for
@@ -70,11 +77,13 @@ def main(folder: Path) -> int:
     """
     worker = os.getppid()
     order = JobOrder.model_validate_json((folder / ORDER).read_bytes())
+    if attempt is not None and order.attempt != attempt:
+        return OVERTAKEN
     try:
         if order.confined is not None:
             confine(folder, [Path(one) for one in order.confined], network=order.network)
         # Only now: the kernel confines a process with one thread.
-        threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
+        threading.Thread(target=_end_with_worker, args=(worker, folder, attempt), daemon=True).start()
         # Imports torch, inside the confinement.
         from mithridate.service.worker.pipeline_run import run_pipeline
 
@@ -116,12 +125,14 @@ def failure_of(error: MithridateError, folder: Path) -> JobFailure:
     return JobFailure(code=code, message=_SAID[code])
 
 
-def _end_with_worker(parent: int) -> None:
-    """End this process when its worker is gone, so that it never works beside its successor."""
+def _end_with_worker(parent: int, folder: Path, attempt: int | None) -> None:
+    """End this process when its worker is gone or the job is another's, so that it never works beside its successor."""
     while os.getppid() == parent:
         time.sleep(0.5)
+        if attempt is not None and JobOrder.model_validate_json((folder / ORDER).read_bytes()).attempt != attempt:
+            break
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:3])))

@@ -16,6 +16,7 @@ from mithridate.service.service_parts import ServiceParts
 from mithridate.service.worker.job_order import STORAGE_SAID, JobFailure
 from mithridate.service.worker.job_process import COMMAND
 from mithridate.service.worker.job_run import JobRun
+from mithridate.service.worker.ray_process import EngineAway
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,10 @@ class JobWorker:
         log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
         try:
             JobRun(self._parts, lease, self.stop, self._command).run()
+        except EngineAway:
+            log.exception("the cluster was away for too long", extra={"job": lease.job, "fence": lease.fence})
+            self._return(lease, False, "The cluster was away; the job goes on from its last checkpoint")
+            self.stop.wait(self._parts.settings.leases.poll)
         except OperationalError:
             log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
             # No fault of the job's: a database that is restarted often must not use up its attempts.
