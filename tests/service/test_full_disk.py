@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_every_librarys_full_disk_is_told_apart_from_other_faults(tmp_path, monk
         assert json.loads((tmp_path / FAILURE).read_text())["code"] == code
     else:
         assert run_job.main(tmp_path) == STORAGE_FULL
+
+
+@pytest.mark.slow
+def test_a_process_whose_log_cannot_be_written_tells_by_its_status(disk):
+    folder = disk / "job"
+    folder.mkdir()
+    order = JobOrder(model=str(disk / "none"), policy=None, epochs=None, rate=None, seed=0, validation=False)
+    write_told(folder, "order.json", order)
+    (folder / "training.jsonl").write_bytes(upload())
+    fill(disk)
+    with (folder / "process.log").open("ab") as log:
+        command = [sys.executable, "-m", "mithridate.service.worker.run_job", str(folder)]
+        assert subprocess.run(command, stdout=log, stderr=log).returncode == STORAGE_FULL
+    assert not (folder / FAILURE).exists()
 
 
 def test_errors_that_name_each_other_are_walked_once():

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from mithridate.errors import (
@@ -95,7 +96,7 @@ def main(folder: Path, attempt: int | None = None) -> int:
     except Exception as error:  # every library has an error of its own for a full disk
         if not disk_was_full(error):
             raise
-        traceback.print_exc()
+        _log(traceback.format_exc())
         return _failed(folder, JobFailure(code="storage_full", message=_SAID["storage_full"]))
 
 
@@ -121,8 +122,13 @@ def failure_of(error: MithridateError, folder: Path) -> JobFailure:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), "pipeline_error")
     if disk_was_full(error):
         code = "storage_full"
-    print(f"{code}: {error}", file=sys.stderr)
+    _log(f"{code}: {error}")
     return JobFailure(code=code, message=_SAID[code])
+
+
+def _log(said: str) -> None:
+    with suppress(OSError):  # the log lies on the same disk, which may be full
+        print(said, file=sys.stderr, flush=True)
 
 
 def _end_with_worker(parent: int, folder: Path, attempt: int | None) -> None:
@@ -135,4 +141,7 @@ def _end_with_worker(parent: int, folder: Path, attempt: int | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:3])))
+    found = main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
+    if found == STORAGE_FULL:
+        os._exit(found)  # an interpreter that cannot write the end of its log would change the status
+    sys.exit(found)
