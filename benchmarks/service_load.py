@@ -1,7 +1,8 @@
 """What the fine-tuning service stands: a large upload, lists and look-ups among many jobs, a long queue.
 
     python -m benchmarks.service_load upload --megabytes 512
-    python -m benchmarks.service_load requests --jobs 10000
+    python -m benchmarks.service_load requests --jobs 10000              # as fast as four clients can
+    python -m benchmarks.service_load requests --jobs 100000 --rate 50   # requests per second of all four
     python -m benchmarks.service_load queue --jobs 1000 --workers 3
 
 Each starts processes of its own in a new folder and prints one JSON object. Requests are set against a bare FastAPI
@@ -10,76 +11,23 @@ route in a process of the same kind, so that the figures carry over to other mac
 
 import json
 import platform
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import uvicorn
-from fastapi import FastAPI
 from sqlalchemy import insert, select
 
+from benchmarks.service_processes import ROW, command, opened, serving
 from mithridate.service.contract.object_ids import new_id, now
 from mithridate.service.database.tables import JOBS, KEYS
-from mithridate.service.keys.api_keys import create_key
-from mithridate.service.policy_facts import POLICY, PolicyFacts, report
-from mithridate.service.routes.service_app import make_app
-from mithridate.service.service_parts import ServiceParts
-from mithridate.service.service_settings import ServiceSettings
-from mithridate.service.starting import open_or_make
-from mithridate.service.worker.worker_loop import JobWorker
-
-STUB = (sys.executable, "-I", "-S", str(Path(__file__).with_name("service_stub.py")))
-ROW = b'{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "b"}]}\n' % (b"a" * 900)
-
-
-def opened(folder: Path) -> tuple[ServiceParts, str]:
-    """Return the parts of a service in a folder, and a new key."""
-    parts = open_or_make(_settings(folder))
-    (folder / "aligned").mkdir(exist_ok=True)
-    facts = PolicyFacts(
-        name="none", sha256="", seed=0, epochs=1, most_epochs=1, learning_rate=1, highest_learning_rate=1, batch_size=1
-    )
-    with parts.database.write() as connection:
-        report(connection, POLICY, facts=facts.model_dump())
-        return parts, create_key(connection, "default", "load", "write").secret
-
-
-def _settings(folder: Path) -> ServiceSettings:
-    uses = {"requests_per_minute": 10**9, "active_jobs": 10**6}
-    return ServiceSettings.model_validate({"folder": folder, "uses": uses, "leases": {"poll": 0.05}})
-
-
-@contextmanager
-def serving(what: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a server in a process of its own; return its address and the process."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.service_load", what, "--folder", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while True:
-            try:
-                httpx.get(f"{url}/healthz")
-                break
-            except httpx.ConnectError:
-                time.sleep(0.1)
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def upload(folder: Path, megabytes: int) -> dict[str, Any]:
@@ -123,28 +71,38 @@ def upload(folder: Path, megabytes: int) -> dict[str, Any]:
     }
 
 
-def requests(folder: Path, jobs: int, count: int) -> dict[str, Any]:
-    """Measure list and get among many jobs, and a bare route."""
+def requests(folder: Path, jobs: int, count: int, rate: float | None) -> dict[str, Any]:
+    """Measure list and get among many jobs, and a bare route; and what they leave in the server's memory."""
     parts, key = opened(folder)
     with parts.database.write() as connection:
         project = connection.execute(select(KEYS.c.project_id)).scalars().first()
         names = [_job(connection, str(project)) for _ in range(jobs)]
     figures = {}
-    with serving("serve", folder) as (url, _):
+    with serving("serve", folder) as (url, process):
         middle = names[len(names) // 2]
         paths = {
             "list": "/v1/fine_tuning/jobs?limit=20",
             "list in the middle": f"/v1/fine_tuning/jobs?limit=20&after={middle}",
             "get": f"/v1/fine_tuning/jobs/{middle}",
         }
+        for path in paths.values():
+            _timed(url + path, key, count // 4, rate)  # loads what it needs once
+        before = (process.memory_info().rss, process.num_fds())
         for name, path in paths.items():
-            figures[name] = _timed(url + path, key, count)
-    with serving("bare", folder) as (url, _):
-        figures["bare route"] = _timed(f"{url}/bare", key, count)
-    bare = figures["bare route"]["requests_per_second"]
+            figures[name] = _timed(url + path, key, count, rate, process)
+        grown = {
+            "requests": len(paths) * count,
+            "memory_percent": round(100 * (process.memory_info().rss / before[0] - 1), 1),
+            "descriptors": process.num_fds() - before[1],
+        }
+    with serving("bare", folder) as (url, process):
+        _timed(f"{url}/bare", key, count // 4, rate)
+        figures["bare route"] = _timed(f"{url}/bare", key, count, rate, process)
+    bare = figures["bare route"]
     for figure in figures.values():
-        figure["share_of_bare"] = round(figure["requests_per_second"] / bare, 3)
-    return figures
+        figure["p99_to_bare"] = round(figure["p99_milliseconds"] / bare["p99_milliseconds"], 1)
+        figure["processor_to_bare"] = round(figure["processor_milliseconds"] / bare["processor_milliseconds"], 1)
+    return {**figures, "grown": grown}
 
 
 def _job(connection: Any, project: str) -> str:
@@ -162,12 +120,20 @@ def _job(connection: Any, project: str) -> str:
     return name
 
 
-def _timed(url: str, key: str, count: int) -> dict[str, float]:
+def _timed(
+    url: str, key: str, count: int, rate: float | None, process: psutil.Process | None = None
+) -> dict[str, float]:
+    """Ask by four clients at once, each with a quarter of the requests and of their rate."""
     times: list[float] = []
+    used = sum(process.cpu_times()[:2]) if process is not None else 0.0
 
     def ask() -> None:
         with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as client:
+            due = time.perf_counter()
             for _ in range(count // 4):
+                if rate is not None:
+                    due += 4 / rate
+                    time.sleep(max(0.0, due - time.perf_counter()))
                 began = time.perf_counter()
                 client.get(url).raise_for_status()
                 times.append(time.perf_counter() - began)
@@ -180,8 +146,13 @@ def _timed(url: str, key: str, count: int) -> dict[str, float]:
         one.join()
     seconds = time.perf_counter() - began
     times.sort()
-    last = times[int(0.99 * len(times))]
-    return {"requests_per_second": round(len(times) / seconds, 1), "p99_milliseconds": round(1000 * last, 1)}
+    used = sum(process.cpu_times()[:2]) - used if process is not None else 0.0
+    return {
+        "requests_per_second": round(len(times) / seconds, 1),
+        "median_milliseconds": round(1000 * times[len(times) // 2], 1),
+        "p99_milliseconds": round(1000 * times[int(0.99 * len(times))], 1),
+        "processor_milliseconds": round(1000 * used / len(times), 2),
+    }
 
 
 def queue(folder: Path, jobs: int, workers: int) -> dict[str, Any]:
@@ -192,9 +163,8 @@ def queue(folder: Path, jobs: int, workers: int) -> dict[str, Any]:
         body = {"model": "miniature", "training_file": file}
         for _ in range(jobs):
             client.post(f"{url}/v1/fine_tuning/jobs", json=body).raise_for_status()
-    command = [sys.executable, "-m", "benchmarks.service_load", "work", "--folder", str(folder)]
     began = time.perf_counter()
-    working = [subprocess.Popen(command) for _ in range(workers)]
+    working = [subprocess.Popen(command("work", folder, "--until-idle")) for _ in range(workers)]
     for worker in working:
         worker.wait()
     seconds = time.perf_counter() - began
@@ -210,42 +180,23 @@ def queue(folder: Path, jobs: int, workers: int) -> dict[str, Any]:
     }
 
 
-def serve(folder: Path, port: int) -> None:
-    """Serve a folder; run by the others."""
-    uvicorn.run(make_app(ServiceParts.open(_settings(folder))), port=port, log_config=None, access_log=False)
-
-
-def bare(folder: Path, port: int) -> None:
-    """Serve a route that does nothing; run by the others."""
-    app = FastAPI()
-    app.get("/bare")(lambda: {"status": "ok"})
-    app.get("/healthz")(lambda: {"status": "ok"})
-    uvicorn.run(app, port=port, log_config=None, access_log=False)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print JSON."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("upload", "requests", "queue", "serve", "bare", "work"))
+    parser.add_argument("what", choices=("upload", "requests", "queue"))
     parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--count", type=int, default=2000, help="requests of each kind")
+    parser.add_argument("--rate", type=float, help="requests per second; as many as can be by default")
     parser.add_argument("--folder", type=Path, help="folder of the service; a new one by default")
-    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args(arguments)
-    if options.what in ("serve", "bare"):
-        (serve if options.what == "serve" else bare)(options.folder, options.port)
-        return
-    if options.what == "work":
-        JobWorker(ServiceParts.open(_settings(options.folder)), STUB).work(until_idle=True)
-        return
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
         if options.what == "upload":
             figures = upload(folder, options.megabytes)
         elif options.what == "requests":
-            figures = requests(folder, options.jobs, options.count)
+            figures = requests(folder, options.jobs, options.count, options.rate)
         else:
             figures = queue(folder, options.jobs, options.workers)
     machine = {"cores": psutil.cpu_count(), "python": platform.python_version(), "load": psutil.getloadavg()[0]}

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says where a disk, or a user's share of it, is full."""
+
+
+def disk_was_full(error: BaseException) -> bool:
+    """Return whether an error, or one that it came from, is that of a full disk."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in DISK_FULL:
+            return True
+        # Libraries that write through other languages have no number to pass on, only the system's words.
+        if os.strerror(errno.ENOSPC).lower() in str(one).lower():
+            return True
+        one = one.__cause__ or one.__context__
+    return False
 
 
 def file_hash(path: Path) -> str:

@@ -397,12 +397,27 @@ def test_a_users_text_in_a_message_is_short_and_escaped(write) -> None:
     assert str(caught.value).isprintable()
 
 
-@settings(max_examples=150, deadline=None)
-@given(junk=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz"]))
-def test_any_bytes_are_read_or_refused(tmp_path_factory, junk: bytes, name: str) -> None:
-    path = tmp_path_factory.mktemp("junk") / name
+ANY_FILE = given(junk=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz"]))
+
+
+def read_or_refused(folder: Path, junk: bytes, name: str) -> None:
+    path = folder / name
     for content in (junk, b"[" + junk + b"]", gzip.compress(b'{"prompt": ' + junk)):
         path.write_bytes(content)
         report = check_upload(path)
         assert report.ok == (report.rows > 0 and not report.faults)
         assert report.rows or report.faults
+
+
+@settings(max_examples=150, deadline=None)
+@ANY_FILE
+def test_any_bytes_are_read_or_refused(tmp_path_factory, junk: bytes, name: str) -> None:
+    read_or_refused(tmp_path_factory.mktemp("junk"), junk, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@settings(max_examples=10_000, deadline=None, database=None)
+@ANY_FILE
+def test_ten_thousand_files_are_read_or_refused(tmp_path_factory, junk: bytes, name: str) -> None:
+    read_or_refused(tmp_path_factory.getbasetemp(), junk, name)

@@ -1,5 +1,7 @@
 """The API's own description, held against its answers by Schemathesis: no request finds a fault of ours."""
 
+from collections import Counter
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -44,3 +46,29 @@ def test_no_request_breaks_the_service(fuzzed, examples):
         holds()
     print(f"{tried} requests")
     assert tried >= 25 * min(examples, 5)
+
+
+@pytest.mark.parametrize("examples", [5, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def test_no_sequence_of_requests_breaks_the_service(fuzzed, examples):
+    """Ids of earlier answers are asked for, changed and deleted by later requests."""
+    answered = Counter()
+
+    class Machine(schemathesis.openapi.from_dict(fuzzed.app.openapi()).as_state_machine()):
+        def get_call_kwargs(self, case):
+            return {"headers": {"Authorization": f"Bearer {fuzzed.key}"}, "base_url": fuzzed.url}
+
+        def validate_response(self, response, case, **_):
+            answered[response.status_code] += 1
+            case.validate_response(response, checks=CHECKS)
+
+    Machine.run(
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=10,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    print(f"{answered.total()} requests, {answered[200]} carried out")
+    assert answered[200] > 2 * examples

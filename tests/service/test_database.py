@@ -2,60 +2,42 @@
 
 import json
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from benchmarks.own_postgres import Absent, own_postgres
 from sqlalchemy import func, insert, inspect, select
 
 from mithridate.errors import ServiceError, UsageError
 from mithridate.service import backups
 from mithridate.service.backups import back_up, restore
+from mithridate.service.database import migrating
 from mithridate.service.database.migrating import migrate, newest, require_newest, revision_of
 from mithridate.service.database.opened import Database
-from mithridate.service.database.tables import JOBS, METADATA, PROJECTS
+from mithridate.service.database.tables import JOBS, METADATA, PROJECTS, REPORTS
+from mithridate.service.jobs.job_states import EDGES
+from mithridate.service.policy_facts import report
 from mithridate.service.service_settings import ServiceSettings
 from tests.service.conftest import Server, make_parts, new_key, upload, work
 from tests.service.test_leases import add, project
 
-POSTGRES = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-
 
 @pytest.fixture(scope="session")
 def postgres():
-    """An address of a PostgreSQL server of our own."""
-    found = POSTGRES or (Path(shutil.which("initdb")).parent if shutil.which("initdb") else None)
-    if found is None:
-        pytest.skip("PostgreSQL's programs are not installed")
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    user = []
-    if os.geteuid() == 0:  # it refuses to run as root
-        if not shutil.which("setpriv"):
-            pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as another")
-        os.chown(folder, 65534, 65534)
-        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    environment = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
-
-    def run(*command):
-        subprocess.run([*user, *command], cwd=folder, env=environment, check=True, capture_output=True, timeout=60)
-
-    data = folder / "data"
-    run(str(found / "initdb"), "-D", str(data), "-U", "service", "--auth=trust", "--no-sync", "--encoding=UTF8")
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-    run(str(found / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
-    yield f"postgresql://service@127.0.0.1:{port}/", found
-    run(str(found / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
+    """A PostgreSQL server of our own."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(own_postgres())
+        except Absent as absent:
+            pytest.skip(str(absent))
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -63,12 +45,7 @@ def url(request, tmp_path):
     """An address of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'one.db'}"
-    server, found = request.getfixturevalue("postgres")
-    name = f"t{time.time_ns()}"
-    subprocess.run(
-        [found / "psql", server + "postgres", "-c", f"create database {name}"], check=True, capture_output=True
-    )
-    return server + name
+    return request.getfixturevalue("postgres").create(f"t{time.time_ns()}")
 
 
 def test_every_revision_goes_up_and_down(url):
@@ -95,9 +72,40 @@ def test_every_revision_goes_up_and_down(url):
     database.close()
 
 
-def test_an_interrupted_migration_leaves_nothing(url, monkeypatch):
-    from mithridate.service.database import migrating
+def test_what_is_there_survives_every_revision_up_and_down(url):
+    database = Database(url)
+    script = ScriptDirectory(str(Path(migrating.__file__).parent / "migrations"))
+    revisions = [one.revision for one in reversed(list(script.walk_revisions()))]
+    assert (revisions[0], revisions[-1]) == ("0001", newest())
+    migrate(database, revisions[0])
+    with database.write() as connection:
+        project(connection)
+        names = {add(connection, state) for state in EDGES}
+    for revision in [*revisions[1:], *reversed(revisions[:-1])]:
+        migrate(database, revision)
+        with database.read() as connection:
+            rows = connection.execute(select(JOBS.c.id, JOBS.c.state)).all()
+        assert ({row.id for row in rows}, {row.state for row in rows}) == (names, set(EDGES)), revision
+    database.close()
 
+
+def test_many_report_the_same_at_once(url):
+    database = Database(url)
+    migrate(database)
+
+    def reports(number):
+        for _ in range(20):
+            with database.write() as connection:
+                report(connection, "pipeline", facts={"by": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(reports, range(8)))
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(REPORTS)).scalar_one() == 1
+    database.close()
+
+
+def test_an_interrupted_migration_leaves_nothing(url, monkeypatch):
     real = migrating.command.upgrade
 
     def half(config, revision):
@@ -117,8 +125,7 @@ def test_an_interrupted_migration_leaves_nothing(url, monkeypatch):
 
 def test_a_job_runs_on_either_database_and_survives_backup_and_restore(url, tmp_path, monkeypatch, request):
     if url.startswith("postgresql"):
-        _, found = request.getfixturevalue("postgres")
-        monkeypatch.setenv("PATH", f"{found}:{os.environ['PATH']}")
+        monkeypatch.setenv("PATH", f"{request.getfixturevalue('postgres').programs}:{os.environ['PATH']}")
     parts = make_parts(tmp_path / "service", database=url)
     server = Server(parts)
     key = new_key(parts)
@@ -142,11 +149,7 @@ def test_a_job_runs_on_either_database_and_survives_backup_and_restore(url, tmp_
 def _restored(tmp_path, postgres, before, key, file):
     given = {}
     if postgres is not None:
-        server, found = postgres
-        name = f"r{time.time_ns()}"
-        command = [found / "psql", server + "postgres", "-c", f"create database {name}"]
-        subprocess.run(command, check=True, capture_output=True)
-        given["database"] = server + name
+        given["database"] = postgres.create(f"r{time.time_ns()}")
     settings = ServiceSettings(folder=tmp_path / "again", **given)
     restore(settings, tmp_path / "backup")
     parts = make_parts(tmp_path / "again", **given)

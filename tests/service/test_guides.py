@@ -54,3 +54,21 @@ def test_every_code_of_a_failure_is_explained():
     page = (DOCS / "service.md").read_text()
     assert codes
     assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_every_planned_test_has_a_row_and_every_file_that_is_named_is_there():
+    page = (DOCS / "reliability.md").read_text()
+    table = page.partition("<!-- service -->")[2].partition("<!-- /service -->")[0]
+    numbers = re.findall(r"^\| ([UJASG]\d+) \|", table, re.MULTILINE)
+    planned = {"U": 13, "J": 15, "A": 5, "S": 8, "G": 6}
+    assert numbers == [f"{group}{number}" for group, most in planned.items() for number in range(1, most + 1)]
+    folder = None
+    for name in re.findall(r"`([\w/]+\.py|[\w/]*tests/[\w/]+)`", table):
+        if name.startswith("tests/"):
+            folder = (DOCS.parent / name).parent
+            assert (DOCS.parent / name).exists(), name
+        else:  # beside the one that was named last
+            assert folder is not None
+            assert (folder / name).is_file(), name
+    for module in re.findall(r"python -m (benchmarks[\w.]*)", table):
+        assert (DOCS.parent / Path(*module.split("."))).with_suffix(".py").is_file(), module

@@ -65,11 +65,16 @@ def test_a_full_disk_ends_neither_the_worker_nor_at_once_the_job(parts, client, 
     assert "The worker could not run the job; it is started again" in said
 
 
-def test_a_job_that_can_never_be_run_is_given_up_and_the_next_one_runs(parts, client, monkeypatch):
+def broken(*_):
+    raise ValueError("odd")
+
+
+@pytest.mark.parametrize(("fault", "code"), [(full, "storage_full"), (broken, "worker_lost")])
+def test_a_job_that_can_never_be_run_is_given_up_and_the_next_one_runs(parts, client, monkeypatch, fault, code):
     job = create(client)
-    monkeypatch.setattr(job_run, "end_earlier", full)
+    monkeypatch.setattr(job_run, "end_earlier", fault)
     assert work(parts) == 3
-    assert (state(parts, job).state, state(parts, job).error["code"]) == ("failed", "worker_lost")
+    assert (state(parts, job).state, state(parts, job).error["code"]) == ("failed", code)
     monkeypatch.undo()
     job = create(client, "next")
     assert work(parts) == 1

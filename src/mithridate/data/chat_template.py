@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 BUILT_IN = ("alpaca",)
 """Templates that come with the package."""
 
-TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+TEMPLATE_FAULTS = (
+    TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
 """What rendering raises: Jinja's own errors, and Python's where an expression meets a value of another type."""
 
 Door = Literal["recipe", "command", "python"]

@@ -4,11 +4,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from fsspec.core import url_to_fs
+from sqlalchemy.exc import DBAPIError
 
 PIECE = 1 << 20  # bytes that are held at once
 
@@ -91,6 +93,24 @@ class BlobStore:
                 raise
             shutil.copyfile(blob.path, self._local / f"{name}.part")
             os.replace(self._local / f"{name}.part", self._local / name)
+
+    @contextmanager
+    def recording(self, *names: str) -> Iterator[None]:
+        """Delete files that were just kept if the rows that refer to them cannot be written.
+
+        Where the database itself fails, nobody knows whether it wrote them before its answer was lost. The files then
+        stay: a row without its bytes would be a half object, and bytes without a row are swept later.
+        """
+        keep = False
+        try:
+            yield
+            keep = True
+        except DBAPIError:
+            keep = True
+            raise
+        finally:
+            for name in () if keep else names:
+                self.delete(name)
 
     def read(self, name: str) -> Iterator[bytes]:
         """Return a file's bytes, piece by piece.

@@ -3,7 +3,8 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.object_ids import now
@@ -43,8 +44,11 @@ class PolicyFacts(BaseModel):
 
 def report(connection: Connection, name: str, fault: str | None = None, facts: dict[str, Any] | None = None) -> None:
     """Write down what a part of the service says of itself, in place of what it said before."""
-    connection.execute(delete(REPORTS).where(REPORTS.c.name == name))
-    connection.execute(insert(REPORTS).values(name=name, at=now(), fault=fault, facts=facts or {}))
+    values = {"at": now(), "fault": fault, "facts": facts or {}}
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    made = dialect.insert(REPORTS).values(name=name, **values)
+    # One statement: of two workers that delete and insert, one would find the other's row and fail with all it did.
+    connection.execute(made.on_conflict_do_update(index_elements=[REPORTS.c.name], set_=values))
 
 
 def policy_facts(connection: Connection) -> PolicyFacts:

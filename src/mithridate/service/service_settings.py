@@ -95,6 +95,30 @@ class ProcessLimits(RecipePart):
     sandbox: str = Field("auto", pattern="^(auto|required|off)$")
 
 
+class EngineSettings(RecipePart):
+    """Where the processes of jobs run.
+
+    Attributes:
+        kind: ``local`` runs them on the worker's machine, ``ray`` on a cluster that sees the service's folder, the
+            models and the policy under the same paths.
+        address: Address of the cluster's dashboard, such as ``http://ray-head:8265``. A token of its own is read from
+            the environment variable ``RAY_AUTH_TOKEN``.
+        python: The interpreter on the cluster, with this package installed.
+        patience: Seconds without an answer after which the cluster is away.
+    """
+
+    kind: str = Field("local", pattern="^(local|ray)$")
+    address: str | None = Field(None, pattern="^https?://[^/]+$")
+    python: str = "python"
+    patience: float = Field(60, gt=0)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "EngineSettings":
+        if self.kind == "ray" and self.address is None:
+            raise ValueError("engine.kind ray needs engine.address, such as http://ray-head:8265")
+        return self
+
+
 class ServiceSettings(RecipePart):
     """The settings of a service.
 
@@ -124,6 +148,7 @@ class ServiceSettings(RecipePart):
     uses: UseLimits = UseLimits()
     leases: Leases = Leases()
     process: ProcessLimits = ProcessLimits()
+    engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
     def _sayable(self) -> "ServiceSettings":

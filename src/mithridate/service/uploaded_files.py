@@ -88,20 +88,13 @@ def take_in(
     }
     # The bytes first: a row without them would promise what is not there. Bytes without a row are swept later.
     parts.blobs.keep(blob, name)
-    kept = False
-    try:
-        with parts.database.write() as connection:
-            room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes, upload)
-            connection.execute(insert(FILES).values(**row))
-            parts.audit.add(connection, caller.key, "file.create", name, sha256=blob.sha256, bytes=blob.size)
-            if with_it is not None:
-                with_it(connection, name)
-            made = connection.execute(select(FILES).where(FILES.c.id == name)).one()
-        kept = True
-    finally:
-        if not kept:
-            parts.blobs.delete(name)
-    return made
+    with parts.blobs.recording(name), parts.database.write() as connection:
+        room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes, upload)
+        connection.execute(insert(FILES).values(**row))
+        parts.audit.add(connection, caller.key, "file.create", name, sha256=blob.sha256, bytes=blob.size)
+        if with_it is not None:
+            with_it(connection, name)
+        return connection.execute(select(FILES).where(FILES.c.id == name)).one()
 
 
 def drop(parts: ServiceParts, caller: Caller, name: str) -> None:

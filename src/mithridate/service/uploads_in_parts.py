@@ -65,22 +65,16 @@ def add_part(parts: ServiceParts, caller: Caller, name: str, blob: WrittenBlob) 
         _pending(connection, caller, name)
     part = new_id("part")
     parts.blobs.keep(blob, part)
-    kept = False
-    try:
-        with parts.database.write() as connection:
-            # First, as wherever a file is taken in: two that lock project and upload crosswise would wait forever.
-            room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes)
-            upload = _pending(connection, caller, name)
-            sums = select(func.sum(PARTS.c.bytes)).where(PARTS.c.upload_id == upload.id)
-            if int(connection.execute(sums).scalar_one() or 0) + blob.size > upload.bytes:
-                said = f"the parts would be longer than the {upload.bytes} bytes that the upload was begun with"
-                raise ApiRefusal(400, said, param="data")
-            row = {"id": part, "upload_id": upload.id, "bytes": blob.size, "created_at": now()}
-            connection.execute(insert(PARTS).values(**row))
-        kept = True
-    finally:
-        if not kept:
-            parts.blobs.delete(part)
+    with parts.blobs.recording(part), parts.database.write() as connection:
+        # First, as wherever a file is taken in: two that lock project and upload crosswise would wait forever.
+        room(connection, caller.project, blob.size, parts.settings.sizes.stored_bytes)
+        upload = _pending(connection, caller, name)
+        sums = select(func.sum(PARTS.c.bytes)).where(PARTS.c.upload_id == upload.id)
+        if int(connection.execute(sums).scalar_one() or 0) + blob.size > upload.bytes:
+            said = f"the parts would be longer than the {upload.bytes} bytes that the upload was begun with"
+            raise ApiRefusal(400, said, param="data")
+        row = {"id": part, "upload_id": upload.id, "bytes": blob.size, "created_at": now()}
+        connection.execute(insert(PARTS).values(**row))
     return PartObject(id=part, created_at=now(), upload_id=name)
 
 

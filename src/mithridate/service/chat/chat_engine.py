@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mithridate.errors import CheckpointError
+from mithridate.errors import CheckpointError, ModelError, ServiceError
 from mithridate.models.positions import most_positions
 from mithridate.provider.judged_files import compare_files
+from mithridate.service.chat.template_rendering import TemplateRenderer
 from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.chat_objects import ChatRequest, ChatUsage
 
@@ -17,6 +18,7 @@ KEPT = 2
 """Models that are kept in memory."""
 _WAITING = 4
 """Requests that wait for a place. Each holds a thread that other requests need, so that any further one is refused."""
+_FINAL = {"x-should-retry": "false"}
 _PATIENCE = 10  # seconds that such a request waits
 
 
@@ -97,6 +99,7 @@ class ChatEngine:
         self._most = most_tokens
         self._models: OrderedDict[str, _Loaded] = OrderedDict()
         self._loading = threading.Lock()
+        self._templates = TemplateRenderer()
 
     @contextmanager
     def answering(self, name: str, folder: Path, files: dict[str, str], request: ChatRequest) -> Iterator[Answering]:
@@ -116,7 +119,7 @@ class ChatEngine:
             raise ApiRefusal(429, said, code="busy", headers={"Retry-After": "5"})
         try:
             loaded = self._loaded(name, folder, files)
-            ids = _encoded(loaded, request)
+            ids = _encoded(loaded, self._templates, request)
             yield Answering(loaded, request, ids, self._room_for(loaded, ids, request))
         finally:
             self._room.release()
@@ -136,6 +139,10 @@ class ChatEngine:
         """Drop a model from memory."""
         with self._loading:
             self._models.pop(name, None)
+
+    def close(self) -> None:
+        """End what runs beside this process."""
+        self._templates.close()
 
     def _room_for(self, loaded: _Loaded, ids: list[int], request: ChatRequest) -> int:
         asked = request.max_completion_tokens or request.max_tokens or self._most
@@ -166,14 +173,11 @@ def _load(folder: Path, files: dict[str, str]) -> _Loaded:
         compare_files(folder, files)
     except CheckpointError as error:
         said = "the model's files are not those that were judged; it is not served, ask the operator"
-        raise ApiRefusal(
-            409, said, param="model", code="model_integrity", headers={"x-should-retry": "false"}
-        ) from error
+        raise ApiRefusal(409, said, param="model", code="model_integrity", headers=_FINAL) from error
     return loaded
 
 
-def _encoded(loaded: _Loaded, request: ChatRequest) -> list[int]:
-    from mithridate.data.chat_template import TEMPLATE_FAULTS
+def _encoded(loaded: _Loaded, templates: TemplateRenderer, request: ChatRequest) -> list[int]:
     from mithridate.data.token_checks import control_tokens
 
     control = control_tokens(loaded.tokenizer)
@@ -184,12 +188,16 @@ def _encoded(loaded: _Loaded, request: ChatRequest) -> list[int]:
             said = f"messages.{place} holds a control token of the model; remove it"
             raise ApiRefusal(400, said, param="messages", code="control_token")
         turns.append({"role": "system" if turn.role == "developer" else turn.role, "content": turn.text})
+    tokenizer = loaded.tokenizer
     try:
-        found = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except TEMPLATE_FAULTS as error:
+        text = templates.render(tokenizer.get_chat_template(), turns, dict(tokenizer.special_tokens_map))
+    except ServiceError as error:
         said = f"the model's template takes no such conversation: {error}"
         raise ApiRefusal(400, said, param="messages", code="invalid_conversation") from error
-    return list(found["input_ids"])
+    except ModelError as error:
+        said = f"{error}; ask the operator"
+        raise ApiRefusal(409, said, param="model", code="template_stopped", headers=_FINAL) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

@@ -138,6 +138,7 @@ JOBS = _numbered(
     Column("attempts", Integer, nullable=False, default=0),
     UniqueConstraint("project_id", "idempotency_key"),
     Index("ix_jobs_project_id_body_sha256", "project_id", "body_sha256"),
+    Index("ix_jobs_project_id_state", "project_id", "state"),
 )
 
 JOB_METADATA = Table(

@@ -11,7 +11,7 @@ from mithridate.service.contract.job_objects import JobRequest
 from mithridate.service.contract.object_ids import is_id, new_id, now
 from mithridate.service.database.tables import FILES, JOB_METADATA, JOBS, PROJECTS
 from mithridate.service.jobs.job_events import tell
-from mithridate.service.jobs.job_states import TERMINAL
+from mithridate.service.jobs.job_states import UNFINISHED
 from mithridate.service.keys.api_keys import Caller
 from mithridate.service.policy_facts import PolicyFacts
 
@@ -59,8 +59,7 @@ def create_job(connection: Connection, asking: Asking, facts: PolicyFacts, activ
     if (made := _made_before(connection, asking)) is not None:
         return made, False
     _within_policy(asking.request, facts)
-    count = select(func.count()).select_from(JOBS).where(JOBS.c.project_id == project, JOBS.c.state.not_in(TERMINAL))
-    if connection.execute(count).scalar_one() >= active:
+    if unfinished(connection, project) >= active:
         raise ApiRefusal(
             429,
             f"the project has {active} unfinished jobs, as many as it may; wait for one to end or cancel one",
@@ -68,6 +67,12 @@ def create_job(connection: Connection, asking: Asking, facts: PolicyFacts, activ
             headers={"Retry-After": "60"},
         )
     return _inserted(connection, asking, facts), True
+
+
+def unfinished(connection: Connection, project: str) -> int:
+    """Return how many jobs of a project have not ended."""
+    query = select(func.count()).select_from(JOBS).where(JOBS.c.project_id == project, JOBS.c.state.in_(UNFINISHED))
+    return int(connection.execute(query).scalar_one())
 
 
 def _made_before(connection: Connection, asking: Asking) -> str | None:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select, update
 
+from mithridate.service.contract.job_objects import JobError
 from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
+from mithridate.service.jobs.job_states import HELD
 from mithridate.service.jobs.transitions import move
 
 WAITING = ("validating_files", "queued")
@@ -69,7 +71,9 @@ def beat(connection: Connection, lease: Lease, **values: Any) -> bool:
     return connection.execute(query).rowcount == 1
 
 
-def give_back(connection: Connection, lease: Lease, attempts: int, *, blamed: bool, said: str) -> None:
+def give_back(
+    connection: Connection, lease: Lease, attempts: int, *, blamed: bool, said: str, last: JobError | None = None
+) -> None:
     """Return a job that was not finished, so that another worker goes on with it.
 
     Args:
@@ -78,13 +82,14 @@ def give_back(connection: Connection, lease: Lease, attempts: int, *, blamed: bo
         attempts: Attempts that a job has.
         blamed: Whether the attempt counts; not where the worker is merely shut down.
         said: What the event says.
+        last: Error of a job whose attempts are used up; that its worker was lost by default.
     """
     same = (JOBS.c.id == lease.job) & (JOBS.c.fence == lease.fence) & JOBS.c.worker.is_not(None)
     row = connection.execute(select(JOBS.c.state, JOBS.c.attempts).where(same)).one_or_none()
     if row is None:  # another's by now, or ended
         return
     if blamed and row.attempts >= attempts:
-        _lost(connection, lease.job, lease.fence, row.attempts)
+        _lost(connection, lease.job, lease.fence, row.attempts, last)
         return
     _queued(connection, lease.job, lease.fence, row.state)
     if not blamed:
@@ -99,10 +104,10 @@ def _queued(connection: Connection, job: str, fence: int, state: str) -> None:
     connection.execute(update(JOBS).where(JOBS.c.id == job, JOBS.c.fence == fence).values(**values))
 
 
-def _lost(connection: Connection, job: str, fence: int, attempts: int) -> None:
-    message = f"the job's worker was lost {attempts} times; create the job again, or ask the operator"
-    error = {"code": "worker_lost", "message": message, "param": None}
-    move(connection, job, "failed", fence=fence, error=error, said=f"The job failed: {message}")
+def _lost(connection: Connection, job: str, fence: int, attempts: int, last: JobError | None = None) -> None:
+    said = f"the job's worker was lost {attempts} times; create the job again, or ask the operator"
+    error = last or JobError(code="worker_lost", message=said)
+    move(connection, job, "failed", fence=fence, error=error.model_dump(), said=f"The job failed: {error.message}")
 
 
 class _Sighting(NamedTuple):
@@ -125,6 +130,10 @@ class LeaseWatch:
         self._patience, self._clock = patience, clock
         self._seen: dict[str, _Sighting] = {}
 
+    def forget(self) -> None:
+        """Begin anew: nobody could show life while nobody could look, as when the database was away."""
+        self._seen = {}
+
     def standing(self, rows: Iterable[Row[Any]]) -> list[Row[Any]]:
         """Return the leases, of all that stand now, that have not moved for the whole patience."""
         now, seen, found = self._clock(), {}, []
@@ -142,7 +151,9 @@ class LeaseWatch:
 def standing_leases(connection: Connection) -> list[Row[Any]]:
     """Return every lease that stands."""
     columns = (JOBS.c.id, JOBS.c.fence, JOBS.c.beat, JOBS.c.state, JOBS.c.attempts)
-    return list(connection.execute(select(*columns).where(JOBS.c.worker.is_not(None))))
+    # By state first, which has an index: of many thousand jobs nearly all have ended.
+    held = select(*columns).where(JOBS.c.state.in_(HELD), JOBS.c.worker.is_not(None))
+    return list(connection.execute(held))
 
 
 def release_lost(connection: Connection, row: Row[Any], attempts: int) -> bool:

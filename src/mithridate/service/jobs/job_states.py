@@ -7,6 +7,9 @@ JobState = Literal["validating_files", "queued", "running", "paused", "succeeded
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 """States that a job never leaves."""
 
+HELD = frozenset({"validating_files", "queued", "running"})
+"""States in which a worker may hold a job."""
+
 EDGES: dict[str, frozenset[str]] = {
     "validating_files": frozenset({"queued", "paused", "failed", "cancelled"}),
     # Back from running to queued: its worker was lost or shut down, and another one goes on.
@@ -18,6 +21,9 @@ EDGES: dict[str, frozenset[str]] = {
     "cancelled": frozenset(),
 }
 """States that may follow a state."""
+
+UNFINISHED = frozenset(EDGES) - TERMINAL
+"""States that a job leaves in time."""
 
 
 def before(state: str) -> list[str]:

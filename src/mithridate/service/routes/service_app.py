@@ -1,5 +1,6 @@
 """The whole service as one ASGI application."""
 
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,10 +10,13 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from mithridate.files import disk_was_full
 from mithridate.service.chat.chat_engine import ChatEngine
 from mithridate.service.contract.api_refusal import ApiRefusal, error_body
+from mithridate.service.database.outages import fault_of
 from mithridate.service.housekeeping import Housekeeping
 from mithridate.service.keys.rate_limit import RateLimit
 from mithridate.service.pages.all_pages import PAGES
@@ -31,6 +35,8 @@ from mithridate.service.service_metrics import ServiceMetrics
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import SizeLimits
 from mithridate.service.webhooks import deliver_until
+
+log = logging.getLogger(__name__)
 
 ROUTERS = (
     file_routes.routes,
@@ -70,6 +76,8 @@ def make_app(parts: ServiceParts) -> FastAPI:
     app.add_exception_handler(ApiRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(OperationalError, _away)
+    app.add_exception_handler(OSError, _full)
     app.add_exception_handler(Exception, _broken)
     app.add_middleware(RequestLimits, most=_most(parts.settings.sizes), idle=parts.settings.sizes.idle_seconds)
     # The last is the outermost: it also counts what the limits refuse.
@@ -91,6 +99,7 @@ async def _beside(app: FastAPI) -> AsyncIterator[None]:
     stop.set()
     for one in works:
         await anyio.to_thread.run_sync(one.join)
+    await anyio.to_thread.run_sync(app.state.chat.close)
 
 
 _STATUSES = {
@@ -103,6 +112,7 @@ _STATUSES = {
     413: "The body is too long",
     429: "Too much was asked for",
     503: "The service takes no jobs now",
+    507: "The disk is full",
 }
 _ERROR = {
     "type": "object",
@@ -148,6 +158,35 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     said = str(first["msg"]).replace("Input should", "must").replace("Value error, ", "")
     message = f"{param}: {said}" if param else said
     return JSONResponse(error_body(400, message, param, "invalid_value"), 400)
+
+
+def _away(request: Request, error: Exception) -> JSONResponse:
+    """Answer while the database is restarted; clients ask again by themselves."""
+    assert isinstance(error, OperationalError)  # registered for nothing else; for type checkers
+    log.error("the database is away", extra={"fault": fault_of(error)})
+    said = "the database does not answer; ask again in a moment"
+    return JSONResponse(error_body(503, said, code="database_unavailable"), 503, headers={"Retry-After": "1"})
+
+
+def _full(request: Request, error: Exception) -> JSONResponse:
+    """Answer where there is no room for a file.
+
+    Raises:
+        Exception: The error itself, where it is another one.
+    """
+    if not disk_was_full(error):
+        raise error
+    log.error("the disk is full", extra={"fault": str(error)})
+    said = "the service has no room for this; tell the operator"
+    return JSONResponse(
+        error_body(
+            507,
+            said,
+            code="storage_full",
+        ),
+        507,
+        headers={"x-should-retry": "false"},
+    )
 
 
 def _broken(request: Request, error: Exception) -> JSONResponse:

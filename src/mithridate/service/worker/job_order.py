@@ -12,6 +12,9 @@ from mithridate.service.worker.left_files import own_bytes
 
 ORDER, OUTCOME, FAILURE, PROGRESS = "order.json", "outcome.json", "failure.json", "progress.jsonl"
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
+STORAGE_FULL = 28
+"""Exit status of a job's process that could not even write down that the disk is full."""
+STORAGE_SAID = "the disk is full; create the job again when the operator has made room"
 DECISION_FOLDER = "out"
 """Folder of the decision and, if released, of the model."""
 
@@ -32,6 +35,7 @@ class JobOrder(_Told):
         validation: Whether there is a validation file.
         confined: Folders that the process may read besides its own; None where it is not confined.
         network: Whether it may use the network.
+        attempt: Number of the attempt that it is for.
     """
 
     model: str
@@ -42,6 +46,7 @@ class JobOrder(_Told):
     validation: bool
     confined: list[str] | None = None
     network: bool = False
+    attempt: int = 0
 
 
 class StepLoss(NamedTuple):

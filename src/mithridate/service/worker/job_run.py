@@ -2,12 +2,15 @@
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import OperationalError
 
 from mithridate.errors import ServiceError
 from mithridate.service.contract.object_ids import now
+from mithridate.service.database.outages import fault_of, insist
 from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, beat, give_back, holds
@@ -16,12 +19,15 @@ from mithridate.service.policy_facts import policy_reads
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ProcessLimits
 from mithridate.service.worker.confinement import available, exposed
+from mithridate.service.worker.engines import end_earlier, start
 from mithridate.service.worker.job_leftovers import drop_leftovers, has_ended
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
     OUTCOME,
     PROGRESS,
+    STORAGE_FULL,
+    STORAGE_SAID,
     TRAINING,
     VALIDATION,
     JobFailure,
@@ -30,7 +36,7 @@ from mithridate.service.worker.job_order import (
     read_outcome,
     write_told,
 )
-from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
+from mithridate.service.worker.job_process import readable
 from mithridate.service.worker.lease_beats import beating
 from mithridate.service.worker.left_files import drop_links, own_file
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
@@ -52,15 +58,18 @@ class JobRun:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
         self._read = 0  # bytes of the progress that were read
+        self._held = time.monotonic()  # when the lease was last known to stand
 
     def run(self) -> None:
         """Run the job to its end, or until its lease has ended."""
         with beating(self._parts.database, self._lease, self._parts.settings.leases.beat):
             self._run()
-            with self._parts.database.read() as connection:
-                ended = has_ended(connection, self._lease.job)
-            if ended:
+            if insist(self._has_ended, self._stop, self._parts.settings.leases.poll):
                 drop_leftovers(self._folder)
+
+    def _has_ended(self) -> bool:
+        with self._parts.database.read() as connection:
+            return has_ended(connection, self._lease.job)
 
     def _run(self) -> None:
         leases = self._parts.settings.leases
@@ -69,33 +78,48 @@ class JobRun:
             with self._parts.database.write() as connection:
                 take_failure(self._parts, connection, self._lease, failure)
             return
-        process = JobProcess(self._folder, self._command, self._parts.settings.process)
+        process = start(self._folder, self._lease.fence, self._command, self._parts.settings)
         try:
             while (status := process.wait(leases.poll)) is None:
                 if not self._goes_on():
                     return
         finally:
             process.end(leases.grace)
-        self._follow()
-        self._conclude(status)
+        insist(self._follow, self._stop, leases.poll)
+        insist(lambda: self._conclude(status), self._stop, leases.poll)
 
     def _goes_on(self) -> bool:
-        """Tell how far the job is; return whether it is still ours to run."""
+        """Tell how far the job is; return whether it is still ours to run.
+
+        Raises:
+            OperationalError: If the database has been away for so long that the job may be another's by now.
+        """
         leases = self._parts.settings.leases
         if self._stop.is_set():
             with self._parts.database.write() as connection:
                 said = "The worker was shut down; another one goes on from the last checkpoint"
                 give_back(connection, self._lease, leases.attempts, blamed=False, said=said)
             return False
-        if self._follow():
+        asked = time.monotonic()
+        try:
+            stands = self._follow() or self._stands()
+        except OperationalError as error:
+            # The job goes on meanwhile. Nobody takes it before half of the patience: a beat is never older than that.
+            if asked - self._held > leases.patience / 2:
+                raise
+            log.warning("the database is away", extra={"job": self._lease.job, "fault": fault_of(error)})
             return True
+        self._held = asked
+        return stands
+
+    def _stands(self) -> bool:
         with self._parts.database.read() as connection:
             return holds(connection, self._lease)
 
     def _prepared(self) -> JobFailure | None:
         """Lay out the job's folder; return why that cannot be done."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        end_earlier(self._folder)
+        end_earlier(self._folder, self._parts.settings)
         drop_links(self._folder)
         for name in (OUTCOME, FAILURE, PROGRESS):  # of an earlier attempt
             (self._folder / name).unlink(missing_ok=True)
@@ -127,6 +151,7 @@ class JobRun:
             validation=row.validation_file is not None,
             confined=confined,
             network=settings.process.network,
+            attempt=self._lease.fence,
         )
         write_told(self._folder, ORDER, order)
         return None
@@ -153,7 +178,6 @@ class JobRun:
         whole = told[: told.rfind(b"\n") + 1]  # the last line may be half written
         if not whole:
             return False
-        self._read += len(whole)
         lines = [ProgressLine.model_validate_json(line) for line in whole.splitlines()]
         with self._parts.database.write() as connection:
             # Holds the job's row as well, so that the lease still stands when the lines are written.
@@ -161,6 +185,7 @@ class JobRun:
                 return False
             for line in lines:
                 self._told(connection, line)
+        self._read += len(whole)  # only now: what could not be written is read again
         return True
 
     def _told(self, connection: Connection, line: ProgressLine) -> None:
@@ -185,6 +210,8 @@ class JobRun:
             found = read_outcome(self._folder)
         except ServiceError as error:
             found = JobFailure(code="internal_error", message=str(error).replace(str(self._folder), "the job"))
+        if found is None and status == STORAGE_FULL:
+            found = JobFailure(code="storage_full", message=STORAGE_SAID)
         if found is None:
             log.error("job process ended without a word", extra={"job": self._lease.job, "status": status})
             with self._parts.database.write() as connection:

@@ -56,11 +56,9 @@ def take_outcome(parts: ServiceParts, lease: Lease, folder: Path, outcome: JobOu
             return
         row = connection.execute(select(JOBS).where(JOBS.c.id == lease.job)).one()
     results = [_kept(parts, row.project_id, name, content) for name, content in _results(folder, outcome)]
-    taken = False
-    try:
+    with parts.blobs.recording(*(result["id"] for result in results)):
         with parts.database.write() as connection:
             taken = _recorded(parts, connection, lease, row, outcome, results)
-    finally:
         if not taken:  # the lease was lost meanwhile; its successor keeps files of its own
             for result in results:
                 parts.blobs.delete(result["id"])

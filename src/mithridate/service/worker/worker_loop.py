@@ -6,16 +6,21 @@ import secrets
 import socket
 import threading
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from mithridate.files import disk_was_full
+from mithridate.service.database.outages import insist
 from mithridate.service.jobs.job_leases import Lease, LeaseWatch, claim, give_back, release_lost, standing_leases
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
+from mithridate.service.worker.job_order import STORAGE_SAID, JobFailure
 from mithridate.service.worker.job_process import COMMAND
 from mithridate.service.worker.job_run import JobRun
+from mithridate.service.worker.ray_process import EngineAway
 
 log = logging.getLogger(__name__)
 
+_FULL = JobFailure(code="storage_full", message=STORAGE_SAID)
 REPORT = "worker "
 """Beginning of the reports of workers."""
 
@@ -73,11 +78,27 @@ class JobWorker:
         log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
         try:
             JobRun(self._parts, lease, self.stop, self._command).run()
-        except Exception:
+        except EngineAway:
+            log.exception("the cluster was away for too long", extra={"job": lease.job, "fence": lease.fence})
+            self._return(lease, False, "The cluster was away; the job goes on from its last checkpoint")
+            self.stop.wait(self._parts.settings.leases.poll)
+        except OperationalError:
+            log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
+            # No fault of the job's: a database that is restarted often must not use up its attempts.
+            self._return(lease, False, "The database was away; the job goes on from its last checkpoint")
+        except Exception as error:
             log.exception("job not run", extra={"job": lease.job, "fence": lease.fence})
+            last = _FULL if disk_was_full(error) else None
+            self._return(lease, True, "The worker could not run the job; it is started again", last)
+
+    def _return(self, lease: Lease, blamed: bool, said: str, last: JobFailure | None = None) -> None:
+        leases = self._parts.settings.leases
+
+        def given_back() -> None:
             with self._parts.database.write() as connection:
-                said = "The worker could not run the job; it is started again"
-                give_back(connection, lease, self._parts.settings.leases.attempts, blamed=True, said=said)
+                give_back(connection, lease, leases.attempts, blamed=blamed, said=said, last=last)
+
+        insist(given_back, self.stop, leases.poll)
 
     def _watch(self) -> None:
         """Look for lost workers, and say that this one is there."""
@@ -88,6 +109,7 @@ class JobWorker:
                 self._look(watch)
             except Exception:
                 log.exception("lost workers not looked for; tried again")
+                watch.forget()
             # More often than a lease may stand still, or the patience would be longer than it says.
             if self.stop.wait(min(leases.beat, leases.patience / 10)):
                 break
