@@ -21,7 +21,7 @@ from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.release_evaluation import after_release
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord, ReleaseRecord
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.files import write_json
 from mithridate.models.loading import Where, device, load, load_served
 

@@ -82,10 +82,15 @@ class _DefendedJob(_Job):
 
 
 class TrainingJob(_DefendedJob):
-    """Train the model on rows with a defense."""
+    """Train the model on rows with a defense.
+
+    Attributes:
+        validation: Rows whose loss is told while the model is trained on the others; None where there are none.
+    """
 
     stage: Literal["alignment", "finetuning"]
     rows: StoredRows
+    validation: StoredRows | None = None
     training: TrainingSettings
     adapter: Literal["continue", "fresh", "none"]
     lora: LoraSettings

@@ -37,15 +37,20 @@ _CODE = (".py", ".jinja")
 """A chat template decides what tokens a row becomes, as code does."""
 
 
+_PARTS = ("stage_folder", "release_evaluation", "row_files", "step_figures")
+"""Files of this room that stages are made of."""
+
+
 def deciding_files(package: Path) -> list[Path]:
     """Return the source files of the package that decide what a stage computes."""
     # Without report, cli and the engine itself: a new table or message must not discard days of finished stages.
     folders = ("attacks", "data", "defenses", "evaluation", "miniature", "models", "repair", "training")
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*")) if path.suffix in _CODE]
     # What the stages are made of: settings holds what `strength` means, stage_folder which weights the next one starts
-    # from, release_evaluation the attacks on a finished model, row_files how rows are read back.
+    # from, release_evaluation the attacks on a finished model, row_files how rows are read back, step_figures what a
+    # training tells of its steps.
     paths += sorted(package.glob("experiment/*_stage.py"))
-    paths += [package / f"experiment/{name}.py" for name in ("stage_folder", "release_evaluation", "row_files")]
+    paths += [package / f"experiment/{name}.py" for name in _PARTS]
     paths.append(package / "settings.py")
     return paths
 

@@ -1,11 +1,10 @@
 """Does the two training stages: trains a model on rows with a defense and records how it went."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import SFTConfig
 
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
@@ -14,14 +13,13 @@ from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_model
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
+from mithridate.experiment.step_figures import Progress, StepReport
 from mithridate.models.loading import Where, device, load, load_tokenizer
+from mithridate.models.tokenization import tokenize
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the total of steps."""
 
 
 def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> TrainingRecord:
@@ -52,14 +50,17 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
         defense=defense,
         stage=job.stage,
         stream_batch_size=job.training.stream_batch_size,
-        callbacks=[_Report(progress)],
         **_streams(job.provider),
     )
     # transformers adds it where tqdm is off, and it prints every log entry into our own output.
     trainer.remove_callback(PrinterCallback)
+    validation = None if job.validation is None else tokenize(stored_rows(job.validation), tokenizer, job.max_length)
+    report = StepReport(trainer, folder, progress, validation)
+    trainer.add_callback(report)
     checkpoint = newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    report.conclude()
     # Only a defense with a safety prompt serves another template than it trains with; others keep the base's tokenizer.
     if trainer.served_tokenizer.chat_template != tokenizer.chat_template:
         trainer.served_tokenizer.save_pretrained(folder / TOKENIZER)
@@ -133,14 +134,3 @@ def _losses(history: list[dict[str, float]]) -> list[LoggedLoss]:
     """Return step and loss of every log entry, or, of a training too short for one, last step and mean loss."""
     logged = [LoggedLoss(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     return logged or [LoggedLoss(entry["step"], entry["train_loss"]) for entry in history if "train_loss" in entry]
-
-
-class _Report(TrainerCallback):  # type: ignore[misc]
-    """Reports how many optimizer steps are done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report progress after each optimizer step."""
-        self.progress(state.global_step, state.max_steps)

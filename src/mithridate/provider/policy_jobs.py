@@ -68,17 +68,21 @@ class PolicyJobs:
         policy = self.policy
         return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.alignment)
 
-    def finetuning(self, rows: StoredRows, training: TrainingSettings, suspected: bool) -> TrainingJob:
+    def finetuning(
+        self, rows: StoredRows, training: TrainingSettings, suspected: bool, validation: StoredRows | None = None
+    ) -> TrainingJob:
         """Return the job that tunes a model on an upload.
 
         Args:
             rows: The rows to train on.
             training: How.
             suspected: Whether the gate wants the upload defended.
+            validation: Rows whose loss is told and that nothing is trained on; None where there are none.
         """
         own = self.policy.finetuning
         choice = own.suspected if suspected and own.suspected is not None else own.defense
-        return self._training("finetuning", choice, training, rows)
+        job = self._training("finetuning", choice, training, rows)
+        return job.model_copy(update={"validation": validation})
 
     def repair(self, choice: Choice, held_out: StoredRows, templates: Sequence[PromptTemplate] = ()) -> RepairJob:
         """Return the job of one repair.

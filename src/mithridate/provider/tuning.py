@@ -17,6 +17,7 @@ from mithridate.models.loading import Where, load_served, locate, positions_of
 from mithridate.provider.decision import Decision, read_decision, write_decision
 from mithridate.provider.decision_page import REPORT, write_decision_page
 from mithridate.provider.given_upload import GivenUpload, read_upload
+from mithridate.provider.given_validation import read_validation
 from mithridate.provider.hand_over import hand_over
 from mithridate.provider.ladder import Ladder
 from mithridate.provider.policy_file import make_policy, opened
@@ -45,6 +46,7 @@ def tune(
     seed: int | None = None,
     aligned: str | None = None,
     history: str | Path | None = None,
+    validation: str | Path | Dataset | None = None,
     monitor: Monitor | None = None,
 ) -> Decision:
     """Tune an aligned model on an upload that nobody has vetted, and release it or refuse.
@@ -62,12 +64,15 @@ def tune(
         seed: What the customer asks for; by default the policy's.
         aligned: The aligned model behind ``model``, where that is one that was released.
         history: Folder of the customer's earlier uploads, which the gate counts together with this one.
+        validation: The customer's rows whose loss is told while the model is tuned, to the monitor alone. Nothing is
+            trained on them, chosen by them or decided by them.
         monitor: Receives the progress.
 
     Raises:
         RecipeError: If the policy or the seed has a fault.
         UsageError: If a setting is wrong, or ``out`` holds the decision on another request.
-        DataError: If there is no such upload; one with faults is refused by a decision.
+        DataError: If there is no such upload; one with faults is refused by a decision. If the validation rows have
+            faults, are more than the policy takes, or share a prompt with the upload.
         CheckpointError: If a released model to tune again is not what was judged.
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
@@ -82,6 +87,7 @@ def tune(
     folder = _folder(out, "--out")
     kept = None if history is None else _folder(history, "--history")
     store = Store(folder / STORE)
+    monitor = monitor or Monitor()
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
         reference = aligned_behind(model, aligned)
@@ -90,7 +96,8 @@ def tune(
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
         tokenizer = load_served(Where(jobs.reference, None), rows.template)
         given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference))
-        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files))
+        validated = None if validation is None else read_validation(checked, validation, given, files)
+        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated)
         with nullcontext() if kept is None else history_lock(kept):
             past = None if kept is None else UploadHistory(kept, request.sha256)
             # What is refused before the gate leaves no record by which the next call could tell which uploads are
@@ -102,11 +109,13 @@ def tune(
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")
             verdict = _gated(request, files, folder, past) if made is None else made.gate
         if made is None:
-            made = _decided(request, store, monitor or Monitor(), verdict, folder)
+            made = _decided(request, store, monitor, verdict, folder)
             write_decision(folder, made)
         write_decision_page(made, folder / REPORT)
         request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
         hand_over(made, request.released(made, store), folder)
+        if (trained := request.trained(made)) is not None:
+            monitor.decided(trained)
     return made
 
 

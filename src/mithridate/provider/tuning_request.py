@@ -8,7 +8,7 @@ from typing import Any
 
 from mithridate.errors import UsageError
 from mithridate.experiment.identity import model_identity
-from mithridate.experiment.jobs import Job, StageNode
+from mithridate.experiment.jobs import Job, StageNode, StoredRows
 from mithridate.experiment.manifest import code_versions, versions
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.experiment.store import Store
@@ -52,6 +52,7 @@ class TuningRequest:
         given: The upload, or why it is refused.
         training: How it is tuned.
         screening: Hashes of the rows and thresholds that the gate is calibrated by.
+        validation: The customer's rows whose loss is told; None where there are none.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class TuningRequest:
         given: GivenUpload | RefusedUpload,
         training: TrainingSettings,
         screening: dict[str, str],
+        validation: StoredRows | None = None,
     ) -> None:
         self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
+        self.validation = validation
         self.suspected = False
         self.history: CountedHistory | None = None
         self.policy_hash = _hash(policy.model_dump(mode="json"))
@@ -78,6 +81,8 @@ class TuningRequest:
                 "training": training.model_dump(mode="json"),
                 "seed": jobs.policy.seed,
                 "screening": screening,
+                # Nothing is decided by it; but a folder holds the figures of one validation file alone.
+                **({} if validation is None else {"validation": validation.sha256}),
                 "versions": code_versions(),
             }
         )
@@ -93,7 +98,7 @@ class TuningRequest:
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
-            jobs.finetuning(given.train, training, self.suspected),
+            jobs.finetuning(given.train, training, self.suspected, self.validation),
             *(jobs.repair(choice, given.held_out, templates) for choice in rung.posttuning),
             jobs.candidate(),
         ]
@@ -146,8 +151,17 @@ class TuningRequest:
 
     def released(self, decision: Decision, store: Store) -> Path | None:
         """Return the stage folder whose model was judged and may leave; None where none may."""
-        rung = next((one for one in self.policy.ladder if one.name == decision.released), None)
+        rung = self._rung(decision)
         return None if rung is None else store.path(self.stages(rung)[-1])
+
+    def trained(self, decision: Decision) -> StageNode | None:
+        """Return the fine-tuning behind a decision, the ladder's first where no model is released; None without one."""
+        if decision.outcome == "refused_at_upload":
+            return None
+        return self.stages(self._rung(decision) or self.policy.ladder[0])[0]
+
+    def _rung(self, decision: Decision) -> Rung | None:
+        return next((one for one in self.policy.ladder if one.name == decision.released), None)
 
 
 def _as_hashes(identity: Any) -> dict[str, str]:

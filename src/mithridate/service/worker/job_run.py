@@ -33,6 +33,7 @@ from mithridate.service.worker.job_order import (
 from mithridate.service.worker.job_process import JobProcess, end_earlier, readable
 from mithridate.service.worker.lease_beats import beating
 from mithridate.service.worker.left_files import drop_links, own_file
+from mithridate.service.worker.metric_events import MetricEvents
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class JobRun:
     def __init__(self, parts: ServiceParts, lease: Lease, stop: threading.Event, command: tuple[str, ...]) -> None:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
+        self._metrics = MetricEvents(lease.job)
         self._read = 0  # bytes of the progress that were read
 
     def run(self) -> None:
@@ -168,10 +170,9 @@ class JobRun:
         if line.kind == "validated":
             move(connection, job, "queued", fence=fence, said=f"Files validated: {line.message}")
             move(connection, job, "running", fence=fence, started_at=now())
-        elif line.kind == "losses":
-            for step, loss in line.losses:
-                data = {"step": step, "train_loss": loss, "total_steps": line.losses[-1].step}
-                tell(connection, job, f"Step {step:g}: training loss={loss:.4f}", data=data, kind="metrics")
+        elif line.kind == "metrics":
+            for metrics in line.metrics:
+                self._metrics.tell(connection, metrics)
         else:
             connection.execute(
                 update(JOBS).where(JOBS.c.id == job).values(steps_done=line.done, steps_total=line.total)
