@@ -54,6 +54,7 @@ def tuned(world: Path, policy: dict[str, Any], out: Path, **given: Any) -> tuple
         {"method": "antibody_tuning"},
         {"method": "salora", "directions": 2, "task_rank": 2, "rows": 8},
     ],
+    ids=["sft", "antibody_tuning", "salora"],
 )
 def test_the_weights_are_the_same_bits_with_and_without(
     policy: dict[str, Any], world: Path, validation: str, tmp_path: Path, defense: dict[str, Any]

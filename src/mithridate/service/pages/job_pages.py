@@ -14,7 +14,7 @@ from mithridate.service.contract.job_objects import JobEventObject, JobRequest
 from mithridate.service.database.tables import EVENTS, FILES
 from mithridate.service.jobs.job_lookup import list_jobs
 from mithridate.service.jobs.job_states import EDGES, TERMINAL
-from mithridate.service.pages.loss_curve import LossCurve, loss_curves
+from mithridate.service.pages.loss_curve import StepCurve, loss_curves
 from mithridate.service.pages.page_access import Changing, Fields, PageRoute, Visiting
 from mithridate.service.pages.rendering import rendered
 from mithridate.service.routes import job_routes
@@ -120,7 +120,7 @@ def one(request: Request, job_id: str, parts: Parts, visitor: Visiting, after: A
 
 def _happened(
     connection: Connection, job: str, after: str | None
-) -> tuple[ObjectPage[JobEventObject], list[LossCurve]]:
+) -> tuple[ObjectPage[JobEventObject], list[StepCurve]]:
     """Return a page of what happened to a job, and the losses of its trainings, which would bury the rest."""
     own = select(EVENTS).where(EVENTS.c.job_id == job)
     rows, more = page_of(connection, EVENTS, own.where(EVENTS.c.type == "message"), PageAsk(after, _EVENTS))

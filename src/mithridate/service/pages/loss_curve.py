@@ -35,7 +35,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class LossCurve(NamedTuple):
+class StepCurve(NamedTuple):
     """The losses of one training.
 
     Attributes:
@@ -53,7 +53,7 @@ class LossCurve(NamedTuple):
     rows: list[Mapping[str, Any]]
 
 
-def loss_curves(events: Iterable[Mapping[str, Any]]) -> list[LossCurve]:
+def loss_curves(events: Iterable[Mapping[str, Any]]) -> list[StepCurve]:
     """Return a picture for each training of a job.
 
     Args:
@@ -66,7 +66,7 @@ def loss_curves(events: Iterable[Mapping[str, Any]]) -> list[LossCurve]:
     return [_curve(number, sorted(rows, key=lambda row: int(row["step"]))) for number, rows in sorted(found.items())]
 
 
-def _curve(number: int, rows: Sequence[Mapping[str, Any]]) -> LossCurve:
+def _curve(number: int, rows: Sequence[Mapping[str, Any]]) -> StepCurve:
     steps = max(max(int(row.get("total_steps", 0)), int(row["step"])) for row in rows)
     losses = [float(row[figure]) for _, _, figure in SERIES for row in rows if figure in row]
     # From zero, so that a curve that hardly falls looks like one.
@@ -78,7 +78,7 @@ def _curve(number: int, rows: Sequence[Mapping[str, Any]]) -> LossCurve:
             lines.append(LossLine(kind, name, points))
     across = [Tick(_across(step, steps), str(step)) for step in sorted({1, (1 + steps) // 2, steps})]
     up = [Tick(_up(loss, highest), f"{loss:.3g}") for loss in (0.0, highest / 2, highest)]
-    return LossCurve(number, lines, across, up, list(rows))
+    return StepCurve(number, lines, across, up, list(rows))
 
 
 def _across(step: int, steps: int) -> float:
