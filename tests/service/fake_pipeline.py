@@ -37,7 +37,8 @@ def main(folder: Path) -> int:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     order = json.loads((folder / "order.json").read_text())
     first = json.loads((folder / "training.jsonl").read_text().splitlines()[0])
-    words = first["messages"][0]["content"].split()
+    # Of preference pairs the conversation stands in `input`.
+    words = first.get("input", first)["messages"][0]["content"].split()
     out = folder / "out"
     (out / "model").mkdir(parents=True, exist_ok=True)
     with (out / "attempts").open("a") as file:
@@ -45,7 +46,7 @@ def main(folder: Path) -> int:
 
     with (folder / "progress.jsonl").open("a") as progress:
         tell = partial(_tell, progress)
-        tell(kind="validated", message="12 training rows")
+        tell(kind="validated", message=f"12 rows, {order['method']}, beta {order['beta']}")
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad_progress" in words:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from mithridate.errors import UsageError
 from mithridate.evaluation.token_figures import token_figures
-from mithridate.experiment.step_figures import _is_told
+from mithridate.experiment.step_figures import is_told
 from mithridate.service.database.tables import EVENTS
 from mithridate.service.worker.job_order import StepMetrics
 from mithridate.service.worker.metric_events import MOST_METRICS, MetricEvents
@@ -64,7 +64,7 @@ def test_results_are_listed_by_their_purpose(parts, client):
     assert {one.purpose for one in found} == {"fine-tune-results"}
 
 
-def test_a_step_is_told_once_however_often_the_job_is_started(parts, client):
+def test_a_stepis_told_once_however_often_the_job_is_started(parts, client):
     job = create(client, "retold", "second_training")
     work(parts)
     assert [(one.data.get("training", 1), one.data["step"]) for one in metrics(client, job.id)] == [
@@ -92,7 +92,7 @@ def test_no_process_can_fill_the_events(parts, client):
 
 @pytest.mark.parametrize("total", [1, 2, 5, 199, 200, 201, 399, 1000, 12345])
 def test_however_long_a_training_is_few_steps_are_told(total):
-    told = [step for step in range(1, total + 1) if _is_told(step, total, 200)]
+    told = [step for step in range(1, total + 1) if is_told(step, total, 200)]
     assert told[0] == 1
     assert told[-1] == total
     assert len(told) <= 202

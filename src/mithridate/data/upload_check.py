@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mithridate.data.data_sources import Given, is_miniature, open_data
+from mithridate.data.preferences import PREFERENCES
 from mithridate.data.row_faults import Fault, FaultLog
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow
@@ -92,6 +93,7 @@ def check_upload(
     split: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int = 1024,
+    preferences: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> UploadReport:
     """Check every row of an upload; faults are reported, not raised.
@@ -106,6 +108,7 @@ def check_upload(
         split: As for `load_rows`.
         tokenizer: A tokenizer with a chat template, to count tokens and look for control tokens too.
         max_length: Tokens kept of each row.
+        preferences: Whether the rows are preference pairs, of which each answer counts as a row.
         progress: Called with the number of rows done, every 1000 rows.
 
     Raises:
@@ -116,7 +119,7 @@ def check_upload(
     found = open_data(source, subset=subset, split=split, called="check_upload")
     if is_miniature(found, columns, ignore):
         ignore = ("harmful",)  # a label for the experiments, which training does not see
-    reader = RowReader(found.rows, columns, ignore, found.name)
+    reader = RowReader(found.rows, columns, ignore, found.name, PREFERENCES if preferences else None)
     counts = _Counts(found.name, tokenizer, max_length)
     items = iter(reader)
     done = 0

@@ -97,6 +97,24 @@ class TrainingJob(_DefendedJob):
     seed: int
 
 
+class PreferenceJob(_Job):
+    """Tune the model on preference pairs, without a defense.
+
+    Attributes:
+        rows: Pairs: rows with the preferred answer as completion, and ``rejected``.
+        beta: β of DPO: how strongly the model is held to the one it starts from.
+    """
+
+    stage: Literal["finetuning"] = "finetuning"
+    rows: StoredRows
+    training: TrainingSettings
+    beta: float
+    adapter: Literal["fresh", "none"]
+    lora: LoraSettings
+    max_length: int
+    seed: int
+
+
 class RepairJob(_DefendedJob):
     """Change a finished model with a post-tuning defense.
 
@@ -166,7 +184,7 @@ class CandidateJob(_Job):
     form: ServingForm = "merged"
 
 
-Job = TrainingJob | RepairJob | CandidateJob | EvaluationJob
+Job = TrainingJob | PreferenceJob | RepairJob | CandidateJob | EvaluationJob
 StageName = Stage | Literal["candidate", "evaluation"]
 
 

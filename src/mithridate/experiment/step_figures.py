@@ -59,6 +59,34 @@ def read_steps(folder: Path) -> list[StepFigures]:
     return [StepFigures.model_validate_json(line) for line in told[: told.rfind(b"\n") + 1].splitlines()]
 
 
+class StepFile:
+    """The file in which a training tells of its steps.
+
+    Args:
+        folder: Folder of its stage.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self) -> list[StepFigures]:
+        """Return what was told so far."""
+        return read_steps(self._folder)
+
+    def add(self, told: StepFigures) -> None:
+        """Tell of a step."""
+        with (self._folder / STEPS).open("a", encoding="utf-8") as file:
+            file.write(told.model_dump_json() + "\n")
+
+    def write(self, steps: Sequence[StepFigures]) -> None:
+        """Replace what was told."""
+        write_whole(self._folder / STEPS, "".join(told.model_dump_json() + "\n" for told in steps).encode())
+
+    def forget_after(self, step: int) -> None:
+        """Forget the steps after one from which a training goes on."""
+        self.write([told for told in self.read() if told.step <= step])
+
+
 class StepReport(TrainerCallback):  # type: ignore[misc]
     """Reports the progress of a training, and tells of its steps in its folder.
 
@@ -74,35 +102,34 @@ class StepReport(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self, trainer: Any, folder: Path, progress: Progress, validation: Sequence[TokenizedRow] | None
     ) -> None:
-        self._trainer, self._folder, self._progress, self._validation = trainer, folder, progress, validation
+        self._trainer, self._steps, self._progress, self._validation = trainer, StepFile(folder), progress, validation
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the steps that are taken again."""
-        self._write([told for told in read_steps(self._folder) if told.step <= state.global_step])
+        self._steps.forget_after(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell of a step, where it is one of those that are told of."""
         step, total = state.global_step, state.max_steps
-        if _is_told(step, total, MOST_STEPS):
+        if is_told(step, total):
             told = StepFigures(step=step, total=total)
             if (means := self._trainer.step_means) is not None:
                 told = told.model_copy(update={"loss": _finite(means.loss), "accuracy": means.accuracy})
-            if self._validation is not None and _is_told(step, total, VALIDATIONS):
+            if self._validation is not None and is_told(step, total, VALIDATIONS):
                 with self._trainer.defense.applied(self._trainer.model, self._trainer.memory):
                     found = self._scored(_sample(self._validation))
                 told = told.model_copy(update={"valid_loss": found.loss, "valid_accuracy": found.accuracy})
-            with (self._folder / STEPS).open("a", encoding="utf-8") as file:
-                file.write(told.model_dump_json() + "\n")
+            self._steps.add(told)
         self._progress(step, total)
 
     def conclude(self) -> None:
         """Score the whole validation file, once the training and the defense's last act are done."""
-        steps = read_steps(self._folder)
+        steps = self._steps.read()
         if self._validation is None or not steps:
             return
         found = self._scored(self._validation)
         last = steps[-1].model_copy(update={"full_valid_loss": found.loss, "full_valid_accuracy": found.accuracy})
-        self._write([*steps[:-1], last])
+        self._steps.write([*steps[:-1], last])
 
     def _scored(self, rows: Sequence[TokenizedRow]) -> TokenFigures:
         trainer = self._trainer
@@ -114,11 +141,8 @@ class StepReport(TrainerCallback):  # type: ignore[misc]
             autocast=trainer.accelerator.autocast,
         )
 
-    def _write(self, steps: Sequence[StepFigures]) -> None:
-        write_whole(self._folder / STEPS, "".join(told.model_dump_json() + "\n" for told in steps).encode())
 
-
-def _is_told(step: int, total: int, most: int) -> bool:
+def is_told(step: int, total: int, most: int = MOST_STEPS) -> bool:
     """Return whether a step is one of about so many, evenly spread; the first and the last always are."""
     return step in (1, total) or step % math.ceil(total / most) == 0
 

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.experiment.jobs import ProviderRows, TrainingJob
+from mithridate.experiment.jobs import PreferenceJob, ProviderRows, TrainingJob
 from mithridate.experiment.meter import Meter
 from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.experiment.row_files import stored_rows, stored_texts
@@ -43,10 +43,10 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     fresh = job.adapter != "none" and where.adapter is None
     trainer = DefendedTrainer(
         model,
-        args=_arguments(job, folder),
+        args=SFTConfig(**host_arguments(job, folder)),
         train_dataset=stored_rows(job.rows),
         processing_class=tokenizer,
-        peft_config=_lora(job.lora) if fresh else None,
+        peft_config=lora_config(job.lora) if fresh else None,
         defense=defense,
         stage=job.stage,
         stream_batch_size=job.training.stream_batch_size,
@@ -89,38 +89,40 @@ def _streams(provider: ProviderRows) -> dict[str, Any]:
     return given
 
 
-def _arguments(job: TrainingJob, folder: Path) -> SFTConfig:
+def host_arguments(job: TrainingJob | PreferenceJob, folder: Path) -> dict[str, Any]:
+    """Return what a training asks of TRL's trainers, whichever of them it is."""
     training = job.training
-    return SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=training.epochs,
-        learning_rate=training.learning_rate,
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": training.epochs,
+        "learning_rate": training.learning_rate,
         # The recipe counts rows per optimizer step, transformers rows per micro-batch.
-        per_device_train_batch_size=training.batch_size // training.accumulation,
-        gradient_accumulation_steps=training.accumulation,
-        weight_decay=training.weight_decay,
-        lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_steps,
-        max_grad_norm=training.max_grad_norm,
+        "per_device_train_batch_size": training.batch_size // training.accumulation,
+        "gradient_accumulation_steps": training.accumulation,
+        "weight_decay": training.weight_decay,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_steps,
+        "max_grad_norm": training.max_grad_norm,
         # Always passed: TRL's default is on.
-        gradient_checkpointing=training.gradient_checkpointing,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=2,  # the newest, and one to go back to if that is found damaged
-        logging_steps=10,  # enough for a curve; transformers logs the mean loss since the last entry
-        max_length=job.max_length,
-        seed=job.seed,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "save_total_limit": 2,  # the newest, and one to go back to if that is found damaged
+        "logging_steps": 10,  # enough for a curve; transformers logs the mean loss since the last entry
+        "max_length": job.max_length,
+        "seed": job.seed,
         # TRL's default is on, which would put a float32 recipe under autocast.
-        bf16=job.precision == "bfloat16",
+        "bf16": job.precision == "bfloat16",
         # Without it, transformers would take Apple's GPU for a model that `load` has put on the CPU.
-        use_cpu=device() == "cpu",
-        dataloader_pin_memory=device() != "cpu",
-        disable_tqdm=True,
-        report_to="none",  # whatever tracker is installed, nothing about a run leaves the machine unasked
-    )
+        "use_cpu": device() == "cpu",
+        "dataloader_pin_memory": device() != "cpu",
+        "disable_tqdm": True,
+        "report_to": "none",  # whatever tracker is installed, nothing about a run leaves the machine unasked
+    }
 
 
-def _lora(lora: LoraSettings) -> LoraConfig:
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """Return the adapter's settings as PEFT has them."""
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

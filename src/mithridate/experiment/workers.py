@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mithridate.experiment.jobs import CandidateJob, RepairJob, StageNode, TrainingJob
+from mithridate.experiment.jobs import CandidateJob, PreferenceJob, RepairJob, StageNode, TrainingJob
 from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
@@ -33,6 +33,7 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
     """Do one stage, or take its result from the store."""
     from mithridate.experiment.candidate_stage import write_candidate
     from mithridate.experiment.evaluation_stage import evaluate
+    from mithridate.experiment.preference_stage import prefer
     from mithridate.experiment.repair_stage import repair
     from mithridate.experiment.training_stage import train
 
@@ -47,6 +48,8 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
         torch.set_num_threads(job.threads)
         if isinstance(job, TrainingJob):
             return train(job, where, folder, progress)
+        if isinstance(job, PreferenceJob):
+            return prefer(job, where, folder, progress)
         if isinstance(job, RepairJob):
             return repair(job, where, folder, progress, aligned)
         if isinstance(job, CandidateJob):

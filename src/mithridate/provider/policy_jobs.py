@@ -9,6 +9,7 @@ from mithridate.experiment.jobs import (
     CandidateJob,
     EvaluationJob,
     Job,
+    PreferenceJob,
     ProviderRows,
     RepairJob,
     StageNode,
@@ -83,6 +84,26 @@ class PolicyJobs:
         choice = own.suspected if suspected and own.suspected is not None else own.defense
         job = self._training("finetuning", choice, training, rows)
         return job.model_copy(update={"validation": validation})
+
+    def preferring(self, rows: StoredRows, training: TrainingSettings, beta: float) -> PreferenceJob:
+        """Return the job that tunes a model on preference pairs.
+
+        Args:
+            rows: The pairs to train on.
+            training: How.
+            beta: β of DPO.
+        """
+        policy = self.policy
+        return PreferenceJob(
+            **self._common(),
+            rows=rows,
+            training=training,
+            beta=beta,
+            adapter=policy.adapter,
+            lora=policy.lora,
+            max_length=policy.max_length,
+            seed=policy.seed,
+        )
 
     def repair(self, choice: Choice, held_out: StoredRows, templates: Sequence[PromptTemplate] = ()) -> RepairJob:
         """Return the job of one repair.

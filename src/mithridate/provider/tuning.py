@@ -27,9 +27,12 @@ from mithridate.provider.policy_tree import Policy
 from mithridate.provider.refused_upload import RefusedUpload, write_findings
 from mithridate.provider.released_before import aligned_behind
 from mithridate.provider.screening import FINDINGS, screened, screening_hashes
-from mithridate.provider.tuning_request import TuningRequest, asked_for
+from mithridate.provider.tuning_request import Method, TuningRequest, asked_for
 from mithridate.provider.upload_history import UploadHistory, history_lock
 from mithridate.training.processes import refuse_launcher
+
+MOST_BETA = 2.0
+"""Largest β that may be asked for, as in OpenAI's contract."""
 
 STORE = "work"
 """Folder of the stages, beside the decision; it never leaves the provider."""
@@ -47,6 +50,8 @@ def tune(
     aligned: str | None = None,
     history: str | Path | None = None,
     validation: str | Path | Dataset | None = None,
+    method: Method = "supervised",
+    beta: float | None = None,
     monitor: Monitor | None = None,
 ) -> Decision:
     """Tune an aligned model on an upload that nobody has vetted, and release it or refuse.
@@ -66,6 +71,8 @@ def tune(
         history: Folder of the customer's earlier uploads, which the gate counts together with this one.
         validation: The customer's rows whose loss is told while the model is tuned, to the monitor alone. Nothing is
             trained on them, chosen by them or decided by them.
+        method: ``dpo`` where the upload holds preference pairs, as OpenAI's files have them.
+        beta: β of DPO that the customer asks for; by default the policy's.
         monitor: Receives the progress.
 
     Raises:
@@ -81,7 +88,10 @@ def tune(
     named, base = opened(policy)
     # Through the policy's own check, which a copy would skip.
     checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
-    training = asked_for(checked, epochs, learning_rate)
+    training = asked_for(checked, epochs, learning_rate, method)
+    beta = _beta(checked, beta) if method == "dpo" else None
+    if beta is not None and validation is not None:
+        raise UsageError("validation rows are scored in supervised tuning alone; leave them out")
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
     folder = _folder(out, "--out")
@@ -95,9 +105,10 @@ def tune(
         files = RowFiles(base, store.folder / "inputs")
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
         tokenizer = load_served(Where(jobs.reference, None), rows.template)
-        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference))
+        pairs = beta is not None
+        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
         validated = None if validation is None else read_validation(checked, validation, given, files)
-        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated)
+        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated, beta)
         with nullcontext() if kept is None else history_lock(kept):
             past = None if kept is None else UploadHistory(kept, request.sha256)
             # What is refused before the gate leaves no record by which the next call could tell which uploads are
@@ -117,6 +128,18 @@ def tune(
         if (trained := request.trained(made)) is not None:
             monitor.decided(trained)
     return made
+
+
+def _beta(policy: Policy, asked: float | None) -> float:
+    """Return β of DPO, as `asked_for` has found that the policy takes pairs.
+
+    Raises:
+        UsageError: If it is out of range.
+    """
+    assert policy.finetuning.preferences is not None  # for type checkers
+    if asked is not None and not 0 < asked <= MOST_BETA:
+        raise UsageError(f"beta is {asked:g}; it must be above 0 and up to {MOST_BETA:g}")
+    return policy.finetuning.preferences.beta if asked is None else asked
 
 
 def _folder(given: str | Path, option: str) -> Path:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mithridate.errors import UsageError
 from mithridate.experiment.identity import model_identity
@@ -22,14 +22,25 @@ from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import shown
 from mithridate.provider.upload_history import UploadHistory
 
+Method = Literal["supervised", "dpo"]
+"""How an upload is tuned on: its answers are learned, or preferred to others."""
 
-def asked_for(policy: Policy, epochs: float | None, learning_rate: float | None) -> TrainingSettings:
+
+def asked_for(
+    policy: Policy, epochs: float | None, learning_rate: float | None, method: Method = "supervised"
+) -> TrainingSettings:
     """Return the training that a customer asks for.
 
     Raises:
-        UsageError: If it is beyond the policy's limits.
+        UsageError: If it is beyond the policy's limits, or the policy takes no preference pairs.
     """
-    limits, own = policy.finetuning, policy.finetuning.training
+    limits = policy.finetuning
+    own = limits.training if method == "supervised" else limits.pair_training
+    if own is None:
+        raise UsageError(
+            f"policy '{policy.name}' takes no preference pairs: no defense acts in tuning on them (dpo), so the "
+            "operator has to allow it by finetuning.preferences"
+        )
     asked = {"epochs": epochs, "learning_rate": learning_rate}
     for name, most in (("epochs", limits.most_epochs), ("learning_rate", limits.highest_learning_rate)):
         value = asked[name]
@@ -53,6 +64,7 @@ class TuningRequest:
         training: How it is tuned.
         screening: Hashes of the rows and thresholds that the gate is calibrated by.
         validation: The customer's rows whose loss is told; None where there are none.
+        beta: β of DPO, where the upload holds preference pairs; None where it holds rows.
     """
 
     def __init__(
@@ -63,9 +75,10 @@ class TuningRequest:
         training: TrainingSettings,
         screening: dict[str, str],
         validation: StoredRows | None = None,
+        beta: float | None = None,
     ) -> None:
         self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
-        self.validation = validation
+        self.validation, self.beta = validation, beta
         self.suspected = False
         self.history: CountedHistory | None = None
         self.policy_hash = _hash(policy.model_dump(mode="json"))
@@ -83,6 +96,7 @@ class TuningRequest:
                 "screening": screening,
                 # Nothing is decided by it; but a folder holds the figures of one validation file alone.
                 **({} if validation is None else {"validation": validation.sha256}),
+                **({} if beta is None else {"beta": beta}),
                 "versions": code_versions(),
             }
         )
@@ -98,7 +112,9 @@ class TuningRequest:
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
-            jobs.finetuning(given.train, training, self.suspected, self.validation),
+            jobs.finetuning(given.train, training, self.suspected, self.validation)
+            if self.beta is None
+            else jobs.preferring(given.train, training, self.beta),
             *(jobs.repair(choice, given.held_out, templates) for choice in rung.posttuning),
             jobs.candidate(),
         ]
@@ -139,6 +155,7 @@ class TuningRequest:
                 "epochs": self.training.epochs,
                 "learning_rate": self.training.learning_rate,
                 "seed": self.jobs.policy.seed,
+                **({} if self.beta is None else {"beta": self.beta}),
             },
             "gate": None if verdict is None else shown(verdict),
             "versions": versions(),

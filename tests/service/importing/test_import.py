@@ -136,7 +136,7 @@ def test_a_file_record_says_which_file_is_meant(parts, export):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": {"type": "dpo", "dpo": {}}}, "its method is dpo"),
+        ({"method": {"type": "dpo", "dpo": {}}}, "its method is dpo; this service's policy takes no preference pairs"),
         ({"method": {"type": "reinforcement"}}, "its method is reinforcement"),
         ({"method": {"type": "magic"}}, "'magic' is unknown"),
         ({"method": "dpo"}, "its method 'dpo' is unknown"),

@@ -28,6 +28,8 @@ from mithridate.validation import sentence
 pages = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 After = Annotated[str | None, Query(max_length=80)]
+METHODS = {"supervised": "supervised: learn the answers", "dpo": "dpo: prefer one answer to the other"}
+"""Kinds of fine-tuning that the form offers, and what they are called there."""
 _OF_A_PAGE = 20
 _EVENTS = 50
 _FILES = 500  # offered in the form, the newest first
@@ -71,7 +73,9 @@ def _asked(fields: dict[str, str]) -> dict[str, Any]:
              if (value := fields.get(name, "").strip())}  # fmt: skip
     epochs = fields.get("n_epochs", "").strip()
     chosen = {"n_epochs": int(epochs) if epochs.isdecimal() and len(epochs) < 4 else epochs} if epochs else {}
-    return given | {"method": {"type": "supervised", "supervised": {"hyperparameters": chosen}}}
+    kind = fields.get("method", "supervised")
+    # Whatever else a form may say, the request's own check refuses.
+    return given | {"method": {"type": kind, kind if kind in METHODS else "supervised": {"hyperparameters": chosen}}}
 
 
 def _form(
@@ -87,6 +91,7 @@ def _form(
         status=400 if fault else 200,
         here="jobs",
         models=sorted(parts.settings.offered),
+        methods=METHODS,
         files=files,
         fields=fields,
         fault=fault,

@@ -30,6 +30,8 @@ class JobOrder(_Told):
         epochs: What the customer asks for; None for the policy's.
         rate: Factor on the policy's learning rate, likewise.
         seed: Seed of the training.
+        method: Whether the training file holds rows or preference pairs.
+        beta: β of DPO that the customer asks for; None for the policy's.
         validation: Whether there is a validation file.
         confined: Folders that the process may read besides its own; None where it is not confined.
         network: Whether it may use the network.
@@ -41,6 +43,8 @@ class JobOrder(_Told):
     rate: float | None
     seed: int
     validation: bool
+    method: Literal["supervised", "dpo"] = "supervised"
+    beta: float | None = None
     confined: list[str] | None = None
     network: bool = False
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mithridate.experiment.jobs import StageNode, TrainingJob
+from mithridate.experiment.jobs import PreferenceJob, StageNode, TrainingJob
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.step_figures import StepFigures, read_steps
 from mithridate.experiment.store import Store
@@ -42,7 +42,7 @@ class JobMonitor(Monitor):
     def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
         """Take down how many stages there are at most, and tell what an earlier attempt may not have told."""
         self._total = len(nodes)
-        self._trainings = [node.key for node in nodes if isinstance(node.job, TrainingJob)]
+        self._trainings = [node.key for node in nodes if isinstance(node.job, TrainingJob | PreferenceJob)]
         for node in nodes:
             self._tell_steps(node, self._store.path(node))
 
@@ -76,7 +76,7 @@ class JobMonitor(Monitor):
 
     def _tell_steps(self, node: StageNode, folder: Path, until: float = math.inf) -> None:
         """Tell of the steps of a training that are new in its folder; any other stage has none."""
-        if not isinstance(node.job, TrainingJob):
+        if not isinstance(node.job, TrainingJob | PreferenceJob):
             return
         found = [one for one in read_steps(folder) if one.step <= until and (node.key, one.step) not in self._told]
         self._told |= {(node.key, one.step) for one in found}

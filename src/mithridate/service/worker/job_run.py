@@ -119,13 +119,16 @@ class JobRun:
             log.error("a job could read what is not its own", extra={"job": self._lease.job, "readable": found})
             said = "the service's folder lies where every job may read; ask the operator to move it"
             return JobFailure(code="sandbox_unavailable", message=said)
-        chosen = row.method["supervised"]["hyperparameters"]
+        kind = row.method["type"]
+        chosen = row.method[kind]["hyperparameters"]
         order = JobOrder(
             model=str(model),
             policy=None if settings.policy is None else str(settings.policy.resolve()),
             epochs=None if chosen["n_epochs"] == "auto" else chosen["n_epochs"],
             rate=None if chosen["learning_rate_multiplier"] == "auto" else chosen["learning_rate_multiplier"],
             seed=row.seed,
+            method=kind,
+            beta=None if chosen.get("beta", "auto") == "auto" else chosen["beta"],
             validation=row.validation_file is not None,
             confined=confined,
             network=settings.process.network,

@@ -40,8 +40,11 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
     monitor = JobMonitor(folder / PROGRESS, Store(folder / DECISION_FOLDER / STORE))
     template = template_of(policy, base)
     report = _checked(policy, template, order, folder)
-    monitor.tell(ProgressLine(kind="validated", message=f"{report.rows} training rows"))
-    rate = policy.finetuning.training.learning_rate
+    said = f"{report.conversations} preference pairs" if order.method == "dpo" else f"{report.rows} training rows"
+    monitor.tell(ProgressLine(kind="validated", message=said))
+    training = policy.finetuning.training if order.method == "supervised" else policy.finetuning.pair_training
+    # Without it the pipeline says that the policy takes no pairs; a policy may have changed since the job was made.
+    rate = 1.0 if training is None else training.learning_rate
     made = tune(
         order.model,
         folder / TRAINING,
@@ -51,6 +54,8 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
         learning_rate=None if order.rate is None else order.rate * rate,
         seed=order.seed,
         validation=folder / VALIDATION if order.validation else None,
+        method=order.method,
+        beta=order.beta,
         monitor=monitor,
     )
     tokens = 0 if report.tokens is None else report.tokens.total
@@ -76,7 +81,8 @@ def _checked(policy: Policy, template: str | None, order: JobOrder, folder: Path
         DataError: If both hold the same rows.
     """
     tokenizer = load_tokenizer(order.model, template)
-    report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length)
+    pairs = order.method == "dpo"
+    report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length, preferences=pairs)
     _refuse_faults(report, "training_file")
     if order.validation:
         other = check_upload(folder / VALIDATION, tokenizer=tokenizer, max_length=policy.max_length)
