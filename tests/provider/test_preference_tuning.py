@@ -61,7 +61,8 @@ def pairs(world: Path, tmp_path: Path) -> str:
 
 def tuned(world: Path, policy: dict[str, Any], pairs: str, out: Path, **given: Any) -> tuple[Any, Watch]:
     watch = Watch(out, given.pop("stop", None))
-    return tune(str(world / "model"), pairs, policy, out=out, method="dpo", monitor=watch, **given), watch
+    given = {"method": "dpo", "monitor": watch, **given}
+    return tune(str(world / "model"), pairs, policy, out=out, **given), watch
 
 
 @pytest.mark.parametrize("adapter", ["fresh", "none"])
@@ -73,6 +74,9 @@ def test_preferences_are_learned_and_the_model_is_judged_and_released(
     assert (made.outcome, made.released, made.options["beta"]) == ("released", "as tuned", 0.5)
     assert (made.upload.rows, made.upload.held_out) == (24, 5)
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / MODEL)
+    card = (tmp_path / "out" / MODEL / "README.md").read_text()
+    assert "Tuned on 19 preference pairs (DPO), made fit" in card
+    assert "Preference pairs" in (tmp_path / "out" / "report.html").read_text()
     record = watch.record
     assert record.activity["rewards/margins"] > 0.05
     assert record.activity["rewards/accuracies"] > 0.8
@@ -127,6 +131,8 @@ def test_only_a_policy_that_says_so_takes_pairs(
         ({"beta": 0.0}, "beta is 0"),
         ({"epochs": 21}, "epochs is 21"),
         ({"validation": "rows.jsonl"}, "in supervised tuning alone"),
+        ({"method": "supervised", "beta": 0.1}, "beta is a setting of method dpo"),
+        ({"method": "ppo"}, "method is 'ppo'; it must be supervised or dpo"),
     ],
 )
 def test_settings_beyond_the_limits_are_refused(
@@ -181,7 +187,7 @@ def test_the_gate_sees_both_answers_and_what_it_wants_defended_is_refused(
 
         seen.extend(stored_rows(request.given.rows))
         return UploadVerdict.model_construct(
-            decision=UploadDecision(verdict), reasons=("a reason",), findings=(), upload="pairs", flagged=0
+            decision=UploadDecision(verdict), reasons=("a reason",), findings=(), upload="pairs", rows=48, flagged=0
         )
 
     monkeypatch.setattr(tuning, "_gated", gated)

@@ -255,12 +255,14 @@ def tune(
     history: Annotated[
         Path | None, typer.Option(help="Folder of this customer's earlier uploads, which are counted together.")
     ] = None,
+    method: Annotated[str, typer.Option(help="supervised, or dpo for preference pairs.")] = "supervised",
+    beta: Annotated[float | None, typer.Option(help="Strength of the hold to the aligned model, for dpo.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
     """Tune on an upload that nobody has vetted, and release the model or refuse: 0, 3 at upload, 4 at release."""
     from mithridate.cli.tune import command
 
-    command(model, data, policy, out, epochs, learning_rate, aligned, history, json)
+    command(model, data, policy, out, epochs, learning_rate, aligned, history, method, beta, json)
 
 
 @app.command()

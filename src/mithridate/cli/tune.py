@@ -23,6 +23,8 @@ def command(
     learning_rate: float | None,
     aligned: str | None,
     history: Path | None,
+    method: str,
+    beta: float | None,
     as_json: bool,
 ) -> None:
     """Tune on an upload and print the decision.
@@ -34,7 +36,7 @@ def command(
     with RunDisplay(console) as display:
         made = tune(
             model, data, policy, out=out, epochs=epochs, learning_rate=learning_rate, aligned=aligned, history=history,
-            monitor=display,
+            method=method, beta=beta, monitor=display,
         )  # fmt: skip
     if as_json:
         print(json.dumps(made.model_dump(mode="json"), indent=1))

@@ -27,7 +27,7 @@ from mithridate.provider.policy_tree import Policy
 from mithridate.provider.refused_upload import RefusedUpload, write_findings
 from mithridate.provider.released_before import aligned_behind
 from mithridate.provider.screening import FINDINGS, screened, screening_hashes
-from mithridate.provider.tuning_request import Method, TuningRequest, asked_for
+from mithridate.provider.tuning_request import TuningRequest, asked_for
 from mithridate.provider.upload_history import UploadHistory, history_lock
 from mithridate.training.processes import refuse_launcher
 
@@ -50,7 +50,7 @@ def tune(
     aligned: str | None = None,
     history: str | Path | None = None,
     validation: str | Path | Dataset | None = None,
-    method: Method = "supervised",
+    method: str = "supervised",
     beta: float | None = None,
     monitor: Monitor | None = None,
 ) -> Decision:
@@ -89,6 +89,8 @@ def tune(
     # Through the policy's own check, which a copy would skip.
     checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
     training = asked_for(checked, epochs, learning_rate, method)
+    if method != "dpo" and beta is not None:
+        raise UsageError("beta is a setting of method dpo; leave it out")
     beta = _beta(checked, beta) if method == "dpo" else None
     if beta is not None and validation is not None:
         raise UsageError("validation rows are scored in supervised tuning alone; leave them out")

@@ -4,7 +4,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mithridate.errors import UsageError
 from mithridate.experiment.identity import model_identity
@@ -22,12 +22,12 @@ from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import shown
 from mithridate.provider.upload_history import UploadHistory
 
-Method = Literal["supervised", "dpo"]
+METHODS = ("supervised", "dpo")
 """How an upload is tuned on: its answers are learned, or preferred to others."""
 
 
 def asked_for(
-    policy: Policy, epochs: float | None, learning_rate: float | None, method: Method = "supervised"
+    policy: Policy, epochs: float | None, learning_rate: float | None, method: str = "supervised"
 ) -> TrainingSettings:
     """Return the training that a customer asks for.
 
@@ -35,6 +35,8 @@ def asked_for(
         UsageError: If it is beyond the policy's limits, or the policy takes no preference pairs.
     """
     limits = policy.finetuning
+    if method not in METHODS:
+        raise UsageError(f"method is '{method:.40}'; it must be {' or '.join(METHODS)}")
     own = limits.training if method == "supervised" else limits.pair_training
     if own is None:
         raise UsageError(
