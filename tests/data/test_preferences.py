@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mithridate.data import check_upload, load_rows
-from mithridate.data.preferences import both_answers, holds_preferences, load_preferences
+from mithridate.data.preference_loading import both_answers, load_preferences
+from mithridate.data.preferences import holds_preferences
 from mithridate.errors import DataError
 
 

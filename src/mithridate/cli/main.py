@@ -131,12 +131,13 @@ def check(
     ignore: Ignore = None,
     subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set, such as train.")] = None,
+    preferences: Annotated[bool, typer.Option("--preferences", help="The rows are preference pairs.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file, model, max_length, template, field or [], ignore or [], subset, split, json)
+    command(file, model, max_length, template, field or [], ignore or [], subset, split, preferences, json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from mithridate.data.preferences import PREFERENCES
 from mithridate.data.row_faults import Fault, FaultLog
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow
+from mithridate.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,6 +117,8 @@ def check_upload(
         UsageError: An argument cannot be used.
     """
     columns = row_fields(fields)
+    if preferences and columns is not None:
+        raise UsageError("preference pairs have keys of their own, which fields cannot name; leave one of them out")
     found = open_data(source, subset=subset, split=split, called="check_upload")
     if is_miniature(found, columns, ignore):
         ignore = ("harmful",)  # a label for the experiments, which training does not see

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from mithridate.data import check_upload, load_rows, split_rows
 from mithridate.data.overlap import last_user_turn, normalized
-from mithridate.data.preferences import both_answers, load_preferences
+from mithridate.data.preference_loading import both_answers, load_preferences
 from mithridate.errors import DataError
 from mithridate.evaluation.generation import encoded_chats
 from mithridate.experiment.jobs import StoredRows
