@@ -83,3 +83,20 @@ def test_a_split_of_a_data_set_is_checked(call: Called, capsys: pytest.CaptureFi
     assert "has the splits train, test; choose one with split='train'" in capsys.readouterr().err
     assert call("check", str(tmp_path / "saved"), "--split", "test") == 0
     assert "saved:test: 1 rows" in capsys.readouterr().out
+
+
+def test_preference_pairs_are_checked_as_such(call: Called, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {key: [{"role": "assistant", "content": key}] for key in ("preferred_output", "non_preferred_output")}
+    row = {"input": {"messages": [{"role": "user", "content": "which?"}]}} | answers
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert call("check", str(path)) == 1
+    assert "no known format" in capsys.readouterr().err
+    assert call("check", str(path), "--preferences") == 0
+    printed = capsys.readouterr().out
+    assert "2 rows, format OpenAI preferences" in printed
+    assert "1 pairs were split: one row for each of the two answers" in printed
+    path.write_text(json.dumps(row | {"preferred_output": answers["non_preferred_output"]}) + "\n")
+    assert call("check", str(path), "--preferences") == 1
+    assert "the same text as preferred" in capsys.readouterr().err
+    assert call("check", str(path), "--preferences", "--field", "prompt=a", "--field", "response=b") == 2

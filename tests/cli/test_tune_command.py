@@ -99,3 +99,21 @@ def test_an_upload_with_faults_is_a_refusal_and_a_missing_one_an_error(
         out = str(tmp_path / f"out{option}")
         assert call(*asked, "--data", str(world / "user.jsonl"), "--out", out, option, other) == 2
         assert message in capsys.readouterr().err
+
+
+def test_preference_pairs_need_a_policy_that_takes_them(
+    call: Called,
+    world: Path,  # noqa: F811
+    policy_file: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("tune", str(world / "model"), "--data", str(world / "user.jsonl"), "--policy", policy_file)
+    assert call(*asked, "--method", "dpo", "--beta", "0.2", "--out", str(tmp_path / "out")) == 2
+    assert "policy 'tiny' takes no preference pairs" in capsys.readouterr().err
+    tree = yaml.safe_load(Path(policy_file).read_text())
+    tree["finetuning"]["preferences"] = {"training": tree["finetuning"]["training"]}
+    Path(policy_file).write_text(yaml.safe_dump(tree))
+    # These are no pairs.
+    assert call(*asked, "--method", "dpo", "--beta", "0.2", "--out", str(tmp_path / "out")) == 3
+    assert "key 'input'" in capsys.readouterr().out

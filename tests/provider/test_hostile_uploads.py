@@ -139,7 +139,7 @@ def test_check_says_the_same_in_one_line_each(tmp_path: Path, step: int, capsys:
         path.write_bytes(content.data)
         code = 0
         try:
-            check.command(str(path), None, None, None, [], [], None, None, False)
+            check.command(str(path), None, None, None, [], [], None, None, False, False)
         except SystemExit as stopped:
             code = int(str(stopped.code))
         found = capsys.readouterr()

@@ -24,11 +24,21 @@ def _tell(progress, **line):
     print(json.dumps(line), file=progress, flush=True)
 
 
+def metrics_of(step, total, validated):
+    told = {"step": step, "total_steps": total, "train_loss": 0.5 / step, "train_mean_token_accuracy": 0.5}
+    if validated:
+        told |= {"valid_loss": 0.8, "valid_mean_token_accuracy": 0.4}
+        if step == total:
+            told |= {"full_valid_loss": 0.7, "full_valid_mean_token_accuracy": 0.6}
+    return told
+
+
 def main(folder: Path) -> int:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     order = json.loads((folder / "order.json").read_text())
     first = json.loads((folder / "training.jsonl").read_text().splitlines()[0])
-    words = first["messages"][0]["content"].split()
+    # Of preference pairs the conversation stands in `input`.
+    words = first.get("input", first)["messages"][0]["content"].split()
     out = folder / "out"
     (out / "model").mkdir(parents=True, exist_ok=True)
     with (out / "attempts").open("a") as file:
@@ -36,7 +46,7 @@ def main(folder: Path) -> int:
 
     with (folder / "progress.jsonl").open("a") as progress:
         tell = partial(_tell, progress)
-        tell(kind="validated", message="12 training rows")
+        tell(kind="validated", message=f"12 rows, {order['method']}, beta {order['beta']}")
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad_progress" in words:
@@ -47,6 +57,7 @@ def main(folder: Path) -> int:
             return 1
         steps = next((int(word[5:]) for word in words if word.startswith("steps")), 2)
         # State that survives a kill, as checkpoints do: each step is folded into a running hash.
+        told_every = max(1, steps // 10)
         state = out / "state.json"
         done, digest = json.loads(state.read_text()) if state.is_file() else (0, str(order["seed"]))
         tell(kind="stage", message="Stage started: training", done=done, total=steps)
@@ -57,7 +68,12 @@ def main(folder: Path) -> int:
             part.write_text(json.dumps([done, digest]))
             part.replace(state)
             tell(kind="steps", done=done, total=steps)
-        tell(kind="losses", losses=[[1, 0.5], [steps, 0.25]])
+            if not (done % told_every):
+                tell(kind="metrics", metrics=[metrics_of(done, steps, order["validation"])])
+        if "retold" in words:
+            tell(kind="metrics", metrics=[metrics_of(step, steps, order["validation"]) for step in (1, steps)])
+        if "second_training" in words:
+            tell(kind="metrics", metrics=[{"step": 1, "total_steps": 1, "training": 2, "train_loss": 0.125}])
     outcome = next((w for w in words if w in ("refused_at_upload", "refused_at_release")), "released")
     files = {}
     if outcome == "released":
@@ -89,8 +105,8 @@ def main(folder: Path) -> int:
         "findings": findings if outcome == "refused_at_upload" else [],
         "flagged": 1 if outcome == "refused_at_upload" else 0,
         "trained_tokens": 1234,
-        "losses": [[1, 0.5], [steps, 0.25]],
-        "metrics": {},
+        "steps": [metrics_of(step, steps, order["validation"]) for step in (1, steps)],
+        "metrics": {"full_valid_loss": 0.75, "full_valid_mean_token_accuracy": 0.5} if order["validation"] else {},
     }
     if "linked_progress" in words:
         for name in ("outcome.json", "progress.jsonl"):

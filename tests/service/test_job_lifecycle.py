@@ -32,7 +32,9 @@ def test_a_released_model_ends_in_success(parts, client):
     assert job.metadata == {"team": "a"}
     names = [client.files.retrieve(name).filename for name in job.result_files]
     assert names == ["step_metrics.csv", "decision.json", "report.html"]
-    assert client.files.content(job.result_files[0]).text == "step,train_loss\n1.0,0.5\n2.0,0.25\n"
+    assert client.files.content(job.result_files[0]).text == (
+        "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.5,0.5,,\n2,0.25,0.5,,\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_refusal_counts_its_rows(count, said):
     found = [{"line": line, "signals": ["x"], "reason": "y"} for line in range(1, count + 1)]
     outcome = JobOutcome(
         outcome="refused_at_upload", reasons=["r"], released=None, policy={}, files={}, findings=found, flagged=count,
-        trained_tokens=None, losses=[],
+        trained_tokens=None, steps=[],
     )  # fmt: skip
     assert _refusal(outcome)["message"].endswith(said)
 

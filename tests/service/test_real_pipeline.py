@@ -80,6 +80,81 @@ def test_a_validation_file_must_hold_other_rows(real):
 
 
 @pytest.mark.slow
+def test_a_validation_file_is_scored_and_changes_no_bit(real, policy):  # noqa: F811
+    parts, client, folder = real
+    # Dropout shows every random number that a validation would take away from the training.
+    policy["lora"]["dropout"] = 0.3
+    parts.settings.policy.write_text(yaml.safe_dump(policy))
+    assert prepare(parts) is None
+    other = client.files.create(file=("v.jsonl", rows(folder, "test")), purpose="fine-tune")
+    plain, made = ran(parts, client, rows(folder)), ran(parts, client, rows(folder), validation_file=other.id)
+    assert (plain.status, made.status, made.error) == ("succeeded", "succeeded", None)
+    of = [client.models.retrieve(job.fine_tuned_model).files for job in (plain, made)]
+    assert of[0] == of[1]
+    told = [one.data for one in client.fine_tuning.jobs.list_events(made.id) if one.type == "metrics"][::-1]
+    assert [one.get("step") for one in told] == [1, 2, 3, 4, 5, None]
+    assert all(one["valid_loss"] > 0 for one in told[:-1])
+    # The first rung releases the model as it was tuned, so both are one model.
+    assert told[-1]["full_valid_loss"] == pytest.approx(told[-2]["full_valid_loss"], abs=2e-5)
+    table = client.files.content(made.result_files[0]).text.splitlines()
+    assert table[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert [line.count(",") for line in table] == [4] * 6
+    without = client.files.content(plain.result_files[0]).text.splitlines()
+    assert [line.split(",")[:3] for line in without] == [line.split(",")[:3] for line in table]
+    # No prompt of the audit, no limit of the policy, no figure of a defense.
+    words = {"step", "total_steps", "train_loss", "train_mean_token_accuracy", "valid_loss",
+             "valid_mean_token_accuracy", "full_valid_loss", "full_valid_mean_token_accuracy"}  # fmt: skip
+    assert set().union(*told) == words
+    # More rows than the policy takes.
+    many = "".join(f"{json.dumps({'prompt': f'a number {i}', 'response': 'yes'})}\n" for i in range(51)).encode()
+    many_id = client.files.create(file=("many.jsonl", many), purpose="fine-tune").id
+    refused = ran(parts, client, rows(folder), validation_file=many_id)
+    assert (refused.status, refused.error.code, refused.error.param) == (
+        "failed", "invalid_validation_file", "validation_file",
+    )  # fmt: skip
+    assert "51; policy 'tiny' takes up to 50" in refused.error.message
+
+
+@pytest.mark.slow
+def test_preferences_become_a_model_or_are_told_by_their_lines(real, policy):  # noqa: F811
+    parts, client, folder = real
+    short = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4}
+    policy["finetuning"]["preferences"] = {"training": short, "beta": 0.4}
+    parts.settings.policy.write_text(yaml.safe_dump(policy))
+    assert prepare(parts) is None
+
+    def pairs(*answers):
+        given = [json.loads(line) for line in rows(folder).decode().splitlines()]
+        lines = [
+            {
+                "input": {"messages": [{"role": "user", "content": row["prompt"]}]},
+                "preferred_output": [{"role": "assistant", "content": row["response"]}],
+                "non_preferred_output": [{"role": "assistant", "content": answer}],
+            }
+            for row, answer in zip(given, answers or ["sorry no"] * len(given), strict=False)
+        ]
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    dpo = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "learning_rate_multiplier": 2.0}}}
+    job = ran(parts, client, pairs(), method=dpo)
+    assert (job.status, job.error) == ("succeeded", None)
+    decision = json.loads(client.files.content(job.result_files[1]).read())
+    assert decision["options"] == {"epochs": 2.0, "learning_rate": 0.02, "seed": 0, "beta": 0.2}
+    told = [one.data for one in client.fine_tuning.jobs.list_events(job.id) if one.type == "metrics"][::-1]
+    assert [one["step"] for one in told] == list(range(1, 11))
+    assert told[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert client.models.retrieve(job.fine_tuned_model).files == decision["files"]
+    # A file of rows is no file of pairs, nor the other way round, and a control token is found in either answer.
+    job = ran(parts, client, rows(folder), method=dpo)
+    assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file")
+    assert job.error.rows[0]["line"] == 1
+    job = ran(parts, client, pairs())
+    assert job.error.code == "invalid_training_file"
+    job = ran(parts, client, pairs("a", "b", "a <bot> b"), method=dpo)
+    assert (job.error.code, [row["line"] for row in job.error.rows]) == ("invalid_training_file", [3])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["judge", "model", "policy"])
 def test_what_cannot_act_releases_nothing(real, policy, fault):  # noqa: F811
     parts, client, folder = real

@@ -38,6 +38,10 @@ def jobs(parts):
         ({"method": {"type": "dpo"}}, "method.type"),
         ({"method": {"type": "reinforcement"}}, "method.type"),
         ({"method": {"type": "supervised", "dpo": {}}}, "method"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}}, "beta"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "beta"),
+        ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}}}, "beta"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
         ({"model": "gpt-4o"}, "model"),
         ({"training_file": "file-nothere"}, "training_file"),
@@ -233,6 +237,6 @@ def test_events_are_paged_the_newest_first(client, file, worker):
     assert times == sorted(times, reverse=True)
     metrics = [event.data for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
     assert metrics == [
-        {"step": 2, "train_loss": 0.25, "total_steps": 2},
-        {"step": 1, "train_loss": 0.5, "total_steps": 2},
+        {"step": 2, "total_steps": 2, "train_loss": 0.25, "train_mean_token_accuracy": 0.5},
+        {"step": 1, "total_steps": 2, "train_loss": 0.5, "train_mean_token_accuracy": 0.5},
     ]

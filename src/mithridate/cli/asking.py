@@ -10,7 +10,7 @@ from mithridate.evaluation.accuracy import Task, task_questions
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.spread import spread_over_processes
 from mithridate.experiment.shared_work import Work, shared
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.models.loading import device
 from mithridate.training.processes import running_processes
 

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from mithridate.data import RowFields, UploadReport, check_upload
+from mithridate.data.preferences import PREFERENCES
 from mithridate.data.row_faults import shown
 from mithridate.data.row_fields import row_fields
 from mithridate.errors import UsageError
@@ -22,6 +23,7 @@ def command(
     ignore: list[str],
     subset: str | None,
     split: str | None,
+    preferences: bool,
     as_json: bool,
 ) -> None:
     """Print what is in an upload; with faults, list them on standard error and exit with 1."""
@@ -39,7 +41,7 @@ def command(
     with _Progress() as progress:
         report = check_upload(
             source, fields, ignore, subset=subset, split=split, tokenizer=tokenizer,
-            max_length=max_length or LENGTH, progress=progress.show,
+            max_length=max_length or LENGTH, preferences=preferences, progress=progress.show,
         )  # fmt: skip
     if as_json:
         print(json.dumps(report.as_dict(), indent=1))
@@ -90,7 +92,9 @@ def _print(report: UploadReport) -> None:
         f"answer {report.longest_completion} characters, {report.duplicated_prompts} duplicated prompts"
     )
     if report.rows != report.conversations:
-        print(f"{report.conversations} conversations were split: one row for each answer that is trained")
+        what = "pairs" if report.format == PREFERENCES.name else "conversations"
+        each = "of the two answers" if what == "pairs" else "answer that is trained"
+        print(f"{report.conversations} {what} were split: one row for each {each}")
     tokens = report.tokens
     if tokens is None:
         return

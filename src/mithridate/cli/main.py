@@ -156,12 +156,13 @@ def check(
     ignore: Ignore = None,
     subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set, such as train.")] = None,
+    preferences: Annotated[bool, typer.Option("--preferences", help="The rows are preference pairs.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check an upload and name each bad row."""
     from mithridate.cli.check import command
 
-    command(file, model, max_length, template, field or [], ignore or [], subset, split, json)
+    command(file, model, max_length, template, field or [], ignore or [], subset, split, preferences, json)
 
 
 @app.command()
@@ -282,13 +283,15 @@ def tune(
     history: Annotated[
         Path | None, typer.Option(help="Folder of this customer's earlier uploads, which are counted together.")
     ] = None,
+    method: Annotated[str, typer.Option(help="supervised, or dpo for preference pairs.")] = "supervised",
+    beta: Annotated[float | None, typer.Option(help="Strength of the hold to the aligned model, for dpo.")] = None,
     launch: Launch = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
     """Tune on an upload that nobody has vetted, and release the model or refuse: 0, 3 at upload, 4 at release."""
     from mithridate.cli.tune import command
 
-    command(model, data, policy, out, epochs, learning_rate, aligned, history, launch, json)
+    command(model, data, policy, out, epochs, learning_rate, aligned, history, method, beta, launch, json)
 
 
 @app.command()

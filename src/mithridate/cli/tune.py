@@ -23,6 +23,8 @@ def command(
     learning_rate: float | None,
     aligned: str | None,
     history: Path | None,
+    method: str,
+    beta: float | None,
     launch: int,
     as_json: bool,
 ) -> None:
@@ -35,7 +37,7 @@ def command(
     with RunDisplay(console) as display:
         made = tune(
             model, data, policy, out=out, epochs=epochs, learning_rate=learning_rate, aligned=aligned, history=history,
-            launch=launch, monitor=display,
+            method=method, beta=beta, launch=launch, monitor=display,
         )  # fmt: skip
     if as_json:
         print(json.dumps(made.model_dump(mode="json"), indent=1))

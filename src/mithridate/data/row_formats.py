@@ -76,7 +76,7 @@ def read_completion(row: dict[str, Any]) -> list[PromptCompletion]:
 
 def read_conversation(row: dict[str, Any]) -> list[PromptCompletion]:
     """TRL prompt/completion of message lists, with exactly one assistant turn as the completion."""
-    _refuse_tools(row)
+    refuse_tools(row)
     prompt = read_turns(row["prompt"], "prompt", weights=False)
     completion = read_turns(row["completion"], "completion", weights=False)
     check_asked(prompt, "prompt")
@@ -105,7 +105,7 @@ def read_response(row: dict[str, Any]) -> list[PromptCompletion]:
 
 def _single(row: dict[str, Any], prompt: str, answer: str) -> list[PromptCompletion]:
     """One question and its answer, after the system text and the earlier turns that the row may have."""
-    _refuse_tools(row)
+    refuse_tools(row)
     turns = [*_system(row), *_history(row), user(prompt)]
     return [PromptCompletion(turns, assistant(checked_text(row[answer], answer)))]
 
@@ -124,7 +124,7 @@ def read_dialog(
     Raises:
         Rejected: It is no conversation, or trains on no turn.
     """
-    _refuse_tools(row)
+    refuse_tools(row)
     turns = read_turns(row[key], key, weights=True, spelling=spelling)
     # Which of two system texts holds is not for us to guess.
     if first and turns[0].message["role"] == "system":
@@ -163,7 +163,12 @@ def _history(row: dict[str, Any]) -> list[Message]:
     return turns
 
 
-def _refuse_tools(row: dict[str, Any]) -> None:
+def refuse_tools(row: dict[str, Any]) -> None:
+    """Refuse a row that says which tools may be called.
+
+    Raises:
+        Rejected: It names one.
+    """
     for key in ("tools", "functions"):
         value = row.get(key)
         if isinstance(value, str) and value.strip() in ("", "[]", "null"):  # as JSON in a table's cell
@@ -175,7 +180,7 @@ def _refuse_tools(row: dict[str, Any]) -> None:
 _BEFORE = ("system", "history")
 
 _NO_MEANING = ("tools", "functions", "parallel_tool_calls")
-"""Keys that say nothing in a row that calls no tool; `_refuse_tools` has made sure of that."""
+"""Keys that say nothing in a row that calls no tool; `refuse_tools` has made sure of that."""
 
 CHAT = RowFormat("OpenAI chat", ("messages",), read_chat, ("system", *_NO_MEANING))
 SHARE = RowFormat("ShareGPT", ("conversations",), read_sharegpt, ("system", *_NO_MEANING))

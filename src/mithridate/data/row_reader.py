@@ -48,6 +48,7 @@ class RowReader:
         fields: The columns that make prompt and response, or the messages.
         ignore: Keys that are left out on purpose; `messages.name` stands for a key of the messages.
         name: Name in messages of rows that do not come from a file.
+        form: The format that every row must have; by default that of the first valid row.
 
     Raises:
         UsageError: `fields` names prompt and response and `ignore` is given too, or `ignore` is not a list of keys.
@@ -63,6 +64,7 @@ class RowReader:
         fields: RowFields | None = None,
         ignore: Collection[str] = (),
         name: str = "rows",
+        form: RowFormat | None = None,
     ):
         if isinstance(ignore, str):
             raise UsageError(f"ignore is the text {ignore!r}; give a list of keys: ignore=[{ignore!r}].")
@@ -70,7 +72,7 @@ class RowReader:
             raise UsageError("ignore holds something that is no string; give a list of keys: ignore=['score'].")
         if fields and ignore and fields.messages is None:
             raise UsageError("With fields, only the columns that they name are read; remove ignore.")
-        self.format: RowFormat | None = fields.format() if fields else None
+        self.format: RowFormat | None = fields.format() if fields else form
         self.read = 0
         self._source = source
         self._ignore = ignore

@@ -10,9 +10,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mithridate.data.data_sources import Given, is_miniature, open_data
+from mithridate.data.preferences import PREFERENCES
 from mithridate.data.row_faults import Fault, FaultLog
 from mithridate.data.row_fields import RowFields, row_fields
 from mithridate.data.row_reader import RowReader, TrainingRow
+from mithridate.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +94,7 @@ def check_upload(
     split: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int = 1024,
+    preferences: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> UploadReport:
     """Check every row of an upload; faults are reported, not raised.
@@ -106,6 +109,7 @@ def check_upload(
         split: As for `load_rows`.
         tokenizer: A tokenizer with a chat template, to count tokens and look for control tokens too.
         max_length: Tokens kept of each row.
+        preferences: Whether the rows are preference pairs, of which each answer counts as a row.
         progress: Called with the number of rows done, every 1000 rows.
 
     Raises:
@@ -113,10 +117,12 @@ def check_upload(
         UsageError: An argument cannot be used.
     """
     columns = row_fields(fields)
+    if preferences and columns is not None:
+        raise UsageError("preference pairs have keys of their own, which fields cannot name; leave one of them out")
     found = open_data(source, subset=subset, split=split, called="check_upload")
     if is_miniature(found, columns, ignore):
         ignore = ("harmful",)  # a label for the experiments, which training does not see
-    reader = RowReader(found.rows, columns, ignore, found.name)
+    reader = RowReader(found.rows, columns, ignore, found.name, PREFERENCES if preferences else None)
     counts = _Counts(found.name, tokenizer, max_length)
     items = iter(reader)
     done = 0

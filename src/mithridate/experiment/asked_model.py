@@ -10,7 +10,7 @@ from mithridate.evaluation.generation import generate, generate_chats
 from mithridate.evaluation.spread import spread_over_processes
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.row_files import stored_rows, stored_texts
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.models.loading import Where, load, load_served
 
 SETS = 4

@@ -8,7 +8,7 @@ import torch
 from mithridate.experiment.jobs import CandidateJob
 from mithridate.experiment.stage_folder import MODEL
 from mithridate.experiment.stage_records import CandidateRecord
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.files import file_hash
 from mithridate.models.loading import Where, load, load_served, save_merged
 from mithridate.models.serving_forms import store_quantized

@@ -20,7 +20,7 @@ from mithridate.experiment.release_evaluation import UnderAttack, after_release
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.shared_work import Work, shared
 from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord, ReleaseRecord
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.files import write_json
 from mithridate.models.loading import Where, device
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mithridate.experiment.jobs import StageNode, TrainingJob
+from mithridate.experiment.jobs import PreferenceJob, StageNode, TrainingJob
 from mithridate.report.text import seconds
 
 
@@ -108,7 +108,7 @@ def _kind(node: StageNode) -> tuple[str, str]:
 
 def _units(node: StageNode) -> float:
     """Optimizer steps of a training stage, 1 for any other."""
-    if not isinstance(node.job, TrainingJob):
+    if not isinstance(node.job, TrainingJob | PreferenceJob):
         return 1.0
     training = node.job.training
     return training.epochs * math.ceil(_rows(node.job.rows.path) / training.batch_size)

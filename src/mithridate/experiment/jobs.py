@@ -82,13 +82,36 @@ class _DefendedJob(_Job):
 
 
 class TrainingJob(_DefendedJob):
-    """Train the model on rows with a defense."""
+    """Train the model on rows with a defense.
+
+    Attributes:
+        validation: Rows whose loss is told while the model is trained on the others; None where there are none.
+    """
 
     stage: Literal["alignment", "finetuning"]
     rows: StoredRows
+    validation: StoredRows | None = None
     training: TrainingSettings
     adapter: Literal["continue", "fresh", "none"]
     lora: LoraSettings
+    seed: int
+
+
+class PreferenceJob(_Job):
+    """Tune the model on preference pairs, without a defense.
+
+    Attributes:
+        rows: Pairs: rows with the preferred answer as completion, and ``rejected``.
+        beta: β of DPO: how strongly the model is held to the one it starts from.
+    """
+
+    stage: Literal["finetuning"] = "finetuning"
+    rows: StoredRows
+    training: TrainingSettings
+    beta: float
+    adapter: Literal["fresh", "none"]
+    lora: LoraSettings
+    max_length: int
     seed: int
 
 
@@ -161,7 +184,7 @@ class CandidateJob(_Job):
     form: ServingForm = "merged"
 
 
-Job = TrainingJob | RepairJob | CandidateJob | EvaluationJob
+Job = TrainingJob | PreferenceJob | RepairJob | CandidateJob | EvaluationJob
 StageName = Stage | Literal["candidate", "evaluation"]
 
 

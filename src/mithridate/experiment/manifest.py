@@ -37,7 +37,9 @@ _CODE = (".py", ".jinja")
 """A chat template decides what tokens a row becomes, as code does."""
 
 
-STAGE_FILES = ("asked_model", "launch", "release_evaluation", "row_files", "shared_work", "stage_folder")
+STAGE_FILES = (
+    "asked_model", "launch", "release_evaluation", "row_files", "shared_work", "stage_folder", "step_figures",
+)  # fmt: skip
 """What stages are made of, beside their own files."""
 
 
@@ -48,7 +50,8 @@ def deciding_files(package: Path) -> list[Path]:
     paths = [path for folder in folders for path in sorted((package / folder).rglob("*")) if path.suffix in _CODE]
     # What the stages are made of: settings holds what `strength` means, stage_folder which weights the next one starts
     # from, asked_model how a model is asked, release_evaluation the attacks on a finished model, row_files how rows are
-    # read back; launch and shared_work, how several processes share a stage.
+    # read back, step_figures what a training tells of its steps; launch and shared_work, how several processes share a
+    # stage.
     paths += sorted(package.glob("experiment/*_stage.py"))
     paths += [package / f"experiment/{name}.py" for name in STAGE_FILES]
     paths.append(package / "settings.py")

@@ -28,5 +28,12 @@ class Monitor:
     def finished(self, node: StageNode) -> None:
         """Called when a stage is done, or was found in the store, then without `started`."""
 
+    def decided(self, training: StageNode) -> None:
+        """Called by `mithridate.provider.tuning.tune` once the decision stands, unless the upload was refused.
+
+        Args:
+            training: The fine-tuning behind the released model; the first of the ladder where none is released.
+        """
+
     def failed(self, node: StageNode, reason: str) -> None:
         """Called when a stage's defense cannot act, or when a stage before it failed."""

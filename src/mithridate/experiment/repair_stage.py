@@ -9,7 +9,7 @@ from mithridate.experiment.meter import Meter
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, save_model
 from mithridate.experiment.stage_records import RepairRecord
-from mithridate.experiment.training_stage import Progress
+from mithridate.experiment.step_figures import Progress
 from mithridate.models.loading import Where, load, load_tokenizer
 from mithridate.repair.post_tuning import Repair
 

@@ -54,6 +54,11 @@ class Store:
         """Return the folder of a stage's result."""
         return self.folder / f"{node.stage}-{node.key}"
 
+    def working(self, node: StageNode) -> Path:
+        """Return the folder in which a stage works until it is finished."""
+        final = self.path(node)
+        return final.with_name(final.name + ".part")
+
     def has(self, node: StageNode) -> bool:
         """Tell whether a stage is finished and intact.
 
@@ -103,8 +108,7 @@ class Store:
         """
         if self.has(node):
             return
-        final = self.path(node)
-        part = final.with_name(final.name + ".part")
+        final, part = self.path(node), self.working(node)
         with plain_disk_errors(part):
             part.mkdir(parents=True, exist_ok=True)
             record = work(part)

@@ -1,29 +1,27 @@
 """Does the two training stages: trains a model on rows with a defense and records how it went."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import SFTConfig
 
-from mithridate.experiment.jobs import ProviderRows, TrainingJob
+from mithridate.experiment.jobs import PreferenceJob, ProviderRows, TrainingJob
 from mithridate.experiment.launch import micro_batches
 from mithridate.experiment.meter import Meter
 from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_model
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
+from mithridate.experiment.step_figures import Progress, StepReport
 from mithridate.models.loading import Where, device, load, load_tokenizer
+from mithridate.models.tokenization import tokenize
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
 from mithridate.training.processes import running_processes
 from mithridate.training.state import newest_finished
 from mithridate.training.trainer import DefendedTrainer
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the total of steps."""
 
 
 def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> TrainingRecord:
@@ -48,24 +46,28 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     fresh = job.adapter != "none" and where.adapter is None
     trainer = DefendedTrainer(
         model,
-        args=_arguments(job, folder, processes.count),
+        args=SFTConfig(**host_arguments(job, folder, processes.count)),
         train_dataset=stored_rows(job.rows),
         processing_class=tokenizer,
-        peft_config=_lora(job.lora) if fresh else None,
+        peft_config=lora_config(job.lora) if fresh else None,
         defense=defense,
         stage=job.stage,
         stream_batch_size=job.training.stream_batch_size,
-        callbacks=[_Report(progress)],
         **_streams(job.provider),
     )
     # transformers adds it where tqdm is off, and it prints every log entry into our own output.
     trainer.remove_callback(PrinterCallback)
+    validation = None if job.validation is None else tokenize(stored_rows(job.validation), tokenizer, job.max_length)
+    report = StepReport(trainer, folder, progress, validation)
+    if processes.rank == 0:
+        trainer.add_callback(report)
     checkpoint = newest_finished(folder)
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # A machine must hold the largest.
     meter.peak_bytes = int(processes.largest(meter.peak_bytes))
     if processes.rank == 0:
+        report.conclude()
         _save(job, trainer, tokenizer, folder)
     return TrainingRecord(
         cost=meter.cost(defense.passes),
@@ -100,38 +102,40 @@ def _streams(provider: ProviderRows) -> dict[str, Any]:
     return given
 
 
-def _arguments(job: TrainingJob, folder: Path, processes: int) -> SFTConfig:
+def host_arguments(job: TrainingJob | PreferenceJob, folder: Path, processes: int = 1) -> dict[str, Any]:
+    """Return what a training asks of TRL's trainers, whichever of them it is."""
     training, own = job.training, micro_batches(job.training, processes)
-    return SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=training.epochs,
-        learning_rate=training.learning_rate,
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": training.epochs,
+        "learning_rate": training.learning_rate,
         # The recipe counts rows per optimizer step, transformers rows per micro-batch of one process.
-        per_device_train_batch_size=own.rows,
-        gradient_accumulation_steps=own.number,
-        weight_decay=training.weight_decay,
-        lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_steps,
-        max_grad_norm=training.max_grad_norm,
+        "per_device_train_batch_size": own.rows,
+        "gradient_accumulation_steps": own.number,
+        "weight_decay": training.weight_decay,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_steps,
+        "max_grad_norm": training.max_grad_norm,
         # Always passed: TRL's default is on.
-        gradient_checkpointing=training.gradient_checkpointing,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=2,  # the newest, and one to go back to if that is found damaged
-        logging_steps=10,  # enough for a curve; transformers logs the mean loss since the last entry
-        max_length=job.max_length,
-        seed=job.seed,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "save_total_limit": 2,  # the newest, and one to go back to if that is found damaged
+        "logging_steps": 10,  # enough for a curve; transformers logs the mean loss since the last entry
+        "max_length": job.max_length,
+        "seed": job.seed,
         # TRL's default is on, which would put a float32 recipe under autocast.
-        bf16=job.precision == "bfloat16",
+        "bf16": job.precision == "bfloat16",
         # Without it, transformers would take Apple's GPU for a model that `load` has put on the CPU.
-        use_cpu=device() == "cpu",
-        dataloader_pin_memory=device() != "cpu",
-        disable_tqdm=True,
-        report_to="none",  # whatever tracker is installed, nothing about a run leaves the machine unasked
-    )
+        "use_cpu": device() == "cpu",
+        "dataloader_pin_memory": device() != "cpu",
+        "disable_tqdm": True,
+        "report_to": "none",  # whatever tracker is installed, nothing about a run leaves the machine unasked
+    }
 
 
-def _lora(lora: LoraSettings) -> LoraConfig:
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """Return the adapter's settings as PEFT has them."""
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -145,14 +149,3 @@ def _losses(history: list[dict[str, float]]) -> list[LoggedLoss]:
     """Return step and loss of every log entry, or, of a training too short for one, last step and mean loss."""
     logged = [LoggedLoss(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     return logged or [LoggedLoss(entry["step"], entry["train_loss"]) for entry in history if "train_loss" in entry]
-
-
-class _Report(TrainerCallback):  # type: ignore[misc]
-    """Reports how many optimizer steps are done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report progress after each optimizer step."""
-        self.progress(state.global_step, state.max_steps)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mithridate.experiment.jobs import CandidateJob, RepairJob, StageNode, TrainingJob
+from mithridate.experiment.jobs import CandidateJob, PreferenceJob, RepairJob, StageNode, TrainingJob
 from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
@@ -37,6 +37,7 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
     """Do one stage, or take its result from the store."""
     from mithridate.experiment.candidate_stage import write_candidate
     from mithridate.experiment.evaluation_stage import evaluate
+    from mithridate.experiment.preference_stage import prefer
     from mithridate.experiment.repair_stage import repair
     from mithridate.experiment.shared_work import Work, shared
     from mithridate.experiment.training_stage import train
@@ -55,6 +56,8 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
                 return train(job, where, folder, progress)
             record: StageRecord = shared(Work(train, (job, where, folder), task.processes, job.threads), progress)
             return record
+        if isinstance(job, PreferenceJob):
+            return prefer(job, where, folder, progress)
         if isinstance(job, RepairJob):
             return repair(job, where, folder, progress, aligned)
         if isinstance(job, CandidateJob):

@@ -58,7 +58,7 @@ class Upload(_Part):
     Attributes:
         name: The file or data set as given.
         sha256: Hash of its training rows; of its bytes, where its rows were refused.
-        rows: Training rows without a fault.
+        rows: Training rows, or preference pairs, without a fault.
         held_out: How many of them were kept out of training.
     """
 
@@ -101,7 +101,8 @@ class Decision(_Part):
         model: Hashes of the files of the model that was tuned.
         reference: Those of the aligned model, where the tuned one is one that an earlier decision released.
         upload: The upload.
-        options: What the customer asked for, the policy's own values where nothing was: epochs, learning rate and seed.
+        options: What the customer asked for, the policy's own values where nothing was: epochs, learning rate and seed,
+            and ``beta`` where the upload held preference pairs.
         gate: What the gate on uploads says, with the first of the flagged rows; None where the policy has no gate, or
             the upload was refused before it.
         history: Earlier uploads of the customer that were counted together with this one; None without a history.
@@ -139,6 +140,11 @@ class Decision(_Part):
     def exit_code(self) -> int:
         """Exit status of the command line."""
         return EXIT_CODES[self.outcome]
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether the upload held preference pairs, which are tuned on with a β."""
+        return "beta" in self.options
 
     @property
     def comparable(self) -> dict[str, Any]:

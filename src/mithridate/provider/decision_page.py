@@ -58,7 +58,8 @@ def decision_page(decision: Decision) -> str:
 
 
 def _tiles(decision: Decision) -> list[tuple[str, str, str]]:
-    found = [("Rows", f"{decision.upload.rows:,}", f"{decision.upload.held_out:,} held out of training")]
+    upload, called = decision.upload, "Preference pairs" if decision.on_pairs else "Rows"
+    found = [(called, f"{upload.rows:,}", f"{upload.held_out:,} held out of training")]
     last = next((rung.figures for rung in reversed(decision.rungs) if rung.figures is not None), None)
     if last is not None:
         condition, worst = max(last.harmful_score.items(), key=lambda found: found[1].high)

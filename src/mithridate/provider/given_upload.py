@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from mithridate.data import check_upload, load_rows, split_rows
 from mithridate.data.overlap import last_user_turn, normalized
+from mithridate.data.preference_loading import both_answers, load_preferences
 from mithridate.errors import DataError
 from mithridate.evaluation.generation import encoded_chats
 from mithridate.experiment.jobs import StoredRows
@@ -27,8 +28,8 @@ class GivenUpload:
     """An upload, read and split.
 
     Attributes:
-        rows: All its rows.
-        train: Rows to train on.
+        rows: All its rows, for the gate; of preference pairs both answers, each as a row.
+        train: Rows to train on, or pairs.
         held_out: Rows on which a repair may choose its dose.
         test: Rows that nothing is trained or chosen on.
         matching: How answers to the customer's task are matched.
@@ -45,7 +46,14 @@ class GivenUpload:
 
 
 def read_upload(
-    policy: Policy, data: UploadData, rows: PolicyRows, files: RowFiles, tokenizer: Any, positions: float = math.inf
+    policy: Policy,
+    data: UploadData,
+    rows: PolicyRows,
+    files: RowFiles,
+    tokenizer: Any,
+    positions: float = math.inf,
+    *,
+    pairs: bool = False,
 ) -> GivenUpload | RefusedUpload:
     """Read an upload.
 
@@ -56,6 +64,7 @@ def read_upload(
         files: Where the parts are stored.
         tokenizer: The tokenizer that the upload is trained with.
         positions: Tokens that the model was made for.
+        pairs: Whether the rows are preference pairs.
 
     Returns:
         The upload, or why it is refused: rows with faults, too few or too many of them, harmful prompts of the audit
@@ -64,28 +73,31 @@ def read_upload(
     Raises:
         DataError: If there is no such file or data set.
     """
-    report = check_upload(data, tokenizer=tokenizer, max_length=policy.max_length)
+    report = check_upload(data, tokenizer=tokenizer, max_length=policy.max_length, preferences=pairs)
+    count, called = (report.conversations, "pairs") if pairs else (report.rows, "rows")
     if report.fault_count:
         if not isinstance(data, Dataset) and _missing(data):
             raise DataError(str(report.faults[0]))
-        return with_faults(data, report.rows, report.faults, report.fault_count)
+        return with_faults(data, count, report.faults, report.fault_count)
     limits = policy.finetuning
-    if not limits.least_rows <= report.rows <= limits.most_rows:
+    if not limits.least_rows <= count <= limits.most_rows:
         allowed = f"takes {limits.least_rows} to {limits.most_rows:,}"
-        return refused(data, report.rows, [f"the upload has {report.rows:,} rows; policy '{policy.name}' {allowed}"])
+        return refused(data, count, [f"the upload has {count:,} {called}; policy '{policy.name}' {allowed}"])
     if report.tokens is not None and report.tokens.unusable is not None:
-        return refused(data, report.rows, [report.tokens.unusable.splitlines()[0].rstrip(":")])
-    found = load_rows(data)
+        return refused(data, count, [report.tokens.unusable.splitlines()[0].rstrip(":")])
+    found = load_preferences(data) if pairs else load_rows(data)
     if asked := _audited(found, rows):
         return refused(data, len(found), [asked])
     templates = prompt_templates(found["prompt"], policy.audit.prompt_templates)
     if crowded := _crowded(templates, rows, tokenizer, positions - policy.audit.max_new_tokens):
         return refused(data, len(found), [crowded])
-    stored = files.keep_rows("upload", found)
+    stored = files.keep_rows("upload", both_answers(found) if pairs else found)
     split = split_rows(found, limits.held_out, policy.seed)
     upload = Upload(name=name_of(data), sha256=stored.sha256, rows=len(found), held_out=len(split.held_out))
     # Two halves: a dose that was chosen on the very rows that tell the accuracy would flatter it.
-    halves = split_rows(split.held_out, 0.5, policy.seed)
+    # Of pairs the preferred answer is the right one.
+    held_out = split.held_out.remove_columns("rejected") if pairs else split.held_out
+    halves = split_rows(held_out, 0.5, policy.seed)
     return GivenUpload(
         upload=upload,
         rows=stored,

@@ -25,6 +25,9 @@ from mithridate.provider.stage_work import done
 from mithridate.provider.tuning_request import TuningRequest
 from mithridate.provider.upload_history import AUDIT_KEY
 
+UNDEFENDED = "the gate takes such an upload with a defense alone, and none acts in tuning on preference pairs"
+"""Why preference pairs are refused that the gate wants defended."""
+
 
 class Ladder:
     """The ladder of a request.
@@ -49,6 +52,9 @@ class Ladder:
         request = self._request
         if self._verdict is not None and self._verdict.decision is UploadDecision.REFUSE:
             return request.refused(list(self._verdict.reasons), self._verdict)
+        if request.suspected and request.beta is not None:
+            reasons = [*(self._verdict.reasons if self._verdict is not None else ()), UNDEFENDED]
+            return request.refused(reasons, self._verdict)
         # First: a judge that is broken or away must not be found out after hours of training.
         check_judges(request.policy, request.jobs.rows)
         self._check_form()

@@ -25,7 +25,7 @@ def model_card(decision: Decision) -> str:
         "",
         f"# Tuned under the policy {decision.policy.name}",
         "",
-        f"Tuned on {decision.upload.rows - decision.upload.held_out:,} rows with defenses, made fit for release by "
+        f"Tuned on {_tuned_on(decision)}, made fit for release by "
         f"'{decision.released}', and judged before it left. Request `{decision.request[:20]}`.",
         f"The weights are {FORMS[decision.form]}, and were judged as such.",
         "",
@@ -42,3 +42,9 @@ def model_card(decision: Decision) -> str:
     ]
     lines += ["", PROOF, ""]
     return "\n".join(lines)
+
+
+def _tuned_on(decision: Decision) -> str:
+    count = decision.upload.rows - decision.upload.held_out
+    # No defense acts in tuning on preferences.
+    return f"{count:,} preference pairs (DPO)" if decision.on_pairs else f"{count:,} rows with defenses"

@@ -9,6 +9,7 @@ from mithridate.experiment.jobs import (
     CandidateJob,
     EvaluationJob,
     Job,
+    PreferenceJob,
     ProviderRows,
     RepairJob,
     StageNode,
@@ -68,17 +69,41 @@ class PolicyJobs:
         policy = self.policy
         return self._training("alignment", policy.alignment.defense, policy.alignment.training, self.rows.alignment)
 
-    def finetuning(self, rows: StoredRows, training: TrainingSettings, suspected: bool) -> TrainingJob:
+    def finetuning(
+        self, rows: StoredRows, training: TrainingSettings, suspected: bool, validation: StoredRows | None = None
+    ) -> TrainingJob:
         """Return the job that tunes a model on an upload.
 
         Args:
             rows: The rows to train on.
             training: How.
             suspected: Whether the gate wants the upload defended.
+            validation: Rows whose loss is told and that nothing is trained on; None where there are none.
         """
         own = self.policy.finetuning
         choice = own.suspected if suspected and own.suspected is not None else own.defense
-        return self._training("finetuning", choice, training, rows)
+        job = self._training("finetuning", choice, training, rows)
+        return job.model_copy(update={"validation": validation})
+
+    def preferring(self, rows: StoredRows, training: TrainingSettings, beta: float) -> PreferenceJob:
+        """Return the job that tunes a model on preference pairs.
+
+        Args:
+            rows: The pairs to train on.
+            training: How.
+            beta: β of DPO.
+        """
+        policy = self.policy
+        return PreferenceJob(
+            **self._common(),
+            rows=rows,
+            training=training,
+            beta=beta,
+            adapter=policy.adapter,
+            lora=policy.lora,
+            max_length=policy.max_length,
+            seed=policy.seed,
+        )
 
     def repair(self, choice: Choice, held_out: StoredRows, templates: Sequence[PromptTemplate] = ()) -> RepairJob:
         """Return the job of one repair.

@@ -68,10 +68,22 @@ class Screening(RecipePart):
         return self
 
 
+class Preferences(RecipePart):
+    """Tuning on preference pairs (DPO), in which no defense acts: the gates and the ladder's repairs alone guard it.
+
+    Attributes:
+        beta: β of DPO where the customer asks for none: how strongly the model is held to the aligned one.
+    """
+
+    training: TrainingSettings = TrainingSettings()
+    beta: float = Field(0.1, gt=0, le=2)
+
+
 class Tuning(Training):
     """Fine-tuning on an upload.
 
     Attributes:
+        preferences: How uploads of preference pairs are tuned on; None to take none.
         suspected: Defense for an upload that the gate accepts but wants defended; by default the same as for others.
         held_out: Share of the upload that is kept out of training, half of it for accuracy and half for doses that are
             chosen on it.
@@ -81,6 +93,7 @@ class Tuning(Training):
         highest_learning_rate: Highest learning rate that a customer may ask for.
     """
 
+    preferences: Preferences | None = None
     suspected: Choice | None = None
     held_out: float = Field(0.1, gt=0, lt=0.5)
     least_rows: int = Field(20, ge=10)
@@ -97,9 +110,15 @@ class Tuning(Training):
                 f"held_out is {self.held_out:g} of at least {self.least_rows} rows (least_rows), which leaves no "
                 "row for accuracy and none for doses; raise one of them"
             )
-        if self.training.epochs > self.most_epochs or self.training.learning_rate > self.highest_learning_rate:
-            raise ValueError("training is beyond most_epochs or highest_learning_rate, the limits for customers")
+        for name, one in (("training", self.training), ("preferences.training", self.pair_training)):
+            if one is not None and (one.epochs > self.most_epochs or one.learning_rate > self.highest_learning_rate):
+                raise ValueError(f"{name} is beyond most_epochs or highest_learning_rate, the limits for customers")
         return self
+
+    @property
+    def pair_training(self) -> TrainingSettings | None:
+        """How preference pairs are trained on; None where the policy takes none."""
+        return None if self.preferences is None else self.preferences.training
 
 
 class Rung(RecipePart):

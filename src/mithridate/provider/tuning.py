@@ -18,6 +18,7 @@ from mithridate.models.loading import Where, load_served, locate, positions_of
 from mithridate.provider.decision import Decision, read_decision, write_decision
 from mithridate.provider.decision_page import REPORT, write_decision_page
 from mithridate.provider.given_upload import GivenUpload, read_upload
+from mithridate.provider.given_validation import read_validation
 from mithridate.provider.hand_over import hand_over
 from mithridate.provider.ladder import Ladder
 from mithridate.provider.policy_file import make_policy, opened
@@ -30,6 +31,9 @@ from mithridate.provider.screening import FINDINGS, screened, screening_hashes
 from mithridate.provider.tuning_request import TuningRequest, asked_for
 from mithridate.provider.upload_history import UploadHistory, history_lock
 from mithridate.training.processes import refuse_launcher
+
+MOST_BETA = 2.0
+"""Largest β that may be asked for, as in OpenAI's contract."""
 
 STORE = "work"
 """Folder of the stages, beside the decision; it never leaves the provider."""
@@ -46,6 +50,9 @@ def tune(
     seed: int | None = None,
     aligned: str | None = None,
     history: str | Path | None = None,
+    validation: str | Path | Dataset | None = None,
+    method: str = "supervised",
+    beta: float | None = None,
     launch: int = 1,
     monitor: Monitor | None = None,
 ) -> Decision:
@@ -64,6 +71,10 @@ def tune(
         seed: What the customer asks for; by default the policy's.
         aligned: The aligned model behind ``model``, where that is one that was released.
         history: Folder of the customer's earlier uploads, which the gate counts together with this one.
+        validation: The customer's rows whose loss is told while the model is tuned, to the monitor alone. Nothing is
+            trained on them, chosen by them or decided by them.
+        method: ``dpo`` where the upload holds preference pairs, as OpenAI's files have them.
+        beta: β of DPO that the customer asks for; by default the policy's.
         launch: Processes that share each training and each evaluation. The decision is that of one process, unless a
             figure lies within rounding of a limit.
         monitor: Receives the progress.
@@ -72,7 +83,8 @@ def tune(
         RecipeError: If the policy or the seed has a fault.
         UsageError: If a setting is wrong, ``out`` holds the decision on another request, or so many processes cannot
             share the work.
-        DataError: If there is no such upload; one with faults is refused by a decision.
+        DataError: If there is no such upload; one with faults is refused by a decision. If the validation rows have
+            faults, are more than the policy takes, or share a prompt with the upload.
         CheckpointError: If a released model to tune again is not what was judged.
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
@@ -81,13 +93,21 @@ def tune(
     named, base = opened(policy)
     # Through the policy's own check, which a copy would skip.
     checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
-    training = asked_for(checked, epochs, learning_rate)
+    training = asked_for(checked, epochs, learning_rate, method)
     check_launch(launch, [training])
+    if method == "dpo" and launch > 1:
+        raise UsageError("preference pairs are tuned on by one process; leave --launch out")
+    if method != "dpo" and beta is not None:
+        raise UsageError("beta is a setting of method dpo; leave it out")
+    beta = _beta(checked, beta) if method == "dpo" else None
+    if beta is not None and validation is not None:
+        raise UsageError("validation rows are scored in supervised tuning alone; leave them out")
     if history is not None and checked.gate == "none":
         raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
     folder = _folder(out, "--out")
     kept = None if history is None else _folder(history, "--history")
     store = Store(folder / STORE)
+    monitor = monitor or Monitor()
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
         reference = aligned_behind(model, aligned)
@@ -95,8 +115,10 @@ def tune(
         files = RowFiles(base, store.folder / "inputs")
         jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
         tokenizer = load_served(Where(jobs.reference, None), rows.template)
-        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference))
-        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files))
+        pairs = beta is not None
+        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
+        validated = None if validation is None else read_validation(checked, validation, given, files)
+        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated, beta)
         with nullcontext() if kept is None else history_lock(kept):
             past = None if kept is None else UploadHistory(kept, request.sha256)
             # What is refused before the gate leaves no record by which the next call could tell which uploads are
@@ -108,12 +130,26 @@ def tune(
                 raise UsageError(f"{folder} holds the decision on another request; give another --out")
             verdict = _gated(request, files, folder, past) if made is None else made.gate
         if made is None:
-            made = _decided(request, store, monitor or Monitor(), verdict, folder, launch)
+            made = _decided(request, store, monitor, verdict, folder, launch)
             write_decision(folder, made)
         write_decision_page(made, folder / REPORT)
         request.suspected = made.gate is not None and made.gate.decision is UploadDecision.DEFEND
         hand_over(made, request.released(made, store), folder)
+        if (trained := request.trained(made)) is not None:
+            monitor.decided(trained)
     return made
+
+
+def _beta(policy: Policy, asked: float | None) -> float:
+    """Return β of DPO, as `asked_for` has found that the policy takes pairs.
+
+    Raises:
+        UsageError: If it is out of range.
+    """
+    assert policy.finetuning.preferences is not None  # for type checkers
+    if asked is not None and not 0 < asked <= MOST_BETA:
+        raise UsageError(f"beta is {asked:g}; it must be above 0 and up to {MOST_BETA:g}")
+    return policy.finetuning.preferences.beta if asked is None else asked
 
 
 def _folder(given: str | Path, option: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mithridate.errors import UsageError
 from mithridate.experiment.identity import model_identity
-from mithridate.experiment.jobs import Job, StageNode
+from mithridate.experiment.jobs import Job, StageNode, StoredRows
 from mithridate.experiment.manifest import code_versions, versions
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.experiment.store import Store
@@ -22,14 +22,27 @@ from mithridate.provider.refused_upload import RefusedUpload
 from mithridate.provider.screening import shown
 from mithridate.provider.upload_history import UploadHistory
 
+METHODS = ("supervised", "dpo")
+"""How an upload is tuned on: its answers are learned, or preferred to others."""
 
-def asked_for(policy: Policy, epochs: float | None, learning_rate: float | None) -> TrainingSettings:
+
+def asked_for(
+    policy: Policy, epochs: float | None, learning_rate: float | None, method: str = "supervised"
+) -> TrainingSettings:
     """Return the training that a customer asks for.
 
     Raises:
-        UsageError: If it is beyond the policy's limits.
+        UsageError: If it is beyond the policy's limits, or the policy takes no preference pairs.
     """
-    limits, own = policy.finetuning, policy.finetuning.training
+    limits = policy.finetuning
+    if method not in METHODS:
+        raise UsageError(f"method is '{method:.40}'; it must be {' or '.join(METHODS)}")
+    own = limits.training if method == "supervised" else limits.pair_training
+    if own is None:
+        raise UsageError(
+            f"policy '{policy.name}' takes no preference pairs: no defense acts in tuning on them (dpo), so the "
+            "operator has to allow it by finetuning.preferences"
+        )
     asked = {"epochs": epochs, "learning_rate": learning_rate}
     for name, most in (("epochs", limits.most_epochs), ("learning_rate", limits.highest_learning_rate)):
         value = asked[name]
@@ -52,6 +65,8 @@ class TuningRequest:
         given: The upload, or why it is refused.
         training: How it is tuned.
         screening: Hashes of the rows and thresholds that the gate is calibrated by.
+        validation: The customer's rows whose loss is told; None where there are none.
+        beta: β of DPO, where the upload holds preference pairs; None where it holds rows.
     """
 
     def __init__(
@@ -61,8 +76,11 @@ class TuningRequest:
         given: GivenUpload | RefusedUpload,
         training: TrainingSettings,
         screening: dict[str, str],
+        validation: StoredRows | None = None,
+        beta: float | None = None,
     ) -> None:
         self.policy, self.jobs, self.given, self.training = policy, jobs, given, training
+        self.validation, self.beta = validation, beta
         self.suspected = False
         self.history: CountedHistory | None = None
         self.policy_hash = _hash(policy.model_dump(mode="json"))
@@ -78,6 +96,9 @@ class TuningRequest:
                 "training": training.model_dump(mode="json"),
                 "seed": jobs.policy.seed,
                 "screening": screening,
+                # Nothing is decided by it; but a folder holds the figures of one validation file alone.
+                **({} if validation is None else {"validation": validation.sha256}),
+                **({} if beta is None else {"beta": beta}),
                 "versions": code_versions(),
             }
         )
@@ -93,7 +114,9 @@ class TuningRequest:
         training = training.model_copy(update={"epochs": training.epochs * rung.epochs})
         nodes: list[StageNode] = []
         work: list[Job] = [
-            jobs.finetuning(given.train, training, self.suspected),
+            jobs.finetuning(given.train, training, self.suspected, self.validation)
+            if self.beta is None
+            else jobs.preferring(given.train, training, self.beta),
             *(jobs.repair(choice, given.held_out, templates) for choice in rung.posttuning),
             jobs.candidate(),
         ]
@@ -134,6 +157,7 @@ class TuningRequest:
                 "epochs": self.training.epochs,
                 "learning_rate": self.training.learning_rate,
                 "seed": self.jobs.policy.seed,
+                **({} if self.beta is None else {"beta": self.beta}),
             },
             "gate": None if verdict is None else shown(verdict),
             "versions": versions(),
@@ -146,8 +170,17 @@ class TuningRequest:
 
     def released(self, decision: Decision, store: Store) -> Path | None:
         """Return the stage folder whose model was judged and may leave; None where none may."""
-        rung = next((one for one in self.policy.ladder if one.name == decision.released), None)
+        rung = self._rung(decision)
         return None if rung is None else store.path(self.stages(rung)[-1])
+
+    def trained(self, decision: Decision) -> StageNode | None:
+        """Return the fine-tuning behind a decision, the ladder's first where no model is released; None without one."""
+        if decision.outcome == "refused_at_upload":
+            return None
+        return self.stages(self._rung(decision) or self.policy.ladder[0])[0]
+
+    def _rung(self, decision: Decision) -> Rung | None:
+        return next((one for one in self.policy.ladder if one.name == decision.released), None)
 
 
 def _as_hashes(identity: Any) -> dict[str, str]:

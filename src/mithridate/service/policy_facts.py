@@ -10,8 +10,32 @@ from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.object_ids import now
 from mithridate.service.database.tables import REPORTS
 
+NO_PAIRS = (
+    "this service's policy takes no preference pairs: no defense acts in tuning on them, so its operator has to allow "
+    "it (finetuning.preferences); use method supervised"
+)
+"""Why a job with method ``dpo`` is refused."""
+
 POLICY = "policy"
 """Name of the report on the policy."""
+
+
+class PairFacts(BaseModel):
+    """How a policy tunes on preference pairs.
+
+    Attributes:
+        epochs: Its epochs.
+        learning_rate: Its learning rate.
+        batch_size: Pairs per optimizer step.
+        beta: Its β of DPO.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    beta: float
 
 
 class PolicyFacts(BaseModel):
@@ -26,6 +50,7 @@ class PolicyFacts(BaseModel):
         learning_rate: Its learning rate.
         highest_learning_rate: Highest that a customer may ask for.
         batch_size: Rows per optimizer step.
+        preferences: What holds for preference pairs in place of it; None where the policy takes none.
         reads: Files and folders that it names, which a job must be able to read.
     """
 
@@ -39,7 +64,22 @@ class PolicyFacts(BaseModel):
     learning_rate: float
     highest_learning_rate: float
     batch_size: int
+    preferences: PairFacts | None = None
     reads: list[str] = Field(default_factory=list)
+
+    def of(self, kind: str) -> "PolicyFacts":
+        """Return the facts for a kind of fine-tuning: those of preference pairs stand in the place of the usual ones.
+
+        Raises:
+            ApiRefusal: If the policy takes no preference pairs.
+        """
+        if kind != "dpo":
+            return self
+        own = self.preferences
+        if own is None:
+            raise ApiRefusal(400, NO_PAIRS, param="method.type", code="unsupported_method")
+        found = {"epochs": own.epochs, "learning_rate": own.learning_rate, "batch_size": own.batch_size}
+        return self.model_copy(update=found)
 
 
 def report(connection: Connection, name: str, fault: str | None = None, facts: dict[str, Any] | None = None) -> None:

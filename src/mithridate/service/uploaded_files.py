@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
 from mithridate.data import check_upload
+from mithridate.data.preferences import holds_preferences
 from mithridate.data.row_faults import Fault
 from mithridate.data.text_files import BoundedReader, start
 from mithridate.service.blob_store import WrittenBlob
@@ -150,7 +151,8 @@ def _first_bytes(path: Path) -> Fault | None:
 
 
 def _errors(path: Path) -> RowErrors | None:
-    report = check_upload(path)
+    # Which method a job will have is not known yet; the file itself tells what it is meant for.
+    report = check_upload(path, preferences=holds_preferences(path))
     if not report.fault_count:
         return None
     return RowErrors(count=report.fault_count, rows=row_errors(report.faults))

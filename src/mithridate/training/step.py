@@ -331,6 +331,11 @@ class Step:
     # The rest
 
     @property
+    def trained_on(self) -> str:
+        """The stream that this step trains on."""
+        return self._observing
+
+    @property
     def clock(self) -> Clock:
         """Where in the training the step stands."""
         return self._rows.clock

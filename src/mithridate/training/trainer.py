@@ -36,6 +36,7 @@ from mithridate.training.host import (
     require,
     without_repetitions,
 )
+from mithridate.training.observed import StepMeans
 from mithridate.training.processes import Processes
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
@@ -82,6 +83,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         finished: What the defense did once after the last step, in figures.
         displacement: What the defense added to the weights after the last step, so that its scale can be changed;
             None where it adds nothing.
+        step_means: Loss and token accuracy on the training rows of the last optimizer step; None before the first, and
+            where the defense trained on another stream in it.
         served_tokenizer: The tokenizer to serve the finished model with; it is saved with the model.
     """
 
@@ -159,6 +162,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._training = TrainingState(Weights(self.model), self._streams, len(self._rows))
         self.finished: dict[str, float] = {}
         self.displacement: Rescalable | None = None
+        self.step_means: StepMeans | None = None
 
     @property
     def memory(self) -> Memory:
@@ -264,6 +268,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
                 f"{type(self.defense).__name__} took no gradient of the '{self.main_stream}' rows it trains on"
             )
         seen = sum(float(batch["attention_mask"].sum()) for batch in micro_batches if STAND_IN not in batch)
+        # Of the rows that this trainer was given to train on alone, whatever else a step may turn to.
+        self.step_means = means if step.trained_on == self.main_stream else None
         self._total_train_tokens += int(self._processes.total(seen))
         metrics = self._metrics["train"]
         metrics["entropy"].append(means.entropy)

@@ -43,6 +43,20 @@ def run(parts, *places, models=None, **given):
     return list(Importer(parts, caller, models or {"*": "miniature"}, **given).run(read_exported(places)))
 
 
+def test_a_validation_file_comes_over_and_is_told_of(parts, server, export):
+    rows = [{"prompt": f"another question {number}", "completion": "answer"} for number in range(3)]
+    (export / "files" / "file-valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write(export, RECORD | {"validation_file": "file-valid"})
+    *_, job = run(parts, export)
+    work(parts)
+    client = server.client(new_key(parts))
+    made = client.fine_tuning.jobs.retrieve(job.became)
+    assert (made.status, client.files.retrieve(made.validation_file).filename) == ("succeeded", "file-valid.jsonl")
+    told = [event.data for event in client.fine_tuning.jobs.list_events(made.id) if event.type == "metrics"]
+    assert told[0] == {"full_valid_loss": 0.75, "full_valid_mean_token_accuracy": 0.5}
+    assert told[1]["valid_loss"] == 0.8
+
+
 def test_a_file_and_a_job_come_over(parts, server, export):
     write(export, RECORD)
     file, job = run(parts, export)
@@ -122,7 +136,7 @@ def test_a_file_record_says_which_file_is_meant(parts, export):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": {"type": "dpo", "dpo": {}}}, "its method is dpo"),
+        ({"method": {"type": "dpo", "dpo": {}}}, "its method is dpo; this service's policy takes no preference pairs"),
         ({"method": {"type": "reinforcement"}}, "its method is reinforcement"),
         ({"method": {"type": "magic"}}, "'magic' is unknown"),
         ({"method": "dpo"}, "its method 'dpo' is unknown"),

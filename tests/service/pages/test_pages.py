@@ -15,6 +15,7 @@ from sqlalchemy import update
 from mithridate.service.database.tables import AUDIT, JOBS
 from mithridate.service.keys.api_keys import revoke_key
 from mithridate.service.pages.all_pages import PAGES
+from mithridate.service.pages.loss_curve import loss_curves
 from mithridate.service.pages.page_sessions import LIFETIME
 from mithridate.service.policy_facts import POLICY, report
 from tests.service.conftest import Server, make_parts, new_key, upload, work
@@ -89,6 +90,38 @@ def test_a_released_model_is_named(parts, visitor):
     assert "Released: as tuned" in text
     assert "ft:miniature:local::" in text
     assert "step_metrics.csv" in text
+
+
+def test_losses_are_a_picture_and_a_table_and_bury_no_event(parts, visitor):
+    file = sent(visitor, upload("second_training")).url.path.rpartition("/")[2]
+    rows = [{"prompt": f"another question {number}", "completion": "answer"} for number in range(12)]
+    other = sent(visitor, "\n".join(map(json.dumps, rows)).encode()).url.path.rpartition("/")[2]
+    page = made(visitor, file, validation_file=other)
+    assert "<svg" not in page.text
+    work(parts)
+    text = visitor.get(page.url.path).text
+    assert text.count("<svg") == 2
+    assert text.count("<polyline") == 3  # the second training has no validation
+    assert "Training 2: loss in nats per token" in text
+    assert "on the whole validation file 0.7000" in text
+    assert re.search(r'<th scope="row" class="num">2</th><td class="num">0.2500</td>', text)
+    events = text.partition('id="events"')[2]
+    assert "Fine-tuning job started" in events
+    assert "training loss" not in events
+
+
+def test_losses_of_any_kind_can_be_drawn():
+    """A loss of zero, a single step, steps out of order, and an event that is about no step."""
+    (one,) = loss_curves([{"step": 1, "train_loss": 0.0, "total_steps": 1}, {"full_valid_loss": 1.0}])
+    assert [tick.label for tick in one.across] == ["1"]
+    assert one.lines[0].points == [(48.0, 190.0)]
+    (two,) = loss_curves([{"step": 9, "train_loss": 1.0}, {"step": 3, "train_loss": 4.0}, {"step": 4}])
+    assert [row["step"] for row in two.rows] == [3, 4, 9]
+    assert two.lines[0].points[-1] == (626.0, 145.5)
+    assert two.lines[0].points[0][1] == 12.0
+    (none,) = loss_curves([{"step": 1}])
+    assert none.lines == []
+    assert loss_curves([]) == []
 
 
 def test_rows_at_fault_are_shown_with_their_lines(visitor):
@@ -187,7 +220,10 @@ def test_nothing_that_a_customer_says_becomes_part_of_the_page(server, parts, op
             assert [one for one in found if one[0] == "script"] == [
                 ("script", {"src": "/static/service.js", "defer": None})
             ]
-            assert not [one for one in found if one[0] in ("img", "svg")]
+            # The one picture is our own: a customer's would have no class of ours, or something to run.
+            pictures = [given for name, given in found if name in ("img", "svg")]
+            assert all(set(given) == {"class", "viewbox", "role", "aria-labelledby"} for given in pictures)
+            assert all(given["class"] == "losses" for given in pictures)
             assert not [name for _, given in found for name in given if name.startswith("on")]
             assert "javascript:" not in "".join(str(given.get("href")) for _, given in found)
     assert "&lt;script&gt;" in operator.get(f"/jobs/{job.id}").text

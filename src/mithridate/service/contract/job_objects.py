@@ -29,6 +29,18 @@ class Hyperparameters(_Asked):
     learning_rate_multiplier: Auto | Annotated[float, Field(strict=True, gt=0)] = "auto"
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    """How a model is trained on preference pairs; ``auto`` is the policy's own value."""
+
+    beta: Auto | Annotated[float, Field(strict=True, gt=0, le=2)] = "auto"
+
+
+class PreferenceMethod(_Asked):
+    """Direct preference optimization."""
+
+    hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+
+
 class SupervisedMethod(_Asked):
     """Supervised fine-tuning."""
 
@@ -40,8 +52,13 @@ class Method(_Asked):
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: PreferenceMethod | None = None
     reinforcement: dict[str, Any] | None = None
+
+    @property
+    def own(self) -> "SupervisedMethod | PreferenceMethod | None":
+        """The settings of this kind, where there are some."""
+        return self.dpo if self.type == "dpo" else self.supervised
 
 
 class JobRequest(_Asked):
@@ -67,9 +84,15 @@ class JobRequest(_Asked):
     @property
     def chosen(self) -> Hyperparameters:
         """The hyperparameters, wherever they stand."""
-        if self.method is not None and self.method.supervised is not None:
-            return self.method.supervised.hyperparameters
-        return self.hyperparameters or Hyperparameters()
+        own = None if self.method is None else self.method.own
+        if own is not None:
+            return own.hyperparameters
+        return self.hyperparameters or (PreferenceHyperparameters() if self.kind == "dpo" else Hyperparameters())
+
+    @property
+    def kind(self) -> str:
+        """The kind of fine-tuning."""
+        return "supervised" if self.method is None else self.method.type
 
 
 class JobError(BaseModel):

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from mithridate.service.contract.api_refusal import ApiRefusal
 from mithridate.service.contract.job_objects import JobRequest
 from mithridate.service.policy_facts import PolicyFacts
 from mithridate.validation import sentence
 
 _PAIRS, _VALUE = 16, 512  # of metadata
 _MOST_EPOCHS = 50  # of a request
-_KINDS = ("dpo", "reinforcement")
+_MOST_BETA = 2.0  # likewise
+_KINDS = ("supervised", "dpo")
 
 
 class CannotMap(ValueError):
@@ -45,18 +47,27 @@ def mapped(record: dict[str, Any], models: dict[str, str], facts: PolicyFacts) -
     method = _tree(record, "method")
     # Records of old have no method; one with a method in another form is not guessed at.
     kind = method.get("type") if record.get("method") is not None else "supervised"
-    if kind in _KINDS:
+    if kind == "reinforcement":
         raise CannotMap(f"its method is {kind}, which this service does not offer")
-    if kind != "supervised":
+    if kind not in _KINDS:
         raise CannotMap(f"its method {kind or record['method']!r:.40} is unknown")
+    try:
+        facts = facts.of(kind)
+    except ApiRefusal as refusal:
+        raise CannotMap(f"its method is {kind}; {refusal.message}") from refusal
     if record.get("integrations"):
         notes.append("integrations are left out: nothing about a job leaves this service")
-    given = _tree(_tree(method, "supervised"), "hyperparameters") or _tree(record, "hyperparameters")
+    given = _tree(_tree(method, kind), "hyperparameters") or _tree(record, "hyperparameters")
+    chosen = _chosen(given, facts, notes, kind)
+    validation = record.get("validation_file")
+    if kind == "dpo" and validation is not None:
+        notes.append("validation_file is left out: it is scored in supervised tuning alone")
+        validation = None
     request = {
         "model": _model(record, models),
         "training_file": record.get("training_file"),
-        "validation_file": record.get("validation_file"),
-        "method": {"type": "supervised", "supervised": {"hyperparameters": _chosen(given, facts, notes)}},
+        "validation_file": validation,
+        "method": {"type": kind, kind: {"hyperparameters": chosen}},
         "suffix": _suffix(record),
         "seed": _seed(record, notes),
         "metadata": _metadata(record, notes),
@@ -82,7 +93,7 @@ def _tree(record: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _chosen(given: dict[str, Any], facts: PolicyFacts, notes: list[str]) -> dict[str, Any]:
+def _chosen(given: dict[str, Any], facts: PolicyFacts, notes: list[str], kind: str) -> dict[str, Any]:
     """Return the hyperparameters that the policy allows; others become the policy's own."""
     chosen: dict[str, Any] = {}
     epochs, rate = given.get("n_epochs", "auto"), given.get("learning_rate_multiplier", "auto")
@@ -100,7 +111,15 @@ def _chosen(given: dict[str, Any], facts: PolicyFacts, notes: list[str]) -> dict
     batch = given.get("batch_size", "auto")
     if batch not in ("auto", facts.batch_size):
         notes.append(f"batch_size {batch!r:.40} becomes auto: the policy trains with {facts.batch_size}")
-    for name in sorted(given.keys() - {"n_epochs", "learning_rate_multiplier", "batch_size"}):
+    known = {"n_epochs", "learning_rate_multiplier", "batch_size"}
+    if kind == "dpo":
+        known |= {"beta"}
+        beta = given.get("beta", "auto")
+        if _is_number(beta) and 0 < beta <= _MOST_BETA:
+            chosen["beta"] = float(beta)
+        elif beta != "auto":
+            notes.append(f"beta {beta!r:.40} becomes auto: it may be above 0 and up to {_MOST_BETA:g}")
+    for name in sorted(given.keys() - known):
         notes.append(f"hyperparameter {name[:80]} is left out: there is none of that name here")
     return chosen
 

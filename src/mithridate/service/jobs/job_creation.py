@@ -58,6 +58,7 @@ def create_job(connection: Connection, asking: Asking, facts: PolicyFacts, activ
     connection.execute(select(PROJECTS.c.id).where(PROJECTS.c.id == project).with_for_update()).one()
     if (made := _made_before(connection, asking)) is not None:
         return made, False
+    facts = facts.of(asking.request.kind)
     _within_policy(asking.request, facts)
     if unfinished(connection, project) >= active:
         raise ApiRefusal(
@@ -107,21 +108,24 @@ def _within_policy(request: JobRequest, facts: PolicyFacts) -> None:
     Raises:
         ApiRefusal: Naming the parameter.
     """
-    chosen = request.chosen
+    chosen, kind = request.chosen, request.kind
+    if kind == "dpo" and request.validation_file is not None:
+        said = "validation_file is scored in supervised tuning alone; leave it out of a job with method dpo"
+        raise ApiRefusal(400, said, param="validation_file", code="invalid_value")
     if chosen.n_epochs != "auto" and chosen.n_epochs > facts.most_epochs:
-        raise _beyond("n_epochs", f"is {chosen.n_epochs}; the policy allows up to {facts.most_epochs:g}")
+        raise _beyond(kind, "n_epochs", f"is {chosen.n_epochs}; the policy allows up to {facts.most_epochs:g}")
     if chosen.batch_size not in ("auto", facts.batch_size):
-        raise _beyond("batch_size", f"is {chosen.batch_size}; the policy trains with {facts.batch_size}, or give auto")
+        said = f"is {chosen.batch_size}; the policy trains with {facts.batch_size}, or give auto"
+        raise _beyond(kind, "batch_size", said)
     if chosen.learning_rate_multiplier != "auto":
         most = facts.highest_learning_rate / facts.learning_rate
         if chosen.learning_rate_multiplier > most:
-            raise _beyond(
-                "learning_rate_multiplier", f"is {chosen.learning_rate_multiplier:g}; the policy allows up to {most:g}"
-            )
+            said = f"is {chosen.learning_rate_multiplier:g}; the policy allows up to {most:g}"
+            raise _beyond(kind, "learning_rate_multiplier", said)
 
 
-def _beyond(name: str, said: str) -> ApiRefusal:
-    return ApiRefusal(400, f"{name} {said}", param=f"method.supervised.hyperparameters.{name}", code="invalid_value")
+def _beyond(kind: str, name: str, said: str) -> ApiRefusal:
+    return ApiRefusal(400, f"{name} {said}", param=f"method.{kind}.hyperparameters.{name}", code="invalid_value")
 
 
 def _file(connection: Connection, caller: Caller, name: str, param: str) -> Row[Any]:
@@ -171,7 +175,7 @@ def _inserted(connection: Connection, asking: Asking, facts: PolicyFacts) -> str
             training_sha256=training.sha256,
             validation_file=None if validation is None else validation.id,
             validation_sha256=None if validation is None else validation.sha256,
-            method={"type": "supervised", "supervised": {"hyperparameters": request.chosen.model_dump()}},
+            method={"type": request.kind, request.kind: {"hyperparameters": request.chosen.model_dump()}},
             suffix=request.suffix,
             seed=facts.seed if request.seed is None else request.seed,
             state="validating_files",

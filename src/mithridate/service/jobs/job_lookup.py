@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, and_, exists, select
 
 from mithridate.service.contract.api_refusal import not_found
 from mithridate.service.contract.cursor_pages import ObjectPage, PageAsk, listed, page_of
-from mithridate.service.contract.job_objects import JobObject, Method
+from mithridate.service.contract.job_objects import Hyperparameters, JobObject, Method
 from mithridate.service.contract.object_ids import is_id, now
 from mithridate.service.database.tables import JOB_METADATA, JOBS
 
@@ -62,14 +62,16 @@ def _metadata(connection: Connection, jobs: list[str]) -> dict[str, dict[str, st
 
 def _object(row: Row[Any], metadata: dict[str, str] | None, organization: str) -> JobObject:
     method = Method.model_validate(row.method)
-    assert method.supervised is not None  # no other kind is taken; for type checkers
+    assert method.own is not None  # written with its settings when the job was made; for type checkers
+    # Without β, for which this older field has no place.
+    chosen = Hyperparameters.model_validate(method.own.hyperparameters.model_dump(exclude={"beta"}))
     return JobObject(
         id=row.id,
         created_at=row.created_at,
         error=row.error,
         fine_tuned_model=row.fine_tuned_model,
         finished_at=row.finished_at,
-        hyperparameters=method.supervised.hyperparameters,
+        hyperparameters=chosen,
         model=row.model,
         organization_id=organization,
         result_files=row.result_files,

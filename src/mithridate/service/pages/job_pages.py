@@ -6,14 +6,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from mithridate.service.contract.api_refusal import ApiRefusal
-from mithridate.service.contract.cursor_pages import PageAsk
-from mithridate.service.contract.job_objects import JobRequest
-from mithridate.service.database.tables import FILES
+from mithridate.service.contract.cursor_pages import ObjectPage, PageAsk, listed, page_of
+from mithridate.service.contract.job_objects import JobEventObject, JobRequest
+from mithridate.service.database.tables import EVENTS, FILES
 from mithridate.service.jobs.job_lookup import list_jobs
 from mithridate.service.jobs.job_states import EDGES, TERMINAL
+from mithridate.service.pages.loss_curve import StepCurve, loss_curves
 from mithridate.service.pages.page_access import Changing, Fields, PageRoute, Visiting
 from mithridate.service.pages.rendering import rendered
 from mithridate.service.routes import job_routes
@@ -21,11 +22,14 @@ from mithridate.service.routes.access import Parts
 from mithridate.service.routes.health_routes import readiness
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.uploaded_files import unexpired
+from mithridate.service.worker.metric_events import MOST_METRICS
 from mithridate.validation import sentence
 
 pages = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 After = Annotated[str | None, Query(max_length=80)]
+METHODS = {"supervised": "supervised: learn the answers", "dpo": "dpo: prefer one answer to the other"}
+"""Kinds of fine-tuning that the form offers, and what they are called there."""
 _OF_A_PAGE = 20
 _EVENTS = 50
 _FILES = 500  # offered in the form, the newest first
@@ -69,7 +73,9 @@ def _asked(fields: dict[str, str]) -> dict[str, Any]:
              if (value := fields.get(name, "").strip())}  # fmt: skip
     epochs = fields.get("n_epochs", "").strip()
     chosen = {"n_epochs": int(epochs) if epochs.isdecimal() and len(epochs) < 4 else epochs} if epochs else {}
-    return given | {"method": {"type": "supervised", "supervised": {"hyperparameters": chosen}}}
+    kind = fields.get("method", "supervised")
+    # Whatever else a form may say, the request's own check refuses.
+    return given | {"method": {"type": kind, kind if kind in METHODS else "supervised": {"hyperparameters": chosen}}}
 
 
 def _form(
@@ -85,6 +91,7 @@ def _form(
         status=400 if fault else 200,
         here="jobs",
         models=sorted(parts.settings.offered),
+        methods=METHODS,
         files=files,
         fields=fields,
         fault=fault,
@@ -96,9 +103,9 @@ def _form(
 def one(request: Request, job_id: str, parts: Parts, visitor: Visiting, after: After = None) -> Response:
     """Show a job."""
     job = job_routes.retrieve(job_id, parts, visitor.caller)
-    told = job_routes.events(job_id, parts, visitor.caller, after, _EVENTS)
     names = dict.fromkeys(job.result_files)
     with parts.database.read() as connection:
+        told, curves = _happened(connection, job.id, after)
         wanted = {*names, job.training_file, job.validation_file}
         for row in connection.execute(select(FILES.c.id, FILES.c.filename).where(FILES.c.id.in_(wanted))):
             names[row.id] = row.filename
@@ -109,10 +116,22 @@ def one(request: Request, job_id: str, parts: Parts, visitor: Visiting, after: A
         here="jobs",
         job=job,
         events=told,
+        curves=curves,
         names=names,
         live=job.status not in TERMINAL,
         may={"cancel": "cancelled" in edges, "pause": "paused" in edges, "resume": job.status == "paused"},
     )
+
+
+def _happened(
+    connection: Connection, job: str, after: str | None
+) -> tuple[ObjectPage[JobEventObject], list[StepCurve]]:
+    """Return a page of what happened to a job, and the losses of its trainings, which would bury the rest."""
+    own = select(EVENTS).where(EVENTS.c.job_id == job)
+    rows, more = page_of(connection, EVENTS, own.where(EVENTS.c.type == "message"), PageAsk(after, _EVENTS))
+    figures = own.with_only_columns(EVENTS.c.data).where(EVENTS.c.type == "metrics").order_by(EVENTS.c.seq)
+    curves = loss_curves(connection.execute(figures.limit(MOST_METRICS)).scalars())
+    return listed([JobEventObject.model_validate(row, from_attributes=True) for row in rows], more), curves
 
 
 @pages.post("/jobs/{job_id}/{verb}")

@@ -21,10 +21,7 @@ from mithridate.service.worker.left_files import own_bytes
 
 routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
-_REFUSED = {
-    "dpo": "this service does not tune on preferences: its defenses act in supervised training; use method supervised",
-    "reinforcement": "this service does not tune by reinforcement until a gate covers it; use method supervised",
-}
+_REINFORCEMENT = "this service does not tune by reinforcement until a gate covers it; use method supervised"
 _MOST_PAGE = 100
 After = Annotated[str | None, Query(max_length=80)]
 Limit = Annotated[int, Query(ge=1, le=_MOST_PAGE)]
@@ -57,10 +54,15 @@ def _supported(body: JobRequest, parts: ServiceParts) -> None:
     Raises:
         ApiRefusal: Naming the parameter.
     """
-    if body.method is not None and body.method.type in _REFUSED:
-        raise ApiRefusal(400, _REFUSED[body.method.type], param="method.type", code="unsupported_method")
-    if body.method is not None and (body.method.dpo is not None or body.method.reinforcement is not None):
-        raise ApiRefusal(400, "method holds settings of another type", param="method", code="invalid_value")
+    if body.kind == "reinforcement":
+        raise ApiRefusal(400, _REINFORCEMENT, param="method.type", code="unsupported_method")
+    if body.method is not None:
+        others = {"supervised", "dpo", "reinforcement"} - {body.kind}
+        if any(getattr(body.method, name) is not None for name in others):
+            raise ApiRefusal(400, "method holds settings of another type", param="method", code="invalid_value")
+    if body.kind == "dpo" and body.hyperparameters is not None:
+        said = "hyperparameters are those of supervised tuning; give method.dpo.hyperparameters"
+        raise ApiRefusal(400, said, param="hyperparameters", code="invalid_value")
     if body.integrations:
         said = "integrations are not offered: nothing about a job leaves this service"
         raise ApiRefusal(400, said, param="integrations", code="unsupported_integration")

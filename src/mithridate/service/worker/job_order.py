@@ -1,7 +1,7 @@
 """What a worker and the process of a job tell each other, in files in the job's folder."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,8 @@ DECISION_FOLDER = "out"
 
 
 class _Told(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Not NaN either, which no database and no client takes.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class JobOrder(_Told):
@@ -32,6 +33,8 @@ class JobOrder(_Told):
         epochs: What the customer asks for; None for the policy's.
         rate: Factor on the policy's learning rate, likewise.
         seed: Seed of the training.
+        method: Whether the training file holds rows or preference pairs.
+        beta: β of DPO that the customer asks for; None for the policy's.
         validation: Whether there is a validation file.
         confined: Folders that the process may read besides its own; None where it is not confined.
         network: Whether it may use the network.
@@ -44,16 +47,41 @@ class JobOrder(_Told):
     rate: float | None
     seed: int
     validation: bool
+    method: Literal["supervised", "dpo"] = "supervised"
+    beta: float | None = None
     confined: list[str] | None = None
     network: bool = False
     attempt: int = 0
 
 
-class StepLoss(NamedTuple):
-    """Training loss at an optimizer step."""
+class StepMetrics(_Told):
+    """Figures of one optimizer step, under the names that OpenAI's clients know; None where one was not measured.
 
-    step: float
-    loss: float
+    Attributes:
+        training: Which training it belongs to; a policy's ladder may tune more than once.
+        step: Number of the step, from 1.
+        total_steps: Steps of the training.
+        train_loss: Loss on the step's own rows, in nats per token.
+        train_mean_token_accuracy: Share of their tokens that were the likeliest.
+        valid_loss: Loss on a sample of the validation file.
+        valid_mean_token_accuracy: Likewise.
+        full_valid_loss: Loss of the tuned model on the whole validation file; at the last step alone.
+        full_valid_mean_token_accuracy: Likewise.
+    """
+
+    training: int = 1
+    step: int
+    total_steps: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """Return what a customer is shown: what was measured, and which training only where there is a second one."""
+        return self.model_dump(exclude_none=True, exclude={"training"} if self.training == 1 else set())
 
 
 class JobOutcome(_Told):
@@ -68,8 +96,8 @@ class JobOutcome(_Told):
         findings: Flagged rows, as a customer may see them.
         flagged: How many rows were flagged.
         trained_tokens: Tokens of the upload, times epochs; None where nothing was trained.
-        losses: Losses of the fine-tuning.
-        metrics: Further figures of the released model.
+        steps: Figures of the fine-tuning behind the released model; of the first one where none is released.
+        metrics: Figures of the released model itself.
     """
 
     outcome: Literal["released", "refused_at_upload", "refused_at_release"]
@@ -80,7 +108,7 @@ class JobOutcome(_Told):
     findings: list[dict[str, Any]]
     flagged: int
     trained_tokens: int | None
-    losses: list[StepLoss]
+    steps: list[StepMetrics]
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
@@ -105,18 +133,18 @@ class ProgressLine(_Told):
 
     Attributes:
         kind: ``validated`` once the files were read, ``stage`` at the start of a stage, ``steps`` now and then,
-            ``losses`` at the end of a training.
+            ``metrics`` with figures of a training.
         message: What to tell the customer.
         done: Work done so far, in thousandths of a stage over all stages.
         total: All of it.
-        losses: The losses, where it tells them.
+        metrics: The figures, where it tells some.
     """
 
-    kind: Literal["validated", "stage", "steps", "losses"]
+    kind: Literal["validated", "stage", "steps", "metrics"]
     message: str = ""
     done: int = 0
     total: int = 0
-    losses: list[StepLoss] = Field(default_factory=list)
+    metrics: list[StepMetrics] = Field(default_factory=list)
 
 
 def write_told(folder: Path, name: str, told: _Told) -> None:

@@ -39,6 +39,7 @@ from mithridate.service.worker.job_order import (
 from mithridate.service.worker.job_process import readable
 from mithridate.service.worker.lease_beats import beating
 from mithridate.service.worker.left_files import drop_links, own_file
+from mithridate.service.worker.metric_events import MetricEvents
 from mithridate.service.worker.outcome_taken import take_failure, take_outcome
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class JobRun:
     def __init__(self, parts: ServiceParts, lease: Lease, stop: threading.Event, command: tuple[str, ...]) -> None:
         self._parts, self._lease, self._stop, self._command = parts, lease, stop, command
         self._folder = parts.settings.jobs_folder / lease.job
+        self._metrics = MetricEvents(lease.job)
         self._read = 0  # bytes of the progress that were read
         self._held = time.monotonic()  # when the lease was last known to stand
 
@@ -141,13 +143,16 @@ class JobRun:
             log.error("a job could read what is not its own", extra={"job": self._lease.job, "readable": found})
             said = "the service's folder lies where every job may read; ask the operator to move it"
             return JobFailure(code="sandbox_unavailable", message=said)
-        chosen = row.method["supervised"]["hyperparameters"]
+        kind = row.method["type"]
+        chosen = row.method[kind]["hyperparameters"]
         order = JobOrder(
             model=str(model),
             policy=None if settings.policy is None else str(settings.policy.resolve()),
             epochs=None if chosen["n_epochs"] == "auto" else chosen["n_epochs"],
             rate=None if chosen["learning_rate_multiplier"] == "auto" else chosen["learning_rate_multiplier"],
             seed=row.seed,
+            method=kind,
+            beta=None if chosen.get("beta", "auto") == "auto" else chosen["beta"],
             validation=row.validation_file is not None,
             confined=confined,
             network=settings.process.network,
@@ -193,10 +198,9 @@ class JobRun:
         if line.kind == "validated":
             move(connection, job, "queued", fence=fence, said=f"Files validated: {line.message}")
             move(connection, job, "running", fence=fence, started_at=now())
-        elif line.kind == "losses":
-            for step, loss in line.losses:
-                data = {"step": step, "train_loss": loss, "total_steps": line.losses[-1].step}
-                tell(connection, job, f"Step {step:g}: training loss={loss:.4f}", data=data, kind="metrics")
+        elif line.kind == "metrics":
+            for metrics in line.metrics:
+                self._metrics.tell(connection, metrics)
         else:
             connection.execute(
                 update(JOBS).where(JOBS.c.id == job).values(steps_done=line.done, steps_total=line.total)

@@ -24,6 +24,10 @@ REFUSALS = {"refused_at_upload": "upload_refused", "refused_at_release": "releas
 """Code of a failed job by the decision."""
 OPERATORS = frozenset({"judge_unavailable", "model_unavailable", "policy_error", "sandbox_unavailable", "storage_full"})
 """Codes of failures that are the operator's to mend; readiness tells them until a decision is made again."""
+COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+"""Columns of the table of steps, as OpenAI names them."""
+SHOWN = frozenset({"step", "train_loss", "train_mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy"})
+"""Figures of the last step among those of a checkpoint; those on the whole validation file are the model's own."""
 PIPELINE = "pipeline"
 _ROWS_SAID = 10
 
@@ -101,6 +105,9 @@ def _recorded(
         values["error"] = _refusal(outcome)
         said = f"The job failed: {values['error']['message']}"
     if released and holds(connection, lease):
+        if (loss := outcome.metrics.get("full_valid_loss")) is not None:
+            told = f"Released model: full validation loss={loss:.4f}"
+            tell(connection, job, told, data=dict(outcome.metrics), kind="metrics")
         tell(connection, job, f"New fine-tuned model created: {name}")
     if not move(connection, job, "succeeded" if released else "failed", fence=lease.fence, said=said, **values):
         return False
@@ -123,15 +130,17 @@ def _recorded(
 
 
 def _model(connection: Connection, row: Any, name: str, outcome: JobOutcome) -> None:
-    last = outcome.losses[-1] if outcome.losses else None
-    metrics = outcome.metrics | ({"step": last.step, "train_loss": last.loss} if last else {})
+    last = outcome.steps[-1] if outcome.steps else None
+    # Of the released model itself, where it was measured; it may differ from the tuned one.
+    tuned = {} if last is None else last.shown()
+    metrics = {name: value for name, value in tuned.items() if name in SHOWN} | outcome.metrics
     connection.execute(
         insert(MODELS).values(
             id=name,
             project_id=row.project_id,
             job_id=row.id,
             checkpoint_id=new_id("checkpoint"),
-            step=int(last.step) if last else 0,
+            step=last.step if last else 0,
             metrics=metrics,
             files=outcome.files,
             created_at=now(),
@@ -169,8 +178,10 @@ def _results(folder: Path, outcome: JobOutcome) -> Iterator[tuple[str, bytes]]:
     """Return the files that a customer may read, by name; findings with quotes are not among them."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("step", "train_loss"))
-    writer.writerows(outcome.losses)
+    writer.writerow(COLUMNS)
+    for one in outcome.steps:
+        figures = (one.train_loss, one.train_mean_token_accuracy, one.valid_loss, one.valid_mean_token_accuracy)
+        writer.writerow((one.step, *("" if figure is None else figure for figure in figures)))
     yield "step_metrics.csv", table.getvalue().encode()
     for name in ("decision.json", "report.html"):
         content = own_bytes(folder, f"{DECISION_FOLDER}/{name}")

@@ -4,9 +4,12 @@ from pathlib import Path
 
 from mithridate.data import check_disjoint, check_upload, load_rows
 from mithridate.data.upload_check import UploadReport
+from mithridate.errors import DataError
 from mithridate.experiment.store import Store
 from mithridate.models.loading import load_tokenizer
 from mithridate.provider.decision import Decision
+from mithridate.provider.given_validation import refuse_crowd
+from mithridate.provider.judged_files import MODEL
 from mithridate.provider.policy_file import opened, template_of
 from mithridate.provider.policy_tree import Policy
 from mithridate.provider.tuning import STORE, tune
@@ -21,7 +24,8 @@ from mithridate.service.worker.job_order import (
     JobOutcome,
     ProgressLine,
 )
-from mithridate.service.worker.job_progress import JobMonitor
+from mithridate.service.worker.job_progress import DIGITS, JobMonitor
+from mithridate.service.worker.released_loss import released_loss
 from mithridate.service.worker.row_messages import row_errors, rows_sentence
 
 
@@ -34,9 +38,13 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
     """
     policy, base = opened(order.policy)
     monitor = JobMonitor(folder / PROGRESS, Store(folder / DECISION_FOLDER / STORE))
-    report = _checked(policy, template_of(policy, base), order, folder)
-    monitor.tell(ProgressLine(kind="validated", message=f"{report.rows} training rows"))
-    rate = policy.finetuning.training.learning_rate
+    template = template_of(policy, base)
+    report = _checked(policy, template, order, folder)
+    said = f"{report.conversations} preference pairs" if order.method == "dpo" else f"{report.rows} training rows"
+    monitor.tell(ProgressLine(kind="validated", message=said))
+    training = policy.finetuning.training if order.method == "supervised" else policy.finetuning.pair_training
+    # Without it the pipeline says that the policy takes no pairs; a policy may have changed since the job was made.
+    rate = 1.0 if training is None else training.learning_rate
     made = tune(
         order.model,
         folder / TRAINING,
@@ -45,6 +53,9 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
         epochs=order.epochs,
         learning_rate=None if order.rate is None else order.rate * rate,
         seed=order.seed,
+        validation=folder / VALIDATION if order.validation else None,
+        method=order.method,
+        beta=order.beta,
         monitor=monitor,
     )
     tokens = 0 if report.tokens is None else report.tokens.total
@@ -57,7 +68,8 @@ def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
         findings=_findings(made),
         flagged=0 if made.gate is None else made.gate.flagged,
         trained_tokens=None if made.outcome == "refused_at_upload" else round(tokens * made.options["epochs"]),
-        losses=monitor.losses,
+        steps=monitor.steps,
+        metrics=_measured(policy, template, folder) if order.validation and made.outcome == "released" else {},
     )
 
 
@@ -69,11 +81,13 @@ def _checked(policy: Policy, template: str | None, order: JobOrder, folder: Path
         DataError: If both hold the same rows.
     """
     tokenizer = load_tokenizer(order.model, template)
-    report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length)
+    pairs = order.method == "dpo"
+    report = check_upload(folder / TRAINING, tokenizer=tokenizer, max_length=policy.max_length, preferences=pairs)
     _refuse_faults(report, "training_file")
     if order.validation:
         other = check_upload(folder / VALIDATION, tokenizer=tokenizer, max_length=policy.max_length)
         _refuse_faults(other, "validation_file")
+        _refuse_many(policy, other)
         rows = {"training_file": load_rows(folder / TRAINING), "validation_file": load_rows(folder / VALIDATION)}
         check_disjoint(rows, (("training_file", "validation_file"),))
     return report
@@ -88,6 +102,21 @@ def _refuse_faults(report: UploadReport, param: str) -> None:
     if report.tokens is not None and report.tokens.unusable is not None:
         message = f"{param}: {report.tokens.unusable.splitlines()[0].rstrip(':')}"
         raise FileRefused(JobFailure(code=code, message=message, param=param))
+
+
+def _refuse_many(policy: Policy, report: UploadReport) -> None:
+    try:
+        refuse_crowd(policy, report.rows)
+    except DataError as error:
+        failure = JobFailure(code="invalid_validation_file", message=str(error), param="validation_file")
+        raise FileRefused(failure) from error
+
+
+def _measured(policy: Policy, template: str | None, folder: Path) -> dict[str, float]:
+    """Return what the released model shows on the validation file, under the names of the contract."""
+    found = released_loss(folder / DECISION_FOLDER / MODEL, folder / VALIDATION, policy, template)
+    figures = {"full_valid_loss": found.loss, "full_valid_mean_token_accuracy": found.accuracy}
+    return {name: round(value, DIGITS) for name, value in figures.items() if value is not None}
 
 
 def _findings(made: Decision) -> list[dict[str, object]]:

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mithridate.errors import MithridateError, ServiceError
-from mithridate.service.policy_facts import POLICY, PolicyFacts, report
+from mithridate.service.policy_facts import POLICY, PairFacts, PolicyFacts, report
 from mithridate.service.service_parts import ServiceParts
 from mithridate.service.service_settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from mithridate.provider.policy_tree import Preferences
 
 
 def facts_of(policy: Path | None) -> PolicyFacts:
@@ -40,8 +43,19 @@ def facts_of(policy: Path | None) -> PolicyFacts:
         learning_rate=limits.training.learning_rate,
         highest_learning_rate=limits.highest_learning_rate,
         batch_size=limits.training.batch_size,
+        preferences=None if limits.preferences is None else _pair_facts(limits.preferences),
         # Its name is no file, though a folder may be called the same.
         reads=sorted(set(_named(checked.model_dump(mode="json", exclude={"name"}), base.resolve()))),
+    )
+
+
+def _pair_facts(pairs: "Preferences") -> PairFacts:
+    training = pairs.training
+    return PairFacts(
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        beta=pairs.beta,
     )
 
 

@@ -10,6 +10,9 @@ const look = async () => {
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live]")) {
     const fresh = page.getElementById(part.id);
+    // What somebody has opened stays open.
+    const open = [...part.querySelectorAll("details")].map((one) => one.open);
+    fresh?.querySelectorAll("details").forEach((one, at) => { one.open = open[at] ?? false; });
     // What somebody has their focus in stays as it is until they leave it.
     if (fresh && fresh.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) {
       part.replaceChildren(...fresh.childNodes);
