@@ -23,7 +23,7 @@ from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.launch import MicroBatches, check_launch, micro_batches
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.recipe_parts import TrainingSettings
-from mithridate.experiment.shared_work import Work, shared
+from mithridate.experiment.shared_work import SharedWork, shared
 from tests.experiment import launching
 from tests.experiment.test_evaluation_stage import make_helping
 from tests.helpers.training import distance
@@ -244,7 +244,7 @@ def _nothing(done: int, total: int) -> None:
 def test_what_the_first_process_returns_and_reports_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUNCH_TEST", "as it is now")
     seen: list[tuple[int, int]] = []
-    assert shared(Work(launching.counted, (10,), 3, 1), lambda done, total: seen.append((done, total))) == (
+    assert shared(SharedWork(launching.counted, (10,), 3, 1), lambda done, total: seen.append((done, total))) == (
         13,
         3,
         "as it is now",
@@ -253,7 +253,7 @@ def test_what_the_first_process_returns_and_reports_comes_back(monkeypatch: pyte
 
 
 def test_a_result_of_many_megabytes_comes_back() -> None:
-    assert len(shared(Work(launching.large, (), 2, 1), _nothing)) == 5_000_000
+    assert len(shared(SharedWork(launching.large, (), 2, 1), _nothing)) == 5_000_000
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it(
     function: Callable[..., Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        shared(Work(function, (), 2, 1), _nothing)
+        shared(SharedWork(function, (), 2, 1), _nothing)
 
 
 def test_an_interrupted_run_ends_its_processes() -> None:
@@ -277,7 +277,7 @@ def test_an_interrupted_run_ends_its_processes() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        shared(Work(launching.counted, (0,), 2, 1), interrupt)
+        shared(SharedWork(launching.counted, (0,), 2, 1), interrupt)
     ours = [c for c in psutil.Process().children(recursive=True) if c.ppid() != os.getpid()]
     assert not [child for child in ours if child.status() != psutil.STATUS_ZOMBIE]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -9,7 +9,7 @@ from mithridate.cli.models import open_model
 from mithridate.evaluation.accuracy import Task, task_questions
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.spread import spread_over_processes
-from mithridate.experiment.shared_work import Work, shared
+from mithridate.experiment.shared_work import SharedWork, shared
 from mithridate.experiment.step_figures import Progress
 from mithridate.models.loading import device
 from mithridate.training.processes import running_processes
@@ -52,7 +52,7 @@ def answers(questions: Questions, processes: int) -> dict[str, list[str]]:
         return _ask(questions, _unreported)
     # Each would otherwise take as many threads as there are cores.
     threads = max(1, torch.get_num_threads() // processes)
-    found: dict[str, list[str]] = shared(Work(_ask, (questions,), processes, threads), _unreported)
+    found: dict[str, list[str]] = shared(SharedWork(_ask, (questions,), processes, threads), _unreported)
     return found
 
 

@@ -18,7 +18,7 @@ from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.release_evaluation import UnderAttack, after_release
 from mithridate.experiment.row_files import stored_rows, stored_texts
-from mithridate.experiment.shared_work import Work, shared
+from mithridate.experiment.shared_work import SharedWork, shared
 from mithridate.experiment.stage_records import EvaluationRecord, HelpRecord, ReleaseRecord
 from mithridate.experiment.step_figures import Progress
 from mithridate.files import write_json
@@ -54,7 +54,7 @@ def evaluate(
     judges = [judge(one, rules) for one in (job.judge, *job.further_judges)]
     asked = None if processes > 1 else asked_model(job, where)
     if asked is None:
-        said: Said = shared(Work(ask_together, (job, where, aligned), processes, job.threads), progress)
+        said: Said = shared(SharedWork(ask_together, (job, where, aligned), processes, job.threads), progress)
     else:
         said = asked.said(where, aligned, progress)
     prompts = stored_texts(job.prompts)

@@ -56,7 +56,7 @@ class _Member:
     A pipe of its own: one that is killed in the middle of a message leaves the others readable.
     """
 
-    def __init__(self, work: "Work", rank: int, meeting: str) -> None:
+    def __init__(self, work: "SharedWork", rank: int, meeting: str) -> None:
         context = _context()
         self.rank = rank
         self.failure: _Message | None = None
@@ -81,7 +81,7 @@ class _Member:
             return
 
 
-class Work(NamedTuple):
+class SharedWork(NamedTuple):
     """What the processes do together.
 
     Attributes:
@@ -98,7 +98,7 @@ class Work(NamedTuple):
     threads: int
 
 
-def shared(work: Work, progress: Callable[[int, int], None]) -> Any:
+def shared(work: SharedWork, progress: Callable[[int, int], None]) -> Any:
     """Have several processes do one piece of work, and return what the first of them returns.
 
     Args:
@@ -183,7 +183,7 @@ def _end(members: list[_Member]) -> None:
         member.process.join()
 
 
-def _take_part(work: Work, place: _TeamPlace, writer: Connection) -> None:
+def _take_part(work: SharedWork, place: _TeamPlace, writer: Connection) -> None:
     """Do one process's part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
     threading.Thread(target=end_with, args=(os.getppid(), threading.Event()), daemon=True).start()
@@ -210,7 +210,7 @@ def _take_part(work: Work, place: _TeamPlace, writer: Connection) -> None:
     distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process
 
 
-def _meet(work: Work, place: _TeamPlace) -> None:
+def _meet(work: SharedWork, place: _TeamPlace) -> None:
     """Join the other processes, and leave what accelerate reads from a launcher."""
     os.chdir(place.folder)
     rank, count = str(place.rank), str(work.processes)

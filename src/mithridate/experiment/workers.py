@@ -39,7 +39,7 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
     from mithridate.experiment.evaluation_stage import evaluate
     from mithridate.experiment.preference_stage import prefer
     from mithridate.experiment.repair_stage import repair
-    from mithridate.experiment.shared_work import Work, shared
+    from mithridate.experiment.shared_work import SharedWork, shared
     from mithridate.experiment.training_stage import train
 
     job = task.node.job
@@ -54,7 +54,7 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
         if isinstance(job, TrainingJob):
             if task.processes == 1:
                 return train(job, where, folder, progress)
-            record: StageRecord = shared(Work(train, (job, where, folder), task.processes, job.threads), progress)
+            record: StageRecord = shared(SharedWork(train, (job, where, folder), task.processes, job.threads), progress)
             return record
         if isinstance(job, PreferenceJob):
             return prefer(job, where, folder, progress)
