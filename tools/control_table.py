@@ -1,5 +1,6 @@
 """Every method beside the control, realigning, from one run; a part of docs/which-defense.md."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def sentences(results: Results) -> list[str]:
         f"over-refusal and 5 of helpfulness): {named['beats']}.",
         f"**As safe** (intervals overlap, at the same price): {named['as safe']}.",
         f"**Safer, at a higher price**: {named['safer at a price']}.",
+        f"**Beat it at no more passes over rows**: {_cheaper(forms, control)}.",
         f"**Neither**: the other {len(found.get('no', []))} of {sum(map(len, found.values()))}.",
     ]
 
@@ -104,6 +106,12 @@ def groups(results: Results) -> list[str]:
     return list(results.variants[0].harmful_score_by_group)
 
 
+def _cheaper(forms: Iterable[VariantResult], control: VariantResult) -> str:
+    """Return the names of realigning's own forms that beat the control and cost no more."""
+    found = _by_verdict((one for one in forms if _row_passes(one) <= _row_passes(control)), control)
+    return ", ".join(found.get("beats", [])) or "none"
+
+
 def _by_verdict(variants: Iterable[VariantResult], control: VariantResult) -> dict[str, list[str]]:
     """Return the names of variants by their verdict."""
     found: dict[str, list[str]] = {}
@@ -113,14 +121,25 @@ def _by_verdict(variants: Iterable[VariantResult], control: VariantResult) -> di
 
 
 def _realigning(results: Results, variant: VariantResult) -> str:
-    """Return the passes of a realigning, which are those of the defense that it trains with, over its epochs."""
+    """Return the passes of a realigning, which are those of the defense that it trains with, and the rows of each."""
     known = (results.recipe or {}).get("variants", [])
-    choices = [one for its in known if its["name"] == variant.name for one in its["posttuning"] if "inner" in one]
-    epochs = [choice.get("epochs", 1) for choice in choices]
-    return "; ".join(
-        _passes([choice["inner"]]) if times == 1 else f"{times:g} × ({_passes([choice['inner']])})"
-        for choice, times in zip(choices, epochs, strict=True)
-    )
+    choices = [choice for its in known if its["name"] == variant.name for choice in its["posttuning"]]
+    inner = [choice["inner"] for choice in choices if "inner" in choice]
+    rows = _rows(variant)
+    told = "" if rows is None else f", {rows:,.0f} rows"
+    return _passes(inner) + told if inner else ""
+
+
+def _rows(variant: VariantResult) -> float | None:
+    """Return the rows that a repair trained on, those of its search included."""
+    cost = variant.cost.get("posttuning")
+    return None if cost is None else cost.rows
+
+
+def _row_passes(variant: VariantResult) -> float:
+    """Return what realigning cost: rows times passes, forward and backward."""
+    rows = _rows(variant)
+    return math.inf if rows is None else rows * sum(variant.cost["posttuning"].passes.values())
 
 
 def _passes(names: list[str]) -> str:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from mithridate.report.result_parts import StageCost
 from mithridate.report.results import Results, VariantResult
 from mithridate.report.scores import ScoreOverSeeds
-from tools import control_table, measure_cards
+from tools import control_table
 
 
 def share(percent: float, half: float = 1.0) -> ScoreOverSeeds:
@@ -60,38 +61,22 @@ def test_controls_are_in_the_table_and_in_no_ranking() -> None:
     assert rows[-1][1] == "–"
 
 
-def test_the_passes_of_a_realigning_are_those_of_the_defense_inside_over_its_epochs() -> None:
-    choices = {control_table.CONTROL: {"inner": "sft"}, "quarter": {"inner": "antibody_alignment", "epochs": 0.25}}
+def test_a_realigning_is_told_with_its_rows_and_beats_the_control_at_no_more_passes_over_them() -> None:
+    names = {
+        control_table.CONTROL: ("sft", 800, 1),
+        "realign-dear": ("booster", 800, 3),
+        "realign-half": ("booster", 200, 3),
+    }
+    choices = {name: {"inner": inner} for name, (inner, _, _) in names.items()}
     recipe = {"variants": [{"name": name, "posttuning": [choice]} for name, choice in choices.items()]}
-    results = Results(variants=[CONTROL, variant("quarter", 3, method="realign")], recipe=recipe)
-    assert [row[1] for row in control_table.rows(results)] == ["0.25 × (4 + 4)", "1 + 1"]
-
-
-def test_a_table_without_a_winner_names_the_form_of_the_control_that_its_own_row_praises() -> None:
-    """Published mixing counts as a method; the control's amount of it, mixed in, does not."""
-    forms = [variant("realign-antibody", 2, method="realign"), variant("realign", 10, method="realign")]
-    others = [variant(name, 30, method="safety_mixing") for name in ("safety-mixing", "equal-mixing", "longer-tuning")]
-    bare = variant("undefended", 60, method="none")
-    results = Results(variants=[bare, CONTROL, *forms, *others])
-    best, near, dear, neither = control_table.sentences(results)
-    assert best.endswith(": none; of realigning's own forms: `realign-antibody`.")
-    assert near.endswith(": none; of realigning's own forms: `realign`.")
-    assert dear.endswith(": none.")
-    assert neither == "**Neither**: the other 1 of 1."
-    said = {row[0]: row[-1] for row in control_table.rows(results)}
-    assert (said["`realign-antibody`"], said["`realign`"]) == ("beats", "as safe")
-
-
-@pytest.mark.parametrize("value", [0.0085, 0.00845, 0.0155, 0.9995])
-def test_the_table_rounds_as_the_cards_do(value: float) -> None:
-    score = ScoreOverSeeds(value=value, low=value, high=value, n=1000)
-    bare = variant("undefended", 60, method="none")
-    made = variant("good", 3).model_copy(update={"over_refusal": score})
-    rows = {row[0]: row for row in control_table.rows(Results(variants=[bare, CONTROL, made]))}
-    assert rows["`good`"][6] == f"{measure_cards.percent(value):.1f}"
-
-
-def test_a_run_without_the_control_says_nothing_of_it() -> None:
-    results = Results(variants=[variant("good", 3)])
-    assert control_table.sentences(results) == []
-    assert list(control_table.rows(results)) == []
+    known = [CONTROL, variant("realign-dear", 2, method="realign"), variant("realign-half", 3, method="realign")]
+    for one in known:
+        _, rows, passes = names[one.name]
+        one.cost = {
+            "posttuning": StageCost(seconds=1, passes={"forward": passes, "backward": passes}, rows=rows, peak_bytes=1)
+        }
+    results = Results(variants=known, recipe=recipe)
+    assert [row[1] for row in control_table.rows(results)] == ["3 + 3, 800 rows", "3 + 3, 200 rows", "1 + 1, 800 rows"]
+    text = " ".join(control_table.sentences(results))
+    assert "realigning's own forms: `realign-dear`, `realign-half`." in text
+    assert "at no more passes over rows**: `realign-half`." in text
