@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import report, rounded
+from mithridate.errors import DefenseError
 from mithridate.experiment.evaluation_stage import evaluate
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.jobs import EvaluationJob, Job, ProviderRows, RepairJob, StageNode, StoredRows, TrainingJob
@@ -107,6 +108,16 @@ def ratios(
     }
 
 
+def _compared(
+    node: StageNode, planned: dict[str, PlannedStage], sft: dict[str, StageNode], options: Namespace, tuned: Path
+) -> dict[str, Any]:
+    """Ratios of a stage, or why it refuses to act: the tuned model was never aligned, and a search may find no dose."""
+    try:
+        return ratios(node, planned, sft, options, tuned)
+    except DefenseError as error:
+        return {"stage": node.stage, "method": node.job.method, "refused": str(error)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Plan, measure, and print JSON."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -142,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = []
         for (_, method), node in kinds.items():
             if options.methods is None or method in options.methods:
-                figures.append(ratios(node, by_key, sft, options, tuned))
+                figures.append(_compared(node, by_key, sft, options, tuned))
                 print(figures[-1], flush=True)
     report("plan_error", options, "cpu", figures)
 
