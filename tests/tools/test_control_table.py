@@ -79,4 +79,4 @@ def test_a_realigning_is_told_with_its_rows_and_beats_the_control_at_no_more_pas
     assert [row[1] for row in control_table.rows(results)] == ["3 + 3, 800 rows", "3 + 3, 200 rows", "1 + 1, 800 rows"]
     text = " ".join(control_table.sentences(results))
     assert "realigning's own forms: `realign-dear`, `realign-half`." in text
-    assert "at no more passes over rows**: `realign-half`." in text
+    assert "at equal cost** (passes times rows, within 5 %): `realign-half`." in text
