@@ -272,11 +272,12 @@ def test_the_cause_is_told_and_not_what_followed_from_it(
         shared(SharedWork(function, (), 2, 1), _nothing)
 
 
-def test_an_interrupted_run_ends_its_processes() -> None:
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, OSError])
+def test_an_interrupted_run_ends_its_processes(reason: type[BaseException]) -> None:
     def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        raise reason
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(reason):
         shared(SharedWork(launching.counted, (0,), 2, 1), interrupt)
     ours = [c for c in psutil.Process().children(recursive=True) if c.ppid() != os.getpid()]
     assert not [child for child in ours if child.status() != psutil.STATUS_ZOMBIE]

@@ -68,17 +68,27 @@ class _Member:
 
     def listen(self, progress: Callable[[int, int], None]) -> None:
         """Read what the process has said so far."""
+        while (message := self._said()) is not None:
+            if message.kind == "progress":
+                progress(*message.content)
+            elif message.kind == "result":
+                self.result = message.content
+            else:
+                self.failure = message
+
+    def _said(self) -> _Message | None:
+        """Return the next message; None where there is none yet, or no more."""
         try:
-            while self._reader.poll():
-                message: _Message = self._reader.recv()
-                if message.kind == "progress":
-                    progress(*message.content)
-                elif message.kind == "result":
-                    self.result = message.content
-                else:
-                    self.failure = message
+            return self._reader.recv() if self._reader.poll() else None
         except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
-            return
+            return None
+
+    def end(self, until: float) -> None:
+        """Have the process ended, by force after a time of `time.monotonic`."""
+        self.process.join(max(0.0, until - time.monotonic()))
+        self.process.kill()
+        self.process.join()
+        self._reader.close()
 
 
 class SharedWork(NamedTuple):
@@ -178,9 +188,7 @@ def _end(members: list[_Member]) -> None:
         member.process.terminate()
     until = time.monotonic() + PATIENCE
     for member in members:
-        member.process.join(max(0.0, until - time.monotonic()))
-        member.process.kill()
-        member.process.join()
+        member.end(until)
 
 
 def _take_part(work: SharedWork, place: _TeamPlace, writer: Connection) -> None:
