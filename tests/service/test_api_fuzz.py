@@ -1,10 +1,12 @@
 """The API's own description, held against its answers by Schemathesis: no request finds a fault of ours."""
 
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Flaky, FlakyStrategyDefinition
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
@@ -51,7 +53,7 @@ def test_no_request_breaks_the_service(fuzzed, examples):
 @pytest.mark.parametrize("examples", [5, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
 def test_no_sequence_of_requests_breaks_the_service(fuzzed, examples):
     """Ids of earlier answers are asked for, changed and deleted by later requests."""
-    answered = Counter()
+    answered, faults = Counter(), []
 
     class Machine(schemathesis.openapi.from_dict(fuzzed.app.openapi()).as_state_machine()):
         def get_call_kwargs(self, case):
@@ -59,16 +61,18 @@ def test_no_sequence_of_requests_breaks_the_service(fuzzed, examples):
 
         def validate_response(self, response, case, **_):
             answered[response.status_code] += 1
-            case.validate_response(response, checks=CHECKS)
+            try:
+                case.validate_response(response, checks=CHECKS)
+            except (AssertionError, BaseExceptionGroup) as fault:
+                faults.append(fault)
 
-    Machine.run(
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=10,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
+    once = settings(
+        max_examples=5, stateful_step_count=10, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
+    for _ in range(examples // 5):
+        # A sequence that is tried again meets what it made the first time, and may go another way.
+        with suppress(FlakyStrategyDefinition, Flaky):
+            Machine.run(settings=once)
+    assert faults == []
     print(f"{answered.total()} requests, {answered[200]} carried out")
     assert answered[200] > 2 * examples
