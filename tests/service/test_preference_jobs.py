@@ -134,7 +134,9 @@ def test_a_person_makes_such_a_job(parts, server, key):
         assert page.status_code == 200, page.text
         assert "dpo, beta auto" in page.text
         work(parts)
-        assert "Released: as tuned" in visitor.get(page.url.path).text
+        text = visitor.get(page.url.path).text
+        assert "Released: as tuned" in text
+        assert "loss of DPO, by optimizer step" in text
         page = made(visitor, sent(visitor, pairs()).url.path.rpartition("/")[2], method="<magic>")
         assert page.status_code == 400
         assert "<magic>" not in page.text

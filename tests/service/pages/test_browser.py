@@ -74,6 +74,24 @@ def test_a_file_is_dropped_and_its_job_watched(house):
     assert faults == []
 
 
+def test_losses_grow_while_the_job_runs_and_the_open_table_stays_open(house):
+    window, faults = opened(house)
+    window.goto("/files")
+    window.evaluate(DROP, ["rows.jsonl", upload("steps400").decode()])
+    window.click("main button:has-text('Upload')")
+    window.wait_for_url("**/files/file-*")
+    window.click("text=Make a job of it")
+    window.click("text=Make the job")
+    window.wait_for_selector("#losses svg polyline.train", timeout=20000)
+    window.click("#losses summary")
+    window.click("h1")  # the focus is elsewhere, so that the table is replaced as it grows
+    rows = window.locator("#losses tbody tr")
+    rows.nth(rows.count()).wait_for(state="visible", timeout=20000)
+    assert window.locator("#losses details").evaluate("one => one.open")
+    window.click("text=Cancel for good")
+    assert faults == []
+
+
 def test_without_scripts_everything_but_live_updates_works(house):
     window, faults = opened(house, java_script_enabled=False)
     window.goto("/files")
