@@ -16,6 +16,7 @@ from mithridate.service.database.outages import insist
 from mithridate.service.database.tables import EVENTS
 from mithridate.service.jobs.job_leases import LeaseWatch, claim, standing_leases
 from mithridate.service.jobs.transitions import move
+from mithridate.service.worker.job_run import JobRun
 from mithridate.service.worker.worker_loop import JobWorker
 from tests.service.conftest import until, upload
 from tests.service.processes import FAKE
@@ -81,6 +82,25 @@ def test_what_a_job_told_during_an_outage_is_not_lost(parts, client, worker, plu
     assert (state(parts, job).attempts, state(parts, job).steps_done) == (1, 15)
     wanted = [message for message in events(parts, plain) if message.startswith("Step ")]
     assert wanted
+    assert [message for message in events(parts, job) if message.startswith("Step ")] == wanted
+
+
+def test_figures_whose_write_was_rolled_back_are_told_again(parts, client, worker, monkeypatch):
+    plain = create(client, "steps15")
+    until(lambda: state(parts, plain).state == "succeeded")
+    real, failed = JobRun._told, []
+
+    def told(run, connection, line):
+        real(run, connection, line)
+        if line.kind == "metrics" and len(failed) < 2:
+            failed.append(line)
+            raise OperationalError("commit", {}, Exception("connection lost"))
+
+    monkeypatch.setattr(JobRun, "_told", told)
+    job = create(client, "steps15")
+    until(lambda: state(parts, job).state == "succeeded")
+    assert len(failed) == 2
+    wanted = [message for message in events(parts, plain) if message.startswith("Step ")]
     assert [message for message in events(parts, job) if message.startswith("Step ")] == wanted
 
 

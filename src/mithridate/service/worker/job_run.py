@@ -184,12 +184,16 @@ class JobRun:
         if not whole:
             return False
         lines = [ProgressLine.model_validate_json(line) for line in whole.splitlines()]
-        with self._parts.database.write() as connection:
-            # Holds the job's row as well, so that the lease still stands when the lines are written.
-            if not beat(connection, self._lease):
-                return False
-            for line in lines:
-                self._told(connection, line)
+        try:
+            with self._parts.database.write() as connection:
+                # Holds the job's row as well, so that the lease still stands when the lines are written.
+                if not beat(connection, self._lease):
+                    return False
+                for line in lines:
+                    self._told(connection, line)
+        except OperationalError:
+            self._metrics.forget()
+            raise
         self._read += len(whole)  # only now: what could not be written is read again
         return True
 

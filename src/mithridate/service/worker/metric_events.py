@@ -30,6 +30,10 @@ class MetricEvents:
         told.add(place)
         tell(connection, self._job, _sentence(metrics), data=metrics.shown(), kind="metrics")
 
+    def forget(self) -> None:
+        """Forget what was told, so that it is looked up again: a write that was rolled back has told nobody."""
+        self._told = None
+
     def _known(self, connection: Connection) -> set[tuple[int, int]]:
         """Return training and step of every event that the job has, earlier attempts' included."""
         if self._told is None:
