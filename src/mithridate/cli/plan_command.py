@@ -1,9 +1,10 @@
 """The command ``mithridate plan``."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +13,16 @@ from mithridate.planning.recipe_plan import plan
 from mithridate.report.text import NOTHING, clean, memory, number, seconds
 
 _ORDER = ("alignment", "finetuning", "posttuning", "evaluation")
+_HEADINGS = {
+    "gradients": "grads",
+    "optimizer": "AdamW",
+    "precise": "float32",
+    "activations": "activ.",
+    "gathered": "blocks",
+}
+_HEADINGS_SAY = (
+    "vectors: over the trained weights, held by the method; activ.: activations; blocks: held whole under FSDP"
+)
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -60,28 +71,39 @@ def command(
 
 def _stages(found: RecipePlan) -> Table:
     """Return one line for each kind of stage, over all seeds."""
-    table = Table(
-        title=f"{clean(found.name)}: work", caption="work: floating-point operations, over all runs of a line"
+    table = _table(
+        f"{clean(found.name)}: work",
+        "steps of one run; passes forward + backward; of all runs: tokens, new ones at most, floating-point operations",
+        ("", "runs", "steps", "passes", "tokens", "new", "work", "time"),
     )
-    for column in ("stage", "method"):
-        table.add_column(column, overflow="fold")
-    for column in ("runs", "steps\nper run", "passes\nfwd + bwd", "tokens", "generated\nat most", "work", "time"):
-        table.add_column(column, justify="right")
-    for group in _grouped(found.stages):
-        first = group[0]
-        passes = f"{first.passes['forward']:g} + {first.passes['backward']:g}" if first.passes else NOTHING
-        table.add_row(
-            first.stage,
-            clean(first.method) or NOTHING,
-            str(len(group)),
-            str(first.steps) if first.steps else NOTHING,
-            passes,
-            *(_span([getattr(stage, name) for stage in group], _short) for name in ("tokens", "generated", "flops")),
-            _span([stage.seconds for stage in group if stage.seconds is not None], seconds),
-        )
-    timed = NOTHING if found.seconds is None else _span([found.seconds], seconds)
+    stages = {one.stage: None for group in _grouped(found.stages) for one in group}
+    for stage in stages:
+        table.add_row(f"[bold]{stage}[/bold]")
+        for group in _grouped([one for one in found.stages if one.stage == stage]):
+            table.add_row(*_stage(group))
+    timed = NOTHING if found.seconds is None else _cell([found.seconds], seconds)
     table.add_section()
-    table.add_row("all", "", str(len(found.stages)), "", "", "", "", _span([found.flops], _short), timed)
+    table.add_row("[bold]all[/bold]", str(len(found.stages)), "", "", "", "", _cell([found.flops], _short), timed)
+    return table
+
+
+def _stage(group: list[PlannedStage]) -> list[str]:
+    first = group[0]
+    return [
+        f"  {clean(first.method) or 'prompts'}",
+        str(len(group)),
+        str(first.steps) if first.steps else NOTHING,
+        f"{first.passes['forward']:g} + {first.passes['backward']:g}" if first.passes else NOTHING,
+        *(_cell([getattr(stage, name) for stage in group], _short) for name in ("tokens", "generated", "flops")),
+        _cell([stage.seconds for stage in group if stage.seconds is not None], seconds),
+    ]
+
+
+def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
+    """Return an empty table whose first column holds names, the others figures; narrow enough for a terminal."""
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=not place, overflow="fold")
     return table
 
 
@@ -95,18 +117,19 @@ def _grouped(stages: list[PlannedStage]) -> list[list[PlannedStage]]:
 
 
 def _memory(found: RecipePlan) -> Table:
-    table = Table(title="memory of one device", caption="vectors: over the trained weights, held by the method")
-    for column in ("method", "form"):
-        table.add_column(column, overflow="fold")
-    names = [name for name in FormMemory.model_fields if name != "form"]
-    for name in names:
-        table.add_column(name, justify="right")
-    told: set[tuple[str, str]] = set()
-    for group in _grouped(found.stages):
-        for form in group[0].memory:
-            if (group[0].method, form.form) not in told:
-                told.add((group[0].method, form.form))
-                table.add_row(clean(group[0].method), form.form, *(memory(getattr(form, name)) for name in names))
+    rows: dict[tuple[str, str], FormMemory] = {}
+    for stage in found.stages:
+        for form in stage.memory:
+            rows.setdefault((stage.method, form.form), form)
+    # What no stage holds, such as FSDP's blocks on one device, takes no column.
+    fields = [name for name in FormMemory.model_fields if name != "form"]
+    names = [name for name in fields if any(getattr(form, name) for form in rows.values())]
+    table = _table("memory of one device", _HEADINGS_SAY, ("", *(_HEADINGS.get(name, name) for name in names)))
+    for title in dict.fromkeys(title for _, title in rows):
+        table.add_row(f"[bold]{title}[/bold]")
+        for method in dict.fromkeys(method for method, its in rows if its == title):
+            shown = (memory(getattr(rows[method, title], name)) for name in names)
+            table.add_row(f"  {clean(method)}", *shown)
     return table
 
 
@@ -144,6 +167,12 @@ def _sentences(found: RecipePlan) -> list[str]:
     return [*lines, *(f"assumed: {one}" for one in found.assumptions)]
 
 
+def _cell(spans: list[Span], shown: Callable[[float], str]) -> str:
+    """Return the sum of some spans for a narrow column: a span on two lines."""
+    told = _span(spans, shown)
+    return told if told == NOTHING else told.replace("–", "–\n")
+
+
 def _span(spans: list[Span], shown: Callable[[float], str]) -> str:
     """Return the sum of some spans in words."""
     if not spans:
@@ -151,13 +180,13 @@ def _span(spans: list[Span], shown: Callable[[float], str]) -> str:
     low, high = (sum(span[end] for span in spans) for end in (0, 1))
     if not high:
         return NOTHING
-    return shown(low) if shown(low) == shown(high) else f"{shown(low)} to {shown(high)}"
+    return shown(low) if shown(low) == shown(high) else f"{shown(low)}–{shown(high)}"
 
 
 def _short(value: float) -> str:
-    """Return a number with three digits and the unit that suits it."""
+    """Return a number with two digits or three, and the unit that suits it."""
     for unit in _UNITS[:-1]:
         if value < 1000:
-            return f"{value:.3g}{unit}"
+            return f"{value:.2g}{unit}" if value < 10 else f"{value:.0f}{unit}"
         value /= 1000
-    return f"{value:.3g}{_UNITS[-1]}"
+    return f"{value:.0f}{_UNITS[-1]}"
