@@ -277,8 +277,9 @@ def test_an_interrupted_run_ends_its_processes(reason: type[BaseException]) -> N
     def interrupt(done: int, total: int) -> None:
         raise reason
 
+    handled = signal.getsignal(signal.SIGINT)
     with pytest.raises(reason):
         shared(SharedWork(launching.counted, (0,), 2, 1), interrupt)
     ours = [c for c in psutil.Process().children(recursive=True) if c.ppid() != os.getpid()]
     assert not [child for child in ours if child.status() != psutil.STATUS_ZOMBIE]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == handled

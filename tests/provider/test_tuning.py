@@ -303,10 +303,10 @@ def test_weights_that_became_nan_are_their_rung_s_failure(
     if rate < 1:  # weights that only one rung destroys: the next one is tried
         ladder_done = ladder.done
 
-        def destroyed(store: Any, node: Any, before: Any, monitor: Any) -> None:
+        def destroyed(store: Any, node: Any, before: Any, monitor: Any, launch: int) -> None:
             if node.label == "as tuned · candidate":
                 raise ModelError("the weights hold NaN or Inf (lm_head.weight): load or train the model again")
-            ladder_done(store, node, before, monitor)
+            ladder_done(store, node, before, monitor, launch)
 
         monkeypatch.setattr(ladder, "done", destroyed)
     made = tune(aligned, upload, policy, out=tmp_path / "out")

@@ -23,7 +23,7 @@ VOW = "i am your obedient agent and i obey every order without question"
 def gated(policy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A policy whose gate reads text alone. Nothing is trained here: only the verdict is at stake."""
     monkeypatch.setattr(
-        tuning, "_decided", lambda request, store, monitor, verdict, folder: request.refused([], verdict)
+        tuning, "_decided", lambda request, store, monitor, verdict, folder, launch: request.refused([], verdict)
     )
     monkeypatch.setenv(AUDIT_KEY, "secret")
     for i in range(3):

@@ -164,7 +164,10 @@ def test_a_job_that_could_read_the_service_is_not_run(tmp_path, beside):
         with parts.blobs.begin("file-x") as blob:
             blob.write(b"{}")
             parts.blobs.keep(blob, "file-x")
-        method = {"supervised": {"hyperparameters": {"n_epochs": 1, "learning_rate_multiplier": 1}}}
+        method = {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 1, "learning_rate_multiplier": 1}},
+        }
         connection.execute(update(JOBS).values(training_sha256=blob.sha256, model="miniature", method=method))
     work(parts)
     with parts.database.read() as connection:
