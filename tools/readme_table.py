@@ -7,6 +7,8 @@ accuracy that a single label would have.
 import re
 from pathlib import Path
 
+import typer
+
 from mithridate.report import Results, as_markdown, load_results
 from mithridate.report.conclusion import conclusion
 from mithridate.report.text import percent
@@ -30,4 +32,4 @@ def below(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)  # an option is answered or refused before anything is written
