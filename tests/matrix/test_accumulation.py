@@ -94,14 +94,14 @@ def test_two_processes_realign_as_one(name, two_processes):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(name, two_processes):
-    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=8)
+    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=4)
     assert distance(whole.weights, load_file(two_processes / f"{name}-filled-up.safetensors")) <= 1e-5
     report = json.loads((two_processes / f"{name}-filled-up.json").read_text())
     for one, other in zip(whole.logs, report["logs"], strict=True):
         for figure in one:
             assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
     if whole.trainer.row_weights is not None:
-        assert report["times"] == whole.trainer.row_weights.times.tolist() == [2] * 9
+        assert report["times"] == whole.trainer.row_weights.times.tolist() == [2] * FILLED_UP["rows"]
 
 
 @pytest.mark.parametrize("name", [n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams])

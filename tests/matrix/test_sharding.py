@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 TRAININGS = cut_and_shared()
 STEPS, BATCH = 4, 8
 SHAPE = {"max_steps": STEPS, "rows": 24}
+_FILLED_UP = FILLED_UP | {"rows": 3 * BATCH + 1}
 QUICK = ["antibody_tuning", "repnoise", "t_vaccine", "antibody-shared"]
 """Row weights; a loss over the step with hidden states; displaced activations and frozen layers; kept vectors."""
 FULL = ["antibody_alignment"]
@@ -65,7 +66,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two-sharded")
     jobs = [_job("train", name, 2) for name in QUICK] + [_job("train", name, 2, "-full", full=True) for name in FULL]
     jobs += [_lopsided(name, 2) for name in ALONE]
-    jobs += [_job("train", name, 2, "-filled-up", **FILLED_UP) for name in QUICK]
+    jobs += [_job("train", name, 2, "-filled-up", **_FILLED_UP) for name in QUICK]
     saved = _job("save", SAVED, 2)
     jobs += [
         saved,
@@ -142,7 +143,7 @@ def test_two_processes_with_a_split_adapter_equal_one(name, request):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_rows_that_fill_the_last_batch_up_are_not_trained_on(name, two):
-    whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=BATCH)
+    whole = run(*TRAININGS[name], **_FILLED_UP, per_device_train_batch_size=BATCH)
     assert distance(whole.weights, load_file(two / f"{name}-filled-up.safetensors")) <= 1e-5
 
 

@@ -25,8 +25,9 @@ REALIGNED: dict[str, dict[str, Any]] = {
     "antibody": {"learning_rate": 1e-3, "inner": "antibody_alignment"},
     "auto": {"budget": 5.0, "safe_budget": 5.0},
 }
-FILLED_UP = {"rows": 9, "max_steps": -1, "num_train_epochs": 2}
-"""Nine rows do not fill two batches of eight: over two processes the sampler repeats seven of them."""
+FILLED_UP = {"rows": 13, "max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 2}
+"""Thirteen rows do not fill four batches of four: over two processes the sampler repeats three of them. The last optimizer
+step has a whole batch and then the last one, of which a single row counts."""
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
@@ -90,7 +91,7 @@ def filled_up(folder: Path) -> None:
     """The last batch of each epoch has one row, of the first process; the second process has repetitions only."""
     for name, (method, settings) in cut_and_shared().items():
         made = trainer(
-            methods()[method].cls(**settings), tempfile.mkdtemp(), **FILLED_UP, per_device_train_batch_size=4
+            methods()[method].cls(**settings), tempfile.mkdtemp(), **FILLED_UP, per_device_train_batch_size=2
         )
         made.train()
         if distributed.get_rank() == 0:

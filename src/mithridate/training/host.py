@@ -154,7 +154,9 @@ def without_repetitions(trainer: Any, batch: Batch) -> Batch:
     # Not accelerate's own `remainder`, which it does not know in the epoch in which a training is resumed.
     left = len(trainer.train_dataset) % (per_device * host.num_processes)
     full = host.num_processes == 1 or left == 0 or trainer.args.dataloader_drop_last
-    if full or not host.gradient_state.end_of_dataloader:
+    # A step's micro-batches are fetched before the first of them is trained on, so that the data is at its end for all
+    # of them; the last batch is that at which gradients are synchronized.
+    if full or not (host.gradient_state.end_of_dataloader and host.gradient_state.sync_gradients):
         return batch
     # The sampler deals rows to processes in blocks, so the last ones of the last batch are repetitions.
     own = max(0, min(per_device, left - host.process_index * per_device))
