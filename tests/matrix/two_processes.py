@@ -26,8 +26,10 @@ REALIGNED: dict[str, dict[str, Any]] = {
     "auto": {"budget": 5.0, "safe_budget": 5.0},
 }
 FILLED_UP = {"rows": 13, "max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 2}
-"""Thirteen rows do not fill four batches of four: over two processes the sampler repeats three of them. The last optimizer
-step has a whole batch and then the last one, of which a single row counts."""
+"""Thirteen rows do not fill four batches of four: over two processes the sampler repeats three of them.
+
+The last optimizer step has a whole batch and then the last one, of which a single row counts.
+"""
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
