@@ -3,10 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import distributed
 
 from mithridate.errors import DataError
+from mithridate.experiment import training_stage
+from mithridate.experiment.jobs import TrainingJob
+from mithridate.experiment.stage_records import TrainingRecord
+from mithridate.models.loading import Where
 
 Report = Callable[[int, int], None]
 
@@ -47,3 +52,14 @@ def leaving(report: Report) -> None:
 def large(report: Report) -> bytes:
     """More than a pipe holds."""
     return bytes(5_000_000)
+
+
+def killed_in_tuning(job: TrainingJob, where: Where, folder: Path, report: Report) -> TrainingRecord:
+    """A training stage whose first process, the one that writes, is killed in the third step of fine-tuning."""
+
+    def until_killed(done: int, total: int) -> None:
+        if (job.stage, done) == ("finetuning", 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+        report(done, total)
+
+    return training_stage.train(job, where, folder, until_killed)

