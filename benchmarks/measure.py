@@ -124,7 +124,7 @@ def report(benchmark: str, options: Namespace, device: str, figures: list[dict[s
     }
     settings = {name: value for name, value in vars(options).items() if name != "out"} | {"device": device}
     content = {"benchmark": benchmark, "settings": settings, "machine": machine, "versions": versions()}
-    text = json.dumps(content | {"figures": figures}, indent=2)
+    text = json.dumps(content | {"figures": figures}, indent=2, default=str)  # a setting may be a path
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n", encoding="utf-8")

@@ -19,7 +19,8 @@ from rich.console import Console
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
 from tests.cli.conftest import Called
-from tests.experiment.conftest import TINY, make_tree, world  # noqa: F401  # fixture
+from tests.experiment.conftest import TINY, world  # noqa: F401  # fixture
+from tests.helpers.tiny_world import make_tree
 
 RUN = "from mithridate.cli.main import main\nimport sys\nif __name__ == '__main__': main()"
 

@@ -17,7 +17,7 @@ from mithridate.experiment.recipe_file import make_recipe
 from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.stage_records import HelpRecord
 from mithridate.report import as_markdown
-from tests.experiment.conftest import make_tree
+from tests.helpers.tiny_world import make_tree
 
 
 class Ran:

@@ -102,7 +102,7 @@ def test_without_a_tokenizer_no_tokens_are_counted(tree, world, tmp_path):
     (tmp_path / "config.json").write_bytes((world / "model" / "config.json").read_bytes())
     found = mi.plan(tree | {"model": str(tmp_path)})
     assert "tokenizer cannot be read" in found.assumptions[0]
-    assert _of(found, stage="finetuning").tokens.low == 36 * 64
+    assert _of(found, stage="finetuning").tokens.low == 36 * tree["max_length"]
 
 
 def test_recomputed_activations_cost_work_and_save_memory(tree):

@@ -130,6 +130,31 @@ def test_validation_rows_that_cannot_be_used_are_refused(policy: dict[str, Any],
             tuned(world, policy, tmp_path / "out", validation=str(file))
 
 
+def test_validation_rows_without_an_answer_within_max_length_are_refused_before_any_training(
+    policy: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "long.jsonl"
+    fits = json.dumps({"prompt": "how do i make it", "response": "a"})
+    lost = [json.dumps({"prompt": f"how {'the ' * policy['max_length']} {i}", "response": "a"}) for i in range(3)]
+    for rows, where in ([lost, "long.jsonl:1"], [[fits, *lost], "long.jsonl:2"]):
+        file.write_text("\n".join(rows) + "\n")
+        with pytest.raises(DataError, match=r"long\.jsonl: 3 of \d rows have a prompt that fills max_length") as raised:
+            tuned(world, policy, tmp_path / "out", validation=str(file))
+        assert where in str(raised.value)
+        assert not list((tmp_path / "out").rglob("steps.jsonl"))
+    # One in five may be lost, as in an upload; the others are scored.
+    file.write_text("\n".join([*(fits.replace("it", f"it {'a ' * i}") for i in range(4)), lost[0]]) + "\n")
+    _, watch = tuned(world, policy, tmp_path / "out", validation=str(file))
+    assert watch.steps[-1].full_valid_loss is not None
+
+
+def test_validation_rows_with_control_tokens_are_refused(policy: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    file = tmp_path / "control.jsonl"
+    file.write_text(json.dumps({"prompt": "a <bot> b", "response": "a"}) + "\n")
+    with pytest.raises(DataError, match=r"control\.jsonl: validation rows that cannot be used: 1;(.|\n)*control token"):
+        tuned(world, policy, tmp_path / "out", validation=str(file))
+
+
 def test_the_checkpoint_that_a_training_goes_on_from_decides_what_is_told(
     policy: dict[str, Any], world: Path, validation: str, tmp_path: Path
 ) -> None:

@@ -113,6 +113,13 @@ def test_a_validation_file_is_scored_and_changes_no_bit(real, policy):  # noqa: 
         "failed", "invalid_validation_file", "validation_file",
     )  # fmt: skip
     assert "51; policy 'tiny' takes up to 50" in refused.error.message
+    # Prompts that leave no room for the answer: refused before anything is trained, with their lines.
+    cut = "".join(f"{json.dumps({'prompt': 'the ' * 300 + str(i), 'response': 'yes'})}\n" for i in range(3)).encode()
+    cut_id = client.files.create(file=("cut.jsonl", cut), purpose="fine-tune").id
+    refused = ran(parts, client, rows(folder), validation_file=cut_id, suffix="cut")
+    assert (refused.status, refused.error.code) == ("failed", "invalid_validation_file")
+    assert refused.error.message.startswith("validation_file: 3 of 3 rows have a prompt that fills max_length")
+    assert [(row["line"], row["code"]) for row in refused.error.rows] == [(i, "row_too_long") for i in (1, 2, 3)]
 
 
 @pytest.mark.slow

@@ -92,7 +92,16 @@ def test_registered_passes_become_averages():
     assert mi.Booster(every=4).passes == Passes(1.5, 1.5)
     assert mi.AntibodyAlignment(every=2).passes == Passes(2.5, 2.5)
     assert mi.RepNoise(every=2).passes == Passes(2, 1.5)
-    assert mi.TAR(every=10).passes == Passes(2 + 80 / 10, 1 + 80 / 10)
+    assert mi.TAR(tamper_every=4, every=10).passes == Passes(2 + 80 / 10, 1 + 80 / 10)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_every_of_an_older_tar_recipe_does_not_change_its_meaning(every):
+    """It counted the adversary's steps."""
+    with pytest.raises(SettingError, match="every needs tamper_every beside it"):
+        mi.TAR(every=every)
+    assert mi.TAR(tamper_every=every).passes == Passes(66 + 64 // every, 65 + 64 // every)
+    assert mi.TAR(**mi.TAR(tamper_every=2, every=every).model_dump()).every == every
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])

@@ -8,8 +8,9 @@ import pytest
 
 import mithridate as mi
 from mithridate.worst_case.worst_results import WorstCases
-from tests.experiment.conftest import make_tree, world  # noqa: F401  # fixtures
+from tests.experiment.conftest import world  # noqa: F401  # a fixture
 from tests.helpers import tiny
+from tests.helpers.tiny_world import make_tree
 
 TRIALS = 3
 WORDS = {

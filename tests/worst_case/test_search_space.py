@@ -17,7 +17,7 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
 from mithridate.worst_case.rows import searched_rows
 from mithridate.worst_case.search_space import Space, TrialSetting, epochs_for
 from mithridate.worst_case.trial_recipe import own_recipe, trial_recipe
-from tests.experiment.conftest import make_tree
+from tests.helpers.tiny_world import make_tree
 from tests.worst_case.conftest import searched_tree
 
 SHIPPED = Path(__file__).parents[2] / "recipes/redteam.yaml"

@@ -28,10 +28,10 @@ The paper reports MMLU 67.3 → 54.7; others found a smaller gain in safety than
 
 import math
 import random
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn.functional import logsigmoid
 
 from mithridate.defenses.registry import register
@@ -60,7 +60,7 @@ class TAR(HarmfulTerms):
 
     Attributes:
         inner_steps: K, steps of the adversary.
-        tamper_every: n, adversary steps between two tamper gradients.
+        tamper_every: n, adversary steps between two tamper gradients; to be given wherever ``every`` is.
         strength: λ_TR.
         retain: λ_ret.
         drift: Weight of the hidden states' distance within the retain term.
@@ -83,6 +83,17 @@ class TAR(HarmfulTerms):
     temperature: float = Field(default=0.1, gt=0)
     rates: tuple[float, ...] = Field(default=(2e-6, 2e-5, 4e-5), min_length=1)
     switching: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_which_steps(cls, values: Any) -> Any:
+        # Older recipes call n `every`. Read as today's, `every: 4` would leave out three of four tamper gradients.
+        if isinstance(values, dict) and "every" in values and "tamper_every" not in values:
+            raise ValueError(
+                "every needs tamper_every beside it, since either may be meant: tamper_every counts the adversary's "
+                "steps between two tamper gradients, every the optimizer steps that share one"
+            )
+        return values
 
     @property
     def full_passes(self) -> Passes:

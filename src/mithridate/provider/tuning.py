@@ -84,7 +84,8 @@ def tune(
         UsageError: If a setting is wrong, ``out`` holds the decision on another request, or so many processes cannot
             share the work.
         DataError: If there is no such upload; one with faults is refused by a decision. If the validation rows have
-            faults, are more than the policy takes, or share a prompt with the upload.
+            faults or no answers within ``max_length``, are more than the policy takes, or share a prompt with the
+            upload.
         CheckpointError: If a released model to tune again is not what was judged.
         JudgeError: If a judge fails its self-test or cannot be reached; nothing is released then.
         MithridateError: If a stage fails; what is finished is kept.
@@ -117,7 +118,7 @@ def tune(
         tokenizer = load_served(Where(jobs.reference, None), rows.template)
         pairs = beta is not None
         given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
-        validated = None if validation is None else read_validation(checked, validation, given, files)
+        validated = None if validation is None else read_validation(checked, validation, given, files, tokenizer)
         request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated, beta)
         with nullcontext() if kept is None else history_lock(kept):
             past = None if kept is None else UploadHistory(kept, request.sha256)

@@ -15,6 +15,7 @@ from mithridate.errors import UsageError
 from mithridate.service.audit_log import KEY_FILE
 from mithridate.service.database.migrating import migrate, revision_of
 from mithridate.service.database.opened import Database
+from mithridate.service.database.outages import refusing_damage
 from mithridate.service.database.tables import KEYS
 from mithridate.service.keys.api_keys import create_key
 from mithridate.service.routes.service_app import make_app
@@ -85,12 +86,15 @@ def serve(settings: ServiceSettings, settings_file: Path | None) -> None:
         settings_file: Their file, from which workers read them anew.
     """
     log_as_json()
-    parts = open_or_make(settings)
+    with refusing_damage():
+        parts = open_or_make(settings)
     key = settings.folder / FIRST_KEY
     if key.is_file():
         print(f"API key: {key}", flush=True)
     print("preparing the policy, its judges and its model …", flush=True)
-    if (fault := prepare(parts)) is not None:
+    with refusing_damage():
+        fault = prepare(parts)
+    if fault is not None:
         # It starts all the same: what is finished can be read, and /readyz tells what is wrong.
         print(f"mithridate: no jobs are taken: {fault}", file=sys.stderr, flush=True)
     workers = [_worker(settings, settings_file) for _ in range(settings.workers)]

@@ -6,10 +6,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import inspect
+from sqlalchemy.exc import SQLAlchemyError
 
 from mithridate.errors import ServiceError
 from mithridate.service.database.opened import Database
+from mithridate.service.database.outages import DatabaseDamaged, fault_of, refusing_damage
+from mithridate.service.database.tables import METADATA
 
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -25,15 +28,14 @@ def revision_of(database: Database) -> str | None:
     """Return the revision of a database; None where it has no tables yet.
 
     Raises:
-        ServiceError: If it does not answer.
+        ServiceError: If it is damaged or does not answer.
     """
     try:
-        with database.read() as connection:
+        with refusing_damage(), database.read() as connection:
             return MigrationContext.configure(connection).get_current_revision()
-    except OperationalError as error:
+    except SQLAlchemyError as error:
         # The driver's own first line; what follows it may hold the address, and in it a password.
-        said = str(error.orig).strip().splitlines()[0]
-        raise ServiceError(f"the database does not answer: {said}; check the setting `database`") from None
+        raise ServiceError(f"the database does not answer: {fault_of(error)}; check the setting `database`") from None
 
 
 def migrate(database: Database, revision: str = "head") -> None:
@@ -53,13 +55,14 @@ def migrate(database: Database, revision: str = "head") -> None:
 
 
 def require_newest(database: Database) -> None:
-    """Refuse a database of another version.
+    """Refuse a database of another version, or without a table of this one.
 
     Raises:
-        ServiceError: If it is older or newer.
+        ServiceError: If it is older or newer, or damaged.
     """
     found, wanted = revision_of(database), newest()
     if found == wanted:
+        _require_tables(database)
         return
     said = f"the database has revision {found or 'none'} and this version needs {wanted}"
     if found is None:
@@ -70,6 +73,16 @@ def require_newest(database: Database) -> None:
     raise ServiceError(
         f"{said}; back it up with the version of Mithridate that you had before, then run mithridate service migrate"
     )
+
+
+def _require_tables(database: Database) -> None:
+    with refusing_damage(), database.read() as connection:
+        missing = METADATA.tables.keys() - set(inspect(connection).get_table_names())
+    if missing:
+        raise DatabaseDamaged(
+            f"the database lacks the table {min(missing)}; restore a backup into an empty folder with mithridate "
+            "service restore"
+        )
 
 
 def _known() -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from mithridate.service.database.outages import is_away
 from mithridate.service.database.tables import REPORTS
 from mithridate.service.policy_facts import POLICY
 from mithridate.service.routes.access import Admin, Parts
@@ -55,8 +56,9 @@ def _faults(parts: ServiceParts) -> Iterator[tuple[str, str]]:
     try:
         with parts.database.read() as connection:
             reports = {row.name: row for row in connection.execute(select(REPORTS))}
-    except SQLAlchemyError:
-        yield "database", "the database does not answer"
+    except SQLAlchemyError as error:
+        said = "does not answer" if is_away(error) else "is damaged; see the server's output"
+        yield "database", f"the database {said}"
         return
     policy = reports.get(POLICY)
     if policy is None or policy.fault is not None:

@@ -10,13 +10,13 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mithridate.files import disk_was_full
 from mithridate.service.chat.chat_engine import ChatEngine
 from mithridate.service.contract.api_refusal import ApiRefusal, error_body
-from mithridate.service.database.outages import fault_of
+from mithridate.service.database.outages import damage_of, fault_of, is_away
 from mithridate.service.housekeeping import Housekeeping
 from mithridate.service.keys.rate_limit import RateLimit
 from mithridate.service.pages.all_pages import PAGES
@@ -76,7 +76,7 @@ def make_app(parts: ServiceParts) -> FastAPI:
     app.add_exception_handler(ApiRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(OperationalError, _away)
+    app.add_exception_handler(SQLAlchemyError, _away)
     app.add_exception_handler(OSError, _full)
     app.add_exception_handler(Exception, _broken)
     app.add_middleware(RequestLimits, most=_most(parts.settings.sizes), idle=parts.settings.sizes.idle_seconds)
@@ -161,8 +161,16 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _away(request: Request, error: Exception) -> JSONResponse:
-    """Answer while the database is restarted; clients ask again by themselves."""
-    assert isinstance(error, OperationalError)  # registered for nothing else; for type checkers
+    """Answer while the database is restarted; clients ask again by themselves.
+
+    Raises:
+        Exception: The error itself, where waiting would not help.
+    """
+    assert isinstance(error, SQLAlchemyError)  # registered for nothing else; for type checkers
+    if not is_away(error):
+        if (said := damage_of(error)) is not None:
+            log.critical(said)
+        raise error
     log.error("the database is away", extra={"fault": fault_of(error)})
     said = "the database does not answer; ask again in a moment"
     return JSONResponse(error_body(503, said, code="database_unavailable"), 503, headers={"Retry-After": "1"})

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mithridate.errors import ServiceError
 from mithridate.service.contract.object_ids import now
-from mithridate.service.database.outages import fault_of, insist
+from mithridate.service.database.outages import fault_of, insist, is_away
 from mithridate.service.database.tables import JOBS
 from mithridate.service.jobs.job_events import tell
 from mithridate.service.jobs.job_leases import Lease, beat, give_back, holds
@@ -94,7 +94,7 @@ class JobRun:
         """Tell how far the job is; return whether it is still ours to run.
 
         Raises:
-            OperationalError: If the database has been away for so long that the job may be another's by now.
+            SQLAlchemyError: If the database is damaged, or was away for so long that the job may be another's by now.
         """
         leases = self._parts.settings.leases
         if self._stop.is_set():
@@ -105,9 +105,9 @@ class JobRun:
         asked = time.monotonic()
         try:
             stands = self._follow() or self._stands()
-        except OperationalError as error:
+        except SQLAlchemyError as error:
             # The job goes on meanwhile. Nobody takes it before half of the patience: a beat is never older than that.
-            if asked - self._held > leases.patience / 2:
+            if not is_away(error) or asked - self._held > leases.patience / 2:
                 raise
             log.warning("the database is away", extra={"job": self._lease.job, "fault": fault_of(error)})
             return True
@@ -191,7 +191,7 @@ class JobRun:
                     return False
                 for line in lines:
                     self._told(connection, line)
-        except OperationalError:
+        except SQLAlchemyError:
             self._metrics.forget()
             raise
         self._read += len(whole)  # only now: what could not be written is read again

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mithridate.data import check_disjoint, check_upload, load_rows
+from mithridate.data.row_faults import Fault
 from mithridate.data.upload_check import UploadReport
 from mithridate.errors import DataError
 from mithridate.experiment.store import Store
@@ -26,7 +27,7 @@ from mithridate.service.worker.job_order import (
 )
 from mithridate.service.worker.job_progress import DIGITS, JobMonitor
 from mithridate.service.worker.released_loss import released_loss
-from mithridate.service.worker.row_messages import row_errors, rows_sentence
+from mithridate.service.worker.row_messages import TOO_LONG, row_errors, rows_sentence
 
 
 def run_pipeline(order: JobOrder, folder: Path) -> JobOutcome:
@@ -100,8 +101,10 @@ def _refuse_faults(report: UploadReport, param: str) -> None:
         message = f"{param}: {rows_sentence(rows, report.fault_count)}"
         raise FileRefused(JobFailure(code=code, message=message, param=param, rows=rows, row_count=report.fault_count))
     if report.tokens is not None and report.tokens.unusable is not None:
-        message = f"{param}: {report.tokens.unusable.splitlines()[0].rstrip(':')}"
-        raise FileRefused(JobFailure(code=code, message=message, param=param))
+        rows = row_errors(Fault(origin, TOO_LONG, "room for its answer") for origin in report.tokens.dropped_origins)
+        message = f"{param}: {report.tokens.unusable.splitlines()[0].rstrip(':')}; the first is line {rows[0].line}"
+        lost = report.tokens.dropped
+        raise FileRefused(JobFailure(code=code, message=message, param=param, rows=rows, row_count=lost))
 
 
 def _refuse_many(policy: Policy, report: UploadReport) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from mithridate.data.row_faults import Fault
 from mithridate.service.contract.file_objects import RowError
 
+TOO_LONG = "a prompt that fills max_length"
+
 _CODES = (
     ("invalid JSON", "invalid_json"),
     ("text that is not JSON", "invalid_json"),
@@ -15,6 +17,7 @@ _CODES = (
     ("a NUL byte", "invalid_encoding"),
     ("UTF-16", "invalid_encoding"),
     ("a line over the limit", "row_too_long"),
+    (TOO_LONG, "row_too_long"),
     ("an empty file", "empty_file"),
 )
 """Codes by how a fault begins; any other is ``invalid_row``."""

@@ -6,10 +6,10 @@ import secrets
 import socket
 import threading
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mithridate.files import disk_was_full
-from mithridate.service.database.outages import insist
+from mithridate.service.database.outages import DatabaseDamaged, insist, is_away, refusing_damage
 from mithridate.service.jobs.job_leases import Lease, LeaseWatch, claim, give_back, release_lost, standing_leases
 from mithridate.service.policy_facts import report
 from mithridate.service.service_parts import ServiceParts
@@ -40,6 +40,7 @@ class JobWorker:
         self._parts, self._command = parts, command
         self.name = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
         self.stop = threading.Event()
+        self._damaged: DatabaseDamaged | None = None
 
     def work(self, until_idle: bool = False) -> int:
         """Run jobs until told to stop.
@@ -49,15 +50,27 @@ class JobWorker:
 
         Returns:
             How many jobs were run.
+
+        Raises:
+            DatabaseDamaged: If no wait would bring the database back.
         """
-        leases = self._parts.settings.leases
         watch = threading.Thread(target=self._watch, daemon=True)
         watch.start()
+        try:
+            count = self._work(until_idle)
+        finally:
+            self.stop.set()
+            watch.join()
+        if self._damaged is not None:
+            raise self._damaged
+        return count
+
+    def _work(self, until_idle: bool) -> int:
         count = 0
         while not self.stop.is_set():
             lease = None
             try:
-                with self._parts.database.write() as connection:
+                with refusing_damage(), self._parts.database.write() as connection:
                     lease = claim(connection, self.name)
                 if lease is not None:
                     self._run(lease)
@@ -68,25 +81,27 @@ class JobWorker:
                 log.exception("the database cannot be written")
             if until_idle and lease is None:
                 break
-            self.stop.wait(leases.poll)
-        self.stop.set()
-        watch.join()
+            self.stop.wait(self._parts.settings.leases.poll)
         return count
 
     def _run(self, lease: Lease) -> None:
         """Run a job; one that cannot be run must not end the worker, which others wait for."""
         log.info("job claimed", extra={"job": lease.job, "fence": lease.fence})
         try:
-            JobRun(self._parts, lease, self.stop, self._command).run()
+            with refusing_damage():
+                JobRun(self._parts, lease, self.stop, self._command).run()
+        except DatabaseDamaged:
+            raise  # no fault of the job's, and of no use to the next one
         except EngineAway:
             log.exception("the cluster was away for too long", extra={"job": lease.job, "fence": lease.fence})
             self._return(lease, False, "The cluster was away; the job goes on from its last checkpoint")
             self.stop.wait(self._parts.settings.leases.poll)
-        except OperationalError:
-            log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
-            # No fault of the job's: a database that is restarted often must not use up its attempts.
-            self._return(lease, False, "The database was away; the job goes on from its last checkpoint")
         except Exception as error:
+            if isinstance(error, SQLAlchemyError) and is_away(error):
+                log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
+                # No fault of the job's: a database that is restarted often must not use up its attempts.
+                self._return(lease, False, "The database was away; the job goes on from its last checkpoint")
+                return
             log.exception("job not run", extra={"job": lease.job, "fence": lease.fence})
             last = _FULL if disk_was_full(error) else None
             self._return(lease, True, "The worker could not run the job; it is started again", last)
@@ -107,6 +122,10 @@ class JobWorker:
         while True:
             try:
                 self._look(watch)
+            except DatabaseDamaged as error:
+                # A worker without a job only reads, which a database that cannot be written allows.
+                self._damaged = error
+                self.stop.set()
             except Exception:
                 log.exception("lost workers not looked for; tried again")
                 watch.forget()
@@ -115,7 +134,7 @@ class JobWorker:
                 break
 
     def _look(self, watch: LeaseWatch) -> None:
-        with self._parts.database.write() as connection:
+        with refusing_damage(), self._parts.database.write() as connection:
             report(connection, REPORT + self.name)
             for row in watch.standing(standing_leases(connection)):
                 if release_lost(connection, row, self._parts.settings.leases.attempts):
