@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
             )
         yield
         return
+    ending = signal.getsignal(signal.SIGTERM)  # Ray puts one of its own there, and leaves it
     named = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         _answers(named)
@@ -87,6 +90,8 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ending)
 
 
 def _answers(address: str) -> None:
@@ -106,7 +111,7 @@ def _answers(address: str) -> None:
             f"the Ray address {address} must be HOST:PORT, that of the cluster's head; its port is often 6379"
         )
     if host in ("localhost", "127.0.0.1"):
-        host = ray.util.get_node_ip_address()  # as Ray takes it
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # as Ray takes it
     socket.create_connection((host, int(port)), timeout=10).close()
 
 
@@ -212,6 +217,8 @@ def _check_nodes(nodes: list[dict[str, Any]], place: RunPlace) -> None:
     for node, answer in zip(nodes, asked, strict=True):
         fault = _answer(answer)
         written = Path(place.store, replies[node["NodeID"]])
+        if fault is not None and node["NodeID"] not in {one["NodeID"] for one in alive_nodes()}:
+            continue  # it has left the cluster meanwhile, and takes no stage
         if fault is None and not written.is_file():
             fault = f"what it writes into {place.store} is not seen here; give --out a folder that all nodes share"
         if fault is not None:
