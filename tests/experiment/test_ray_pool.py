@@ -26,7 +26,7 @@ from mithridate.experiment.recipe_file import make_recipe
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import StageTask
 from mithridate.files import file_hash
-from tests.experiment.ray_nodes import LocalCluster, broken_package, none_left, stage_processes
+from tests.helpers.ray_nodes import LocalCluster, broken_package, none_left, stage_processes
 
 NOBODY = "127.0.0.2:1"
 WEIGHTS = "variants/undefended/seed-0/model.safetensors"

@@ -46,6 +46,8 @@ class FakeRay:
             return self.send(request, fault, {"error": "told to"})
         if method == "POST" and not name:
             status, told = self.submit(json.loads(body), request.headers.get("Authorization"))
+        elif name.endswith("/logs"):
+            status, told = 200, {"logs": f"of {name}"}
         elif method == "POST":
             status, told = self.stop(name.removesuffix("/stop"))
         else:
@@ -70,8 +72,10 @@ class FakeRay:
             if name in self.jobs:
                 return 500, {"error": f"job with submission_id {name} already exists"}
             environment = {"PATH": os.environ["PATH"], **asked["runtime_env"]["env_vars"]}
-            line = shlex.split(asked["entrypoint"])
-            self.jobs[name] = subprocess.Popen([sys.executable, *line[1:]], env=environment, start_new_session=True)
+            place, _, line = asked["entrypoint"].partition(" && exec ")
+            (folder,) = shlex.split(place.removeprefix("cd "))
+            command = [sys.executable, *shlex.split(line)[1:]]
+            self.jobs[name] = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
             self.submitted.append((name, asked))
             live = [one for one in self.jobs.values() if one.poll() is None]
             self.live_at_once = max(self.live_at_once, len(live))

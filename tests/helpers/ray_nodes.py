@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +18,10 @@ class LocalCluster:
 
     Attributes:
         address: What runs connect to.
+        url: Address of its dashboard, where it has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard: bool = False) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         from ray.cluster_utils import Cluster
 
@@ -27,9 +29,12 @@ class LocalCluster:
         self._folder = tempfile.mkdtemp(prefix="ray-")
         # 127.0.0.1 would not do: Ray takes it for the machine's own address, on which this head does not listen.
         self._common = {"node_ip_address": "127.0.0.2", "object_store_memory": 80 << 20}
-        head = {**self._common, "num_cpus": 0, "include_dashboard": False, "temp_dir": self._folder}
+        head: dict[str, Any] = {**self._common, "num_cpus": 0, "include_dashboard": dashboard, "temp_dir": self._folder}
+        if dashboard:
+            head |= {"dashboard_host": "127.0.0.2", "dashboard_port": _free_port()}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
+        self.url = f"http://127.0.0.2:{head.get('dashboard_port')}"
         self._nodes: list[Any] = []
 
     def add(self, cpus: int = 1, environment: dict[str, str] | None = None) -> Any:
@@ -50,6 +55,13 @@ class LocalCluster:
         self.clear()
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.2", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def stage_processes() -> list[psutil.Process]:
