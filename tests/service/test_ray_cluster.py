@@ -12,6 +12,7 @@ import yaml
 
 from mithridate.service.worker.confinement import available
 from mithridate.service.worker.job_process import LOG, record_of
+from mithridate.service.worker.policy_preparation import prepare
 from mithridate.service.worker.ray_process import RayJobs
 from mithridate.service.worker.worker_loop import JobWorker
 from tests.experiment.conftest import world  # noqa: F401  # a fixture
@@ -27,7 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'ray[default]')")
-    made = LocalCluster(dashboard=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_JOB_START_TIMEOUT_SECONDS", "20")  # in place of 15 minutes
+        made = LocalCluster(dashboard=True)
     made.add()
     yield made
     made.close()
@@ -81,6 +84,7 @@ def test_an_upload_becomes_a_model_on_the_cluster(engine, world, policy, tmp_pat
     released = []
     for name, where in (("cluster", engine), ("local", {"kind": "local"})):
         parts = make_parts(folder / name, engine=where, **common)
+        assert prepare(parts) is None  # the judges' self-test, and what the policy reads
         server = Server(parts)
         client = server.client(new_key(parts))
         file = client.files.create(file=("rows.jsonl", (world / "user.jsonl").read_bytes()), purpose="fine-tune")
@@ -131,6 +135,18 @@ def test_a_job_waits_for_room_and_one_that_is_cancelled_meanwhile_never_runs(par
     assert state(parts, waiting).state == "cancelled"
     last = create(client, "steps5")
     until(lambda: state(parts, last).state == "succeeded", 120)
+
+
+def test_a_job_that_finds_no_room_for_long_costs_no_attempt(parts, client, working):
+    first = create(client, "steps5000")
+    until(lambda: state(parts, first).steps_done > 0, 120)
+    waiting = create(client, "steps5")
+    jobs = RayJobs(parts.settings.engine)
+    until(lambda: (jobs.found(f"{waiting}-1") or {}).get("status") == "FAILED", 120)
+    assert jobs.found(f"{waiting}-1")["error_type"] == "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"
+    client.fine_tuning.jobs.cancel(first)
+    until(lambda: state(parts, waiting).state == "succeeded", 120)
+    assert state(parts, waiting).attempts == 1
 
 
 def _alive(pid):

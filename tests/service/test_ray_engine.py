@@ -56,6 +56,7 @@ def test_a_job_runs_on_the_cluster_and_gives_the_same_weights(parts, client, ray
     assert (parts.settings.jobs_folder / job / LOG).read_text() == f"of {name}/logs"
     assert not {"PATH", "HOME", "CUDA_VISIBLE_DEVICES"} & set(asked["runtime_env"]["env_vars"])
     assert asked["runtime_env"]["env_vars"]["HF_HUB_OFFLINE"] == "1"
+    assert ray.temporary == [True]
     assert not record_of(parts.settings.jobs_folder / job).exists()
     again = create(client, "steps5")
     run(parts)
@@ -106,6 +107,14 @@ def test_a_cluster_that_is_lost_costs_one_attempt(parts, client, ray, worker):
     ray.forget()
     until(lambda: state(parts, job).state == "succeeded", 30)
     assert (state(parts, job).attempts, ray.live_at_once) == (2, 1)
+
+
+def test_a_cluster_without_room_costs_no_attempt(parts, client, ray):
+    ray.full = 4  # more than a job has attempts
+    job = create(client, "steps5")
+    run(parts)
+    assert (state(parts, job).state, state(parts, job).attempts) == ("succeeded", 1)
+    assert len(ray.jobs) == 5
 
 
 @pytest.mark.parametrize("seconds", [0.5, 4])

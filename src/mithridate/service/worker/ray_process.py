@@ -32,7 +32,7 @@ _TOKEN = "RAY_AUTH_TOKEN"  # the name of the variable, as Ray's own clients read
 
 
 class EngineAway(ServiceError):
-    """The cluster has not answered for its whole patience."""
+    """The cluster has not answered for its whole patience, or has had no room for a job."""
 
 
 class RayProcess:

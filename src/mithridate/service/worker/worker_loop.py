@@ -79,8 +79,10 @@ class JobWorker:
         try:
             JobRun(self._parts, lease, self.stop, self._command).run()
         except EngineAway:
-            log.exception("the cluster was away for too long", extra={"job": lease.job, "fence": lease.fence})
-            self._return(lease, False, "The cluster was away; the job goes on from its last checkpoint")
+            log.exception(
+                "the cluster was away for too long, or had no room", extra={"job": lease.job, "fence": lease.fence}
+            )
+            self._return(lease, False, "The cluster was away or full; the job goes on from its last checkpoint")
             self.stop.wait(self._parts.settings.leases.poll)
         except OperationalError:
             log.exception("the database was away for too long", extra={"job": lease.job, "fence": lease.fence})
