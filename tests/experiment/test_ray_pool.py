@@ -1,6 +1,7 @@
 """Stages on a Ray cluster: the bits of one machine, nothing lost with a node, nothing done on another kind of node."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from mithridate.experiment.recipe_file import make_recipe
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import StageTask
 from mithridate.files import file_hash
+from mithridate.training.state import MANIFEST
 from tests.helpers.ray_nodes import LocalCluster, broken_package, none_left, stage_processes
 
 NOBODY = "127.0.0.2:1"
@@ -98,8 +100,9 @@ def test_a_node_that_dies_loses_nothing_and_the_bits_are_those_of_one_machine(
         cluster.add()
         cluster.kill(first)
 
-    told = Told("alignment", 3, fail_over)
+    told, ending = Told("alignment", 3, fail_over), signal.getsignal(signal.SIGTERM)
     results = mi.run(tree, tmp_path / "ray", engine="ray", ray_address=cluster.address, monitor=told)
+    assert signal.getsignal(signal.SIGTERM) == ending
     assert told.said.count(("lost", "alignment")) == 1
     assert told.said.count(("started", "alignment")) == 2
     assert told.said.count(("finished", "finetuning")) == 2
@@ -116,40 +119,37 @@ def test_a_node_that_dies_loses_nothing_and_the_bits_are_those_of_one_machine(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ctrl_c_ends_the_stages_and_the_next_run_resumes(
-    tree: dict[str, Any], tmp_path: Path, cluster: LocalCluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_stage_outlives_the_run_and_the_next_one_resumes(
+    tree: dict[str, Any], tmp_path: Path, cluster: LocalCluster, number: signal.Signals
 ) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     cluster.add()
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        mi.run(
-            longer(tree), tmp_path, engine="ray", ray_address=cluster.address, monitor=Told("alignment", 3, interrupt)
-        )
-    assert not stage_processes()
-    assert signal.getsignal(signal.SIGTERM) == before
-    mi.run(tree, tmp_path)
-    assert len(resumed(tmp_path)) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_no_stage_outlives_a_killed_run(tree: dict[str, Any], tmp_path: Path, cluster: LocalCluster) -> None:
-    cluster.add()
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(longer(tree, 2000)))
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(longer(tree, 100)))
     main = "from mithridate.cli.main import main; main()"
-    command = [sys.executable, "-c", main, "run", str(recipe), "--out", str(tmp_path / "out")]
-    run = subprocess.Popen([*command, "--engine", "ray", "--ray-address", cluster.address])
-    while not list((tmp_path / "out").glob("store/alignment-*.part/checkpoint-*")):
-        assert run.poll() is None
+    command = [sys.executable, "-c", main, "run", str(recipe), "--out", str(out)]
+    run = subprocess.Popen(
+        [*command, "--engine", "ray", "--ray-address", cluster.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
+    )
+    while not list(out.glob(f"store/alignment-*.part/checkpoint-*/{MANIFEST}")):
+        assert run.poll() is None, run.communicate()
         time.sleep(0.1)
     assert stage_processes()
-    run.kill()
-    run.wait()
+    os.killpg(run.pid, number)
+    _, errors = run.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert not stage_processes()
+        assert run.returncode == 130
+        assert errors == "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
     assert none_left()
+    assert bool(list(out.glob("store/.run-*"))) == (number == signal.SIGKILL)
+    mi.run(recipe, out)
+    assert len(resumed(out)) == 1
 
 
 @pytest.mark.slow

@@ -159,6 +159,8 @@ def checked_place(store: Store, threads: int, needs: StageNeeds) -> Iterator[Run
     """
     token = secrets.token_hex(8)
     mark = store.folder / f".run-{token}"
+    for stale in store.folder.glob(".run-*"):  # of a run that was killed: the store is locked, and this run's alone
+        stale.unlink(missing_ok=True)
     mark.write_text(token, encoding="utf-8")
     place = RunPlace(
         str(store.folder),
