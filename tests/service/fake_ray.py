@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -16,7 +17,9 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 class FakeRay:
     def __init__(self):
         self.jobs, self.live_at_once, self.submitted = {}, 0, []
+        self.temporary = []  # whether each job finds its folder for temporary files
         self.faults = []  # taken one by one: "lost answer", "timeout", or a status
+        self.full = 0  # submissions that find no room
         self.away, self.lock, self.token = False, threading.Lock(), None
         ray = self
 
@@ -46,6 +49,8 @@ class FakeRay:
             return self.send(request, fault, {"error": "told to"})
         if method == "POST" and not name:
             status, told = self.submit(json.loads(body), request.headers.get("Authorization"))
+        elif name.endswith("/logs"):
+            status, told = 200, {"logs": f"of {name}"}
         elif method == "POST":
             status, told = self.stop(name.removesuffix("/stop"))
         else:
@@ -69,16 +74,25 @@ class FakeRay:
                 return 401, {"error": "who are you"}
             if name in self.jobs:
                 return 500, {"error": f"job with submission_id {name} already exists"}
+            if self.full:
+                self.full -= 1
+                self.jobs[name] = None
+                return 200, {"submission_id": name}
             environment = {"PATH": os.environ["PATH"], **asked["runtime_env"]["env_vars"]}
-            line = shlex.split(asked["entrypoint"])
-            self.jobs[name] = subprocess.Popen([sys.executable, *line[1:]], env=environment, start_new_session=True)
+            place, _, line = asked["entrypoint"].partition(" && exec ")
+            (folder,) = shlex.split(place.removeprefix("cd "))
+            command = [sys.executable, *shlex.split(line)[1:]]
+            self.jobs[name] = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
             self.submitted.append((name, asked))
-            live = [one for one in self.jobs.values() if one.poll() is None]
+            self.temporary.append(Path(environment.get("TMPDIR", folder)).is_dir())
+            live = [one for one in self.jobs.values() if one is not None and one.poll() is None]
             self.live_at_once = max(self.live_at_once, len(live))
         return 200, {"job_id": name, "submission_id": name}
 
     def found(self, name):
         process = self.jobs.get(name)
+        if name in self.jobs and process is None:
+            return 200, {"submission_id": name, "status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"}
         if process is None:
             return 404, {"error": "no such job"}
         code = process.poll()
@@ -94,7 +108,7 @@ class FakeRay:
 
     def forget(self):
         """Start anew, as a cluster that was lost."""
-        for process in self.jobs.values():
+        for process in filter(None, self.jobs.values()):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

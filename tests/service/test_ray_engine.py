@@ -11,7 +11,7 @@ from mithridate.service.service_settings import EngineSettings, read_settings
 from mithridate.service.worker import run_job
 from mithridate.service.worker.engines import end_earlier
 from mithridate.service.worker.job_order import ORDER, JobOrder, write_told
-from mithridate.service.worker.job_process import record_of
+from mithridate.service.worker.job_process import LOG, record_of
 from mithridate.service.worker.ray_process import EngineAway, RayProcess
 from mithridate.service.worker.worker_loop import JobWorker
 from tests.service.conftest import Server, make_parts, new_key, until
@@ -52,8 +52,11 @@ def test_a_job_runs_on_the_cluster_and_gives_the_same_weights(parts, client, ray
     ((name, asked),) = ray.submitted
     assert name == f"{job}-1"
     assert "s3cret" not in json.dumps(asked)
+    assert (asked["entrypoint_num_cpus"], asked["entrypoint_num_gpus"]) == (1, 0)
+    assert (parts.settings.jobs_folder / job / LOG).read_text() == f"of {name}/logs"
     assert not {"PATH", "HOME", "CUDA_VISIBLE_DEVICES"} & set(asked["runtime_env"]["env_vars"])
     assert asked["runtime_env"]["env_vars"]["HF_HUB_OFFLINE"] == "1"
+    assert ray.temporary == [True]
     assert not record_of(parts.settings.jobs_folder / job).exists()
     again = create(client, "steps5")
     run(parts)
@@ -104,6 +107,14 @@ def test_a_cluster_that_is_lost_costs_one_attempt(parts, client, ray, worker):
     ray.forget()
     until(lambda: state(parts, job).state == "succeeded", 30)
     assert (state(parts, job).attempts, ray.live_at_once) == (2, 1)
+
+
+def test_a_cluster_without_room_costs_no_attempt(parts, client, ray):
+    ray.full = 4  # more than a job has attempts
+    job = create(client, "steps5")
+    run(parts)
+    assert (state(parts, job).state, state(parts, job).attempts) == ("succeeded", 1)
+    assert len(ray.jobs) == 5
 
 
 @pytest.mark.parametrize("seconds", [0.5, 4])

@@ -22,6 +22,7 @@ from mithridate.worst_case import trial_score, worst_reading
 from mithridate.worst_case.search import SearchMonitor, redteam_cost
 from mithridate.worst_case.studies import DATABASE
 from mithridate.worst_case.trial_score import TrialScore
+from tests.helpers.ray_nodes import LocalCluster
 from tests.worst_case.conftest import TRIALS, FinishedSearch
 
 CONTROL = [{"name": "undefended"}]
@@ -163,6 +164,20 @@ def test_trials_of_several_seeds_are_one_score(search: FinishedSearch, tmp_path:
 @pytest.mark.slow
 def test_two_processes_find_the_same(search: FinishedSearch, tmp_path: Path) -> None:
     assert drawn(mi.redteam(search.tree, tmp_path, trials=TRIALS, jobs=2)) == drawn(search.found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_finds_the_same(search: FinishedSearch, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'ray[default]')")
+    cluster = LocalCluster()
+    try:
+        cluster.add()
+        cluster.add()
+        found = mi.redteam(search.tree, tmp_path, trials=TRIALS, engine="ray", ray_address=cluster.address)
+    finally:
+        cluster.close()
+    assert drawn(found) == drawn(search.found)
 
 
 def faked(score: Any) -> Any:

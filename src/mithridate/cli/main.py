@@ -38,6 +38,9 @@ Dtype = Annotated[
 Launch = Annotated[
     int, typer.Option(min=1, help="Processes that share each training and each evaluation; one per GPU, or on CPUs.")
 ]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Stages at the same time: 1, or all that a Ray cluster takes.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="Run stages here, or on the nodes of a Ray cluster.")]
+RayAddress = Annotated[str | None, typer.Option(help="HOST:6379; else RAY_ADDRESS, or a cluster on this machine.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results.")]
 
 
@@ -69,16 +72,19 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    jobs: Jobs = None,
     launch: Launch = 1,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; progress goes to stderr.")] = False,
     plugin: Plugins = None,
 ) -> None:
     """Run a recipe: align, attack, tune, repair, measure and report, over its axes if it has any."""
     from mithridate.cli.run import command
+    from mithridate.experiment.stage_pool import Placement
 
     _load(plugin)
-    command(recipe, set_ or [], out, jobs, launch, json)
+    command(recipe, set_ or [], out, Placement(engine, jobs, launch, ray_address), json)
 
 
 @app.command()
@@ -108,7 +114,9 @@ def redteam(
     trials: Annotated[int, typer.Option(min=1, help="Trials of each row.")] = 40,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     out: Out = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Stages run at the same time.")] = 1,
+    jobs: Jobs = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")] = False,
     show_cost: Annotated[
         bool, typer.Option("--show-cost", help="Print what the search would cost, and train nothing.")
@@ -117,9 +125,10 @@ def redteam(
 ) -> None:
     """Search every defense's worst case over attacks and training settings, within a bounded loss of use."""
     from mithridate.cli.redteam import command
+    from mithridate.experiment.stage_pool import Placement
 
     _load(plugin)
-    command(recipe, set_ or [], out, trials, jobs, json, show_cost)
+    command(recipe, set_ or [], out, trials, Placement(engine, jobs, ray_address=ray_address), json, show_cost)
 
 
 @app.command()

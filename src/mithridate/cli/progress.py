@@ -77,6 +77,13 @@ class RunDisplay(Monitor):
         # On a terminal too: it is no progress, and the bars are gone at the end.
         self._console.print(f"{self._time()} {node.label} · cannot act: {reason}", markup=False, soft_wrap=True)
 
+    def lost(self, node: StageNode, reason: str) -> None:
+        """Take the bar of a stage away until it starts again, and print why."""
+        if node.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(node.key))
+        line = f"{self._time()} {node.label} · its worker was lost and it is begun again: {reason}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _end(self, node: StageNode) -> None:
         if node.key in self._tasks:
             self._progress.remove_task(self._tasks.pop(node.key))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.stage_pool import Placement
 from mithridate.report.text import percent
 from mithridate.worst_case.search import SearchMonitor, redteam, redteam_cost
 from mithridate.worst_case.search_cost import SearchCost
@@ -45,7 +46,13 @@ class SearchDisplay(RunDisplay, SearchMonitor):
 
 
 def command(
-    recipe: Path, overrides: list[str], out: Path | None, trials: int, jobs: int, as_json: bool, show_cost: bool
+    recipe: Path,
+    overrides: list[str],
+    out: Path | None,
+    trials: int,
+    placement: Placement,
+    as_json: bool,
+    show_cost: bool,
 ) -> None:
     """Search every row's worst case and print the table, or print what the search would cost.
 
@@ -54,7 +61,7 @@ def command(
         overrides: ``a.b=value`` settings.
         out: Folder of the results.
         trials: Trials of each row.
-        jobs: Stages to run at the same time.
+        placement: Where stages run, and how many at the same time.
         as_json: Print the result as JSON on standard output and nothing else; progress goes to standard error.
         show_cost: Print what is left to do, and train nothing.
     """
@@ -66,7 +73,17 @@ def command(
     # Without the path of the program, so that the command works elsewhere.
     typed = shlex.join(["mithridate", *sys.argv[1:]])
     with SearchDisplay(console) as display:
-        found = redteam(recipe, out, trials=trials, overrides=overrides, jobs=jobs, command=typed, monitor=display)
+        found = redteam(
+            recipe,
+            out,
+            trials=trials,
+            overrides=overrides,
+            jobs=placement.jobs,
+            engine=placement.engine,
+            ray_address=placement.ray_address,
+            command=typed,
+            monitor=display,
+        )
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))
         return

@@ -11,23 +11,21 @@ from rich.console import Console
 
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment.engine import run
+from mithridate.experiment.stage_pool import Placement
 from mithridate.report import Results, as_rich_table
 from mithridate.report.conclusion import conclusion
 from mithridate.report.failures import failure_sentences
 from mithridate.report.text import memory
 
 
-def command(
-    recipe: Path, overrides: list[str], out: Path | None, jobs: int, launch: int, as_json: bool = False
-) -> None:
+def command(recipe: Path, overrides: list[str], out: Path | None, placement: Placement, as_json: bool = False) -> None:
     """Run a recipe with progress, then print the table and the path of the report.
 
     Args:
         recipe: The recipe's file.
         overrides: ``a.b=value`` settings.
         out: Folder of the results.
-        jobs: Stages to run at the same time.
-        launch: Processes that share each training and each evaluation.
+        placement: Where stages run, and how many at the same time.
         as_json: Print a summary of the results as JSON on standard output and nothing else; progress goes to standard
             error.
 
@@ -39,7 +37,7 @@ def command(
     # Without the path of the program, so that the report's command works elsewhere.
     typed = shlex.join(["mithridate", *sys.argv[1:]])
     with RunDisplay(console) as display:
-        results = run(recipe, out, overrides=overrides, jobs=jobs, launch=launch, command=typed, monitor=display)
+        results = run(recipe, out, overrides=overrides, command=typed, monitor=display, **placement._asdict())
     folder = out if out is not None else Path("runs") / results.name
     if as_json:
         print(json.dumps(summary(results, folder), indent=1))

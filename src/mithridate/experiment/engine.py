@@ -19,6 +19,7 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
 from mithridate.experiment.release import release, withdraw
 from mithridate.experiment.samples import all_answers
 from mithridate.experiment.scheduler import Scheduler
+from mithridate.experiment.stage_pool import Placement, check_placement
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.files import write_json
@@ -33,8 +34,10 @@ def run(
     out: str | Path | None = None,
     *,
     overrides: list[str] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     launch: int = 1,
+    engine: str = "local",
+    ray_address: str | None = None,
     command: str | None = None,
     monitor: Monitor | None = None,
 ) -> Results:
@@ -48,9 +51,12 @@ def run(
         recipe: A file, a tree of settings, or a checked recipe.
         out: Folder of the results; ``runs/<name>`` by default.
         overrides: ``a.b=value`` settings, for a file.
-        jobs: Stages to run at the same time; with more than one, each in a process of its own.
+        jobs: Stages to run at the same time; with more than one, each in a process of its own. By default one, or as
+            many as a cluster takes.
         launch: Processes that share each training and each evaluation, on GPUs of their own where there are GPUs. The
             results are those of one process up to rounding.
+        engine: ``local`` runs stages on this machine, ``ray`` on the nodes of a Ray cluster, which share ``out``.
+        ray_address: Address of the cluster; by default what ``RAY_ADDRESS`` names, or the one on this machine.
         command: The command to show in the report.
         monitor: Receives the run's progress.
 
@@ -60,11 +66,13 @@ def run(
 
     Raises:
         RecipeError: If the recipe has a fault.
-        UsageError: If so many processes cannot share the work.
+        UsageError: If so many processes cannot share the work, or the cluster cannot do it.
         DefenseError: If no variant at all could be measured at the recipe's setting.
         MithridateError: If a stage fails; what is finished stays in the store.
     """
     start = time.monotonic()
+    placement = Placement(engine, jobs, launch, ray_address)
+    check_placement(placement)
     refuse_launcher("a recipe runs", "with --launch N")
     base = Path(recipe).parent if isinstance(recipe, (str, Path)) else Path()
     checked = checked_recipe(recipe, overrides or [])
@@ -76,8 +84,9 @@ def run(
         inputs = Inputs(checked, base, store.folder / "inputs")
         plan = Plan(checked, inputs)
         work = [node.job for node in plan.nodes.values()]
-        check_launch(launch, [job.training for job in work if isinstance(job, TrainingJob)])
-        scheduler = Scheduler(plan, store, jobs, checked.threads, monitor or Monitor(), launch)
+        trainings = [job.training for job in work if isinstance(job, TrainingJob)]
+        check_launch(launch, trainings, here=engine == "local")
+        scheduler = Scheduler(plan, store, placement, checked.threads, monitor or Monitor())
         scheduler.run()
         finished = FinishedRun(checked, plan, store, scheduler.failed)
         facts = _facts(recipe, checked, inputs, command)

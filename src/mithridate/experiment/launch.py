@@ -36,12 +36,13 @@ def micro_batches(training: TrainingSettings, processes: int) -> MicroBatches:
     return MicroBatches(rows, share // rows)
 
 
-def check_launch(processes: int, trainings: Iterable[TrainingSettings]) -> None:
+def check_launch(processes: int, trainings: Iterable[TrainingSettings], here: bool = True) -> None:
     """Refuse a number of processes that cannot share the work, before any of it is done.
 
     Args:
         processes: How many are asked for.
         trainings: The trainings that they would share.
+        here: Whether they run on this machine; the nodes of a cluster have GPUs of their own.
 
     Raises:
         UsageError: If there are too few GPUs, or a training's batch cannot be shared evenly.
@@ -49,7 +50,7 @@ def check_launch(processes: int, trainings: Iterable[TrainingSettings]) -> None:
     if processes < 1:
         raise UsageError(f"launch is {processes}; it must be a number of processes, 1 or more")
     # On one GPU two processes would wait for each other's memory, and NCCL refuses it.
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+    if here and torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise UsageError(
             f"{processes} processes were asked for and there are {torch.cuda.device_count()} GPUs; each needs its own"
         )

@@ -8,7 +8,7 @@ from mithridate.experiment.jobs import StageNode
 class Monitor:
     """Receives a run's progress and shows nothing; the command line's subclass draws it.
 
-    The engine calls it from the main process only, also where stages run in workers.
+    The engine calls it from the main process only, also where stages run in workers or on a cluster.
     """
 
     def planned(self, nodes: Sequence[StageNode], jobs: int) -> None:
@@ -27,6 +27,9 @@ class Monitor:
 
     def finished(self, node: StageNode) -> None:
         """Called when a stage is done, or was found in the store, then without `started`."""
+
+    def lost(self, node: StageNode, reason: str) -> None:
+        """Called when a cluster has lost the worker of a stage, which is begun again and then `started` once more."""
 
     def decided(self, training: StageNode) -> None:
         """Called by `mithridate.provider.tuning.tune` once the decision stands, unless the upload was refused.

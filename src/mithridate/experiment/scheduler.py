@@ -1,18 +1,17 @@
 """Runs stages in an order that respects their parents, in this process or in several."""
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from functools import partial
-from multiprocessing import get_context
-from typing import Any, Protocol
+from typing import Protocol
 
-from mithridate.errors import DefenseError, MithridateError
+from mithridate.errors import DefenseError
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.process_pool import process_pool
+from mithridate.experiment.stage_pool import Placement, StagePool
 from mithridate.experiment.store import Store
-from mithridate.experiment.workers import StageTask, enter, quiet_libraries, run_in_worker, run_stage
+from mithridate.experiment.workers import StageTask, quiet_libraries, run_stage
 
 
 class StageGraph(Protocol):
@@ -39,17 +38,14 @@ class Scheduler:
     Args:
         plan: The stages.
         store: Where their results go.
-        jobs: Stages that run at the same time.
+        placement: Where they run, and how many at the same time.
         threads: CPU threads of each.
         monitor: Receives the run's progress.
-        launch: Processes that share each training and each evaluation.
     """
 
-    def __init__(
-        self, plan: StageGraph, store: Store, jobs: int, threads: int, monitor: Monitor, launch: int = 1
-    ) -> None:
-        self._launch = launch
-        self._plan, self._store, self._jobs, self._threads, self._monitor = plan, store, jobs, threads, monitor
+    def __init__(self, plan: StageGraph, store: Store, placement: Placement, threads: int, monitor: Monitor) -> None:
+        self._plan, self._store, self._threads, self._monitor = plan, store, threads, monitor
+        self._placement = placement
         self.failed: dict[str, tuple[StageNode, str]] = {}
         self.made = 0
 
@@ -60,16 +56,30 @@ class Scheduler:
             MithridateError: The first error that is not a defense's; what is finished stays in the store.
         """
         nodes = list(self._plan.nodes.values())
-        self._monitor.planned(nodes, self._jobs)
-        # Nodes are listed parents first, and this keeps their order.
-        missing = [node for node in nodes if not self._known(node)]
-        # A single job stays in this process: no second import of torch, and a debugger reaches the defense.
-        if self._jobs == 1:
+        # By their folders alone, which are verified below: where nothing is left to do, no cluster is asked for.
+        if self._placement.in_this_process or all(self._store.path(node).is_dir() for node in nodes):
+            missing = self._missing(nodes, 1)
             quiet_libraries()
+            # In this process: no second import of torch, and a debugger reaches the defense.
             for node in missing:
                 self._run_here(node)
-        elif missing:
-            self._run_parallel(missing)
+            return
+        with self._pool() as pool:
+            self._feed(pool, self._missing(nodes, pool.size))
+
+    def _pool(self) -> AbstractContextManager[StagePool]:
+        place = self._placement
+        if place.engine == "local":
+            return process_pool(self._store, place.jobs or 1, self._threads, self._monitor)
+        from mithridate.experiment.ray_pool import ray_pool
+
+        return ray_pool(self._store, place, self._threads, self._monitor)
+
+    def _missing(self, nodes: list[StageNode], size: int) -> list[StageNode]:
+        """Return the stages that the store lacks; of the others the monitor is told."""
+        self._monitor.planned(nodes, size)
+        # Nodes are listed parents first, and this keeps their order.
+        return [node for node in nodes if not self._known(node)]
 
     def _known(self, node: StageNode) -> bool:
         known = self._store.has(node)
@@ -78,7 +88,7 @@ class Scheduler:
         return known
 
     def _task(self, node: StageNode) -> StageTask:
-        return StageTask(node, self._plan.ancestors(node), self._launch)
+        return StageTask(node, self._plan.ancestors(node), self._placement.launch)
 
     def _left_out(self, node: StageNode) -> bool:
         """Tell whether a stage before this one failed; this one then fails for the same reason."""
@@ -109,54 +119,20 @@ class Scheduler:
         else:
             self._done(node)
 
-    def _run_parallel(self, missing: list[StageNode]) -> None:
-        # Not fork: CUDA cannot be used in a forked process, and torch's threads do not survive in one.
-        context = get_context("spawn")
-        # Simple, without a feeder thread for which a worker that has to end would wait.
-        queue: Any = context.SimpleQueue()
-        stop = context.Event()
-        settings = (self._store.folder, queue, stop, self._threads, os.getpid())
-        with ProcessPoolExecutor(self._jobs, context, enter, settings) as pool:
-            try:
-                self._feed(pool, queue, missing)
-            except BrokenProcessPool as error:
-                # The kernel's out-of-memory killer leaves no trace that could be read here.
-                raise MithridateError(
-                    "a worker process died, most likely for lack of memory; run the same command again "
-                    "with --jobs 1, finished stages are kept"
-                ) from error
-            except KeyboardInterrupt:
-                stop.set()  # workers would otherwise finish their stages first
-                raise
-            finally:
-                # On an error of one stage, those under way finish and stay in the store; those not begun are dropped.
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _feed(self, pool: ProcessPoolExecutor, queue: Any, missing: list[StageNode]) -> None:
-        waiting, running = list(missing), dict[Future[None], StageNode]()
+    def _feed(self, pool: StagePool, missing: list[StageNode]) -> None:
+        waiting, running = list(missing), set[str]()
         while waiting or running:
-            blocked = {node.key for node in [*waiting, *running.values()]}
+            blocked = {node.key for node in waiting} | running
             for node in [n for n in waiting if n.parent not in blocked]:
-                # No more than can run now: a stage in the pool's own queue would be shown as started.
-                if len(running) == self._jobs:
+                if pool.full:
                     break
                 waiting.remove(node)
                 if not self._left_out(node):
-                    running[pool.submit(run_in_worker, self._task(node))] = node
-                    self._monitor.started(node)
-            # With a timeout, since progress arrives while no stage ends.
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            # Emptied before stages are collected, so that no step is reported of a stage that has ended.
-            while not queue.empty():
-                key, steps, total = queue.get()
-                self._monitor.progressed(self._plan.nodes[key], steps, total)
-            for future in done:
-                self._collect(future, running.pop(future))
-
-    def _collect(self, future: Future[None], node: StageNode) -> None:
-        try:
-            future.result()
-        except DefenseError as error:
-            self._cannot_act(node, error)
-        else:
-            self._done(node)
+                    pool.begin(self._task(node))
+                    running.add(node.key)
+            for node, error in pool.ended():
+                running.remove(node.key)
+                if error is None:
+                    self._done(node)
+                else:
+                    self._cannot_act(node, error)

@@ -47,7 +47,8 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        # Absolute: a worker on another machine stands in another folder.
+        self.folder = folder.absolute()
         self._verified: set[str] = set()
 
     def path(self, node: StageNode) -> Path:

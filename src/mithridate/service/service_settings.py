@@ -104,12 +104,17 @@ class EngineSettings(RecipePart):
         address: Address of the cluster's dashboard, such as ``http://ray-head:8265``. A token of its own is read from
             the environment variable ``RAY_AUTH_TOKEN``.
         python: The interpreter on the cluster, with this package installed.
+        cpus: CPUs that each job reserves there; it waits for a node that has them.
+        gpus: GPUs that each job reserves there; it sees no others.
         patience: Seconds without an answer after which the cluster is away.
     """
 
     kind: str = Field("local", pattern="^(local|ray)$")
     address: str | None = Field(None, pattern="^https?://[^/]+$")
     python: str = "python"
+    # Not 0: Ray runs what reserves nothing on the cluster's head, whatever other nodes there are.
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
     patience: float = Field(60, gt=0)
 
     @model_validator(mode="after")

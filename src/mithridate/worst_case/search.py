@@ -13,6 +13,7 @@ from mithridate.experiment.engine import checked_recipe
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.recipe import Recipe, Variant
 from mithridate.experiment.row_files import stored_texts
+from mithridate.experiment.stage_pool import Placement, check_placement
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.training.processes import refuse_launcher
@@ -49,7 +50,9 @@ def redteam(
     *,
     trials: int = TRIALS,
     overrides: list[str] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     command: str | None = None,
     monitor: SearchMonitor | None = None,
 ) -> WorstCases:
@@ -65,7 +68,10 @@ def redteam(
         out: Folder of the results; ``runs/<name>-redteam`` by default.
         trials: Trials of each row.
         overrides: ``a.b=value`` settings, for a file.
-        jobs: Stages to run at the same time; with more than one, each in a process of its own.
+        jobs: Stages to run at the same time; with more than one, each in a process of its own. By default one, or as
+            many as a cluster takes.
+        engine: ``local`` runs stages on this machine, ``ray`` on the nodes of a Ray cluster, which share ``out``.
+        ray_address: Address of the cluster; by default what ``RAY_ADDRESS`` names, or the one on this machine.
         command: The command to show in the result.
         monitor: Receives the progress.
 
@@ -75,8 +81,8 @@ def redteam(
 
     Raises:
         RecipeError: If the recipe has a fault, or a range cannot be searched.
-        UsageError: If Optuna is not installed, or the folder holds the search of another recipe, other rows or other
-            code.
+        UsageError: If Optuna is not installed, the folder holds the search of another recipe, other rows or other
+            code, or the cluster cannot do the work.
         DefenseError: If the undefended control cannot be measured.
         MithridateError: If a stage fails; what is finished stays in the store.
     """
@@ -84,7 +90,9 @@ def redteam(
     from mithridate.worst_case.writing import write
 
     start = time.monotonic()
-    with _searching(recipe, out, trials, overrides or [], jobs, monitor or SearchMonitor()) as search:
+    placement = Placement(engine, jobs, ray_address=ray_address)
+    check_placement(placement)
+    with _searching(recipe, out, trials, overrides or [], placement, monitor or SearchMonitor()) as search:
         search.measure_own()
         while asked := search.asked():
             search.run(asked)
@@ -102,7 +110,7 @@ def redteam_cost(
     Raises:
         UsageError: As for `redteam`.
     """
-    with _searching(recipe, out, trials, overrides or [], 1, SearchMonitor()) as search:
+    with _searching(recipe, out, trials, overrides or [], Placement(), SearchMonitor()) as search:
         return search.cost()
 
 
@@ -218,7 +226,12 @@ class Search:
 
 @contextmanager
 def _searching(
-    recipe: RecipeLike, out: str | Path | None, trials: int, overrides: list[str], jobs: int, monitor: SearchMonitor
+    recipe: RecipeLike,
+    out: str | Path | None,
+    trials: int,
+    overrides: list[str],
+    placement: Placement,
+    monitor: SearchMonitor,
 ) -> Iterator[Search]:
     require_optuna()
     refuse_launcher("a search runs")
@@ -230,6 +243,6 @@ def _searching(
     store = Store(folder / "store")
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder), opened(store.folder) as storage:
-        search = Search(checked, folder, base, trials, TrialStages(checked, base, store, jobs, monitor), monitor)
+        search = Search(checked, folder, base, trials, TrialStages(checked, base, store, placement, monitor), monitor)
         search.open_studies(storage)
         yield search

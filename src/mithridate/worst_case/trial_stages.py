@@ -12,6 +12,7 @@ from mithridate.experiment.plan import Chain, Plan
 from mithridate.experiment.recipe import Recipe
 from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.scheduler import Scheduler
+from mithridate.experiment.stage_pool import Placement
 from mithridate.experiment.store import Store
 from mithridate.worst_case.trial_recipe import rows_recipe
 
@@ -48,12 +49,12 @@ class TrialStages:
         recipe: The recipe of the search.
         base: Folder in which relative paths are looked up first.
         store: Where results go.
-        jobs: Stages that run at the same time.
+        placement: Where stages run, and how many at the same time.
         monitor: Receives the progress.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, store: Store, jobs: int, monitor: Monitor) -> None:
-        self._recipe, self._base, self.store, self._jobs, self._monitor = recipe, base, store, jobs, monitor
+    def __init__(self, recipe: Recipe, base: Path, store: Store, placement: Placement, monitor: Monitor) -> None:
+        self._recipe, self._base, self.store, self._placement, self._monitor = recipe, base, store, placement, monitor
         self._inputs: dict[frozenset[str], Inputs] = {}
         self.made = 0
 
@@ -108,7 +109,7 @@ class TrialStages:
         return next(iter(failed.values()), None)
 
     def _scheduled(self, planned: Planned) -> dict[str, str]:
-        scheduler = Scheduler(planned, self.store, self._jobs, self._recipe.threads, self._monitor)
+        scheduler = Scheduler(planned, self.store, self._placement, self._recipe.threads, self._monitor)
         try:
             scheduler.run()
         finally:

@@ -46,6 +46,11 @@ def available() -> bool:
     return sys.platform == "linux" and _version() >= 1
 
 
+def code_places() -> list[str]:
+    """Return the folders from which this process takes its code."""
+    return [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
+
+
 def exposed(private: Iterable[Path], readable: Iterable[str]) -> list[str]:
     """Return the readable folders, those of the system included, that hold something that no job may read."""
     hidden, places = list(private), [Path(path) for path in (*SYSTEM, *readable)]

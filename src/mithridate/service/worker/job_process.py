@@ -15,6 +15,7 @@ import psutil
 
 from mithridate.files import write_json
 from mithridate.service.service_settings import ProcessLimits
+from mithridate.service.worker.confinement import code_places
 from mithridate.service.worker.left_files import own_log
 
 LOG = "process.log"
@@ -39,8 +40,7 @@ class JobProcess:
 
     def __init__(self, folder: Path, command: Sequence[str], limits: ProcessLimits) -> None:
         self._folder = folder
-        for name in _FOLDERS:
-            (folder / "tmp" / name.lower()).mkdir(parents=True, exist_ok=True)
+        make_own_folders(folder)
         with own_log(folder / LOG) as log:
             self._process = subprocess.Popen(
                 [*command, str(folder)],
@@ -75,6 +75,12 @@ class JobProcess:
         record_of(self._folder).unlink(missing_ok=True)
 
 
+def make_own_folders(folder: Path) -> None:
+    """Make the folders that a job's `environment` names."""
+    for name in _FOLDERS:
+        (folder / "tmp" / name.lower()).mkdir(parents=True, exist_ok=True)
+
+
 def environment(own: Mapping[str, str], folder: Path, limits: ProcessLimits) -> dict[str, str]:
     """Return what a job's process may know of ours: no key of the service, no address of its database."""
     kept = {name: value for name, value in own.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
@@ -88,11 +94,10 @@ def environment(own: Mapping[str, str], folder: Path, limits: ProcessLimits) -> 
 def readable(model: Path, policy: Path | None) -> list[str]:
     """Return what a job's process reads: its model, its policy file, the programs and what they bring along."""
     named = [os.environ.get(name) for name in ("MITHRIDATE_DATA", "MITHRIDATE_CACHE", "HF_HOME", "HF_HUB_CACHE")]
-    code = [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
     # The file alone: the service's own folder may lie beside it. Files that the policy names are allowed one by one.
     own = [str(model), *([] if policy is None else [str(policy)])]
     caches = [str(Path.home() / ".cache" / name) for name in ("huggingface", "mithridate")]
-    return sorted({str(Path(path).resolve()) for path in (*own, *code, *caches, *named) if path})
+    return sorted({str(Path(path).resolve()) for path in (*own, *code_places(), *caches, *named) if path})
 
 
 def record_of(folder: Path) -> Path:

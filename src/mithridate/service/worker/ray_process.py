@@ -10,6 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ import httpx
 from mithridate.errors import ServiceError
 from mithridate.files import write_json
 from mithridate.service.service_settings import EngineSettings
-from mithridate.service.worker.job_process import record_of
+from mithridate.service.worker.job_process import LOG, make_own_folders, record_of
+from mithridate.service.worker.left_files import own_log
 
 log = logging.getLogger(__name__)
 
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _PAUSE = 1.0  # seconds between two questions
+_NO_NODE = "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"  # what Ray calls it when a job has waited for long (15 minutes)
+_LOG_BYTES = 1 << 20
 _TOKEN = "RAY_AUTH_TOKEN"  # the name of the variable, as Ray's own clients read it
 
 
 class EngineAway(ServiceError):
-    """The cluster has not answered for its whole patience."""
+    """The cluster has not answered for its whole patience, or has had no room for a job."""
 
 
 class RayProcess:
@@ -56,18 +60,20 @@ class RayProcess:
     ) -> None:
         self._record, self._patience = record_of(folder), settings.patience
         self._jobs = RayJobs(settings)
-        self._name = f"{folder.name}-{attempt}"
+        self._folder, self._name = folder, f"{folder.name}-{attempt}"
+        make_own_folders(folder)
         # Before it is submitted: whoever takes the job over must know what to stop.
         write_json(self._record, {"submission": self._name})
-        entrypoint = shlex.join([settings.python, *command[1:], str(folder), str(attempt)])
-        self._jobs.submit(self._name, entrypoint, environment)
+        program = shlex.join([settings.python, *command[1:], str(folder), str(attempt)])
+        # In its folder, as here: Python takes code from where it starts. No shell stays between it and who ends it.
+        self._jobs.submit(self._name, f"cd {shlex.quote(str(folder))} && exec {program}", environment)
         self._answered = time.monotonic()
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit status; None where it still runs after these seconds.
 
         Raises:
-            EngineAway: If the cluster has not answered for long.
+            EngineAway: If the cluster has not answered for long, or has had no node for the job.
         """
         time.sleep(seconds)
         asked = time.monotonic()
@@ -80,9 +86,22 @@ class RayProcess:
         self._answered = asked
         if found is not None and found.get("status") not in _ENDED:
             return None
+        if found is not None and found.get("error_type") == _NO_NODE:
+            raise EngineAway(f"the Ray cluster has had no node for the job: {found.get('message')}")
+        self._keep_log()
         # A cluster that was started anew knows nothing of it: the process is gone with the old one.
         status = -1 if found is None else found.get("driver_exit_code")
         return int(status) if status is not None else int(found is None or found.get("status") != "SUCCEEDED")
+
+    def _keep_log(self) -> None:
+        """Put what the process has printed into the job's folder, where that of a local one is."""
+        try:
+            said = self._jobs.log(self._name)
+        except (httpx.HTTPError, ValueError) as error:
+            said = f"what it printed is not known: {error}"
+        # Without room for it the job's outcome still counts.
+        with suppress(OSError), own_log(self._folder / LOG) as log:
+            log.write(said.encode()[-_LOG_BYTES:])
 
     def end(self, grace: float) -> None:
         """End the process; where the cluster does not answer, whoever takes the job over does."""
@@ -106,6 +125,7 @@ class RayJobs:
         token = os.environ.get(_TOKEN)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._patience = settings.patience
+        self._reserved = {"entrypoint_num_cpus": settings.cpus, "entrypoint_num_gpus": settings.gpus}
         self._http = httpx.Client(base_url=f"{settings.address}/api/jobs", headers=headers, timeout=10)
 
     def submit(self, name: str, entrypoint: str, environment: dict[str, str]) -> None:
@@ -115,7 +135,12 @@ class RayJobs:
             EngineAway: If the cluster does not answer.
             ServiceError: If it refuses the job.
         """
-        body = {"submission_id": name, "entrypoint": entrypoint, "runtime_env": {"env_vars": environment}}
+        body = {
+            "submission_id": name,
+            "entrypoint": entrypoint,
+            "runtime_env": {"env_vars": environment},
+            **self._reserved,
+        }
         end, said = time.monotonic() + self._patience, ""
         while True:
             try:
@@ -148,6 +173,19 @@ class RayJobs:
         if not isinstance(told, dict) or "status" not in told:
             raise httpx.DecodingError("the answer is none of Ray Jobs")
         return told
+
+    def log(self, name: str) -> str:
+        """Return what a job has printed; nothing where the cluster knows none of the name.
+
+        Raises:
+            httpx.HTTPError: If it does not answer in order.
+        """
+        answer = self._http.get(f"/{name}/logs")
+        if answer.status_code == 404:
+            return ""
+        answer.raise_for_status()
+        told: Any = answer.json()
+        return str(told.get("logs", "")) if isinstance(told, dict) else ""
 
     def stop(self, name: str, seconds: float) -> None:
         """Stop a job, and wait until it is known to have ended.

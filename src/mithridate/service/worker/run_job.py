@@ -23,7 +23,7 @@ from mithridate.errors import (
     UsageError,
 )
 from mithridate.files import disk_was_full
-from mithridate.service.worker.confinement import confine
+from mithridate.service.worker.confinement import code_places, confine
 from mithridate.service.worker.job_order import (
     FAILURE,
     ORDER,
@@ -82,7 +82,9 @@ def main(folder: Path, attempt: int | None = None) -> int:
         return OVERTAKEN
     try:
         if order.confined is not None:
-            confine(folder, [Path(one) for one in order.confined], network=order.network)
+            # On a cluster the interpreter is not the worker's, and lies elsewhere.
+            reads = [*order.confined, *code_places()]
+            confine(folder, [Path(one) for one in reads], network=order.network)
         # Only now: the kernel confines a process with one thread.
         threading.Thread(target=_end_with_worker, args=(worker, folder, attempt), daemon=True).start()
         # Imports torch, inside the confinement.

@@ -93,8 +93,10 @@ class JobWorker:
         except DatabaseDamaged:
             raise  # no fault of the job's, and of no use to the next one
         except EngineAway:
-            log.exception("the cluster was away for too long", extra={"job": lease.job, "fence": lease.fence})
-            self._return(lease, False, "The cluster was away; the job goes on from its last checkpoint")
+            log.exception(
+                "the cluster was away for too long, or had no room", extra={"job": lease.job, "fence": lease.fence}
+            )
+            self._return(lease, False, "The cluster was away or full; the job goes on from its last checkpoint")
             self.stop.wait(self._parts.settings.leases.poll)
         except Exception as error:
             if isinstance(error, SQLAlchemyError) and is_away(error):
