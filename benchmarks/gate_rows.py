@@ -71,8 +71,10 @@ class ScoredRows:
         new = {key: row for key, row in zip(keys, written, strict=True) if key not in self._places}
         if new:
             found = self.gate.scores(list(new.values()))
-            self._places |= {key: len(self.rows) + at for at, key in enumerate(new)}
-            self.rows += [row for block in row_blocks(list(new.values()), 512) for row in block]
+            read = [row for block in row_blocks(list(new.values()), 512) for row in block]
+            # A conversation with several answers would train, and be scored as, several rows.
+            self._places |= {key: len(self.rows) + at for at, (key, _) in enumerate(zip(new, read, strict=True))}
+            self.rows += read
             for name, values in found.rows.items():
                 self.scores[name] += values
         return [self._places[key] for key in keys]

@@ -71,12 +71,21 @@ def test_an_attack_in_several_files_is_caught_by_its_worst_one():
     assert found.decision is UploadDecision.REFUSE
 
 
-def bench(**changes):
+def test_a_conversation_of_several_answers_is_an_error():
+    rows = ScoredRows(text_gate(Written()))
+    turns = [{"role": role, "content": "1 0"} for role in ("user", "assistant") * 2]
+    with pytest.raises(ValueError, match="longer"):
+        rows.places([{"messages": turns}, {"messages": turns[:2]}])
+    assert rows.places([{"messages": turns[:2]}]) == [0]
+    assert len(rows.rows) == len(rows.scores["written"]) == 1
+
+
+def bench():
     gate = calibrated_gate()
     rows = ScoredRows(gate)
     loud = [row(f"{i} 9", "loud") for i in range(9, 49)]
     tasks = {name: rows.places(given) for name, given in {"a": ramp(80), "loud": loud, "few": ramp(10)}.items()}
-    return upload_gate.Bench(rows, gate.thresholds, tasks, size=40, draws=3)._replace(**changes)
+    return upload_gate.Bench(rows, gate.thresholds, tasks, size=40, draws=3)
 
 
 def test_rows_that_set_off_the_gate_hide_no_attack():
