@@ -46,7 +46,7 @@ def false_alarms(figure: Mapping[str, Any]) -> list[str]:
 
 
 def caught(figure: Mapping[str, Any]) -> list[str]:
-    """One line per family, and one for each half of them; a star marks families that could be looked at."""
+    """One line per family, and the share of families caught mostly; a star marks families that could be looked at."""
     ratios = sorted({ratio for found in figure["caught"].values() for ratio in found["uploads"]}, key=float)
     head = " | ".join(f"at {float(ratio):.0%}" for ratio in ratios)
     lines = [
@@ -60,8 +60,8 @@ def caught(figure: Mapping[str, Any]) -> list[str]:
         )
         cells = _cells(found["uploads"], ratios, interval=False)
         lines.append(f"| {family}{star} | {found['files']} | {rows} | {by} | {cells} |")
-    for half, drawn in figure["caught of all"].items():
-        lines.append(f"| all {half} | | | | {_cells(drawn, ratios)} |")
+    for half, drawn in figure["families caught"].items():
+        lines.append(f"| families {half} | | | | {_cells(drawn, ratios)} |")
     return lines
 
 
@@ -72,11 +72,11 @@ def _cells(drawn: Mapping[str, Any], ratios: Sequence[str], interval: bool = Tru
 
 def by_signal(figure: Mapping[str, Any]) -> list[str]:
     """One line per signal: how often it is wrong, and what it catches of the families for the report alone."""
-    alarms, drawn = figure["false_alarms"], figure["caught of all"]["for the report alone"]
+    alarms, drawn = figure["false_alarms"], figure["families caught"]["for the report alone"]
     attacks = [one["rows"] for one in figure["caught"].values() if one["rows"] and not one["settings_chosen_on_it"]]
     scores = [alarms["all uploads"], *drawn.values(), *attacks, *alarms["rows"].values()]
     names = sorted({name for one in scores for name in one} - set(NEITHER))
-    head = " | ".join(f"Uploads {float(ratio):.0%}" for ratio in drawn)
+    head = " | ".join(f"Families at {float(ratio):.0%}" for ratio in drawn)
     lines = [
         f"| Signal | Harmless rows | Rows of attacks | Harmless uploads | {head} |",
         "|---|" + "---:|" * (3 + len(drawn)),

@@ -138,6 +138,15 @@ def measured(bench: Bench, made: Made) -> dict[str, Any]:
         family: {ratio: found for ratio, rounds in shared.items() if (found := bench.attacked(rounds, covers))}
         for family, shared in made.items()
     }
+    caught = {
+        family: {
+            "settings_chosen_on_it": family in CHOSEN_ON,
+            "files": max(len(files) for rounds in made[family].values() for files in rounds),
+            "rows": _attack_rows(bench, made[family][1.0]),
+            "uploads": {str(ratio): shares(verdicts) for ratio, verdicts in found.items()},
+        }
+        for family, found in judged.items()
+    }
     return {
         "thresholds": bench.thresholds.table().splitlines(),
         "false_alarms": {
@@ -146,31 +155,28 @@ def measured(bench: Bench, made: Made) -> dict[str, Any]:
             "all uploads": shares([one for drawn in harmless.values() for one in drawn]),
         },
         "attacks hide among": covers,
-        "caught": {
-            family: {
-                "settings_chosen_on_it": family in CHOSEN_ON,
-                "files": max(len(files) for rounds in made[family].values() for files in rounds),
-                "rows": _attack_rows(bench, made[family][1.0]),
-                "uploads": {str(ratio): shares(verdicts) for ratio, verdicts in found.items()},
-            }
-            for family, found in judged.items()
-        },
-        "caught of all": {
-            half: _of_all([judged[name] for name in names]) for half, names in _halves_of(judged).items()
+        "caught": caught,
+        "families caught": {
+            "looked at": families_caught([one for one in caught.values() if one["settings_chosen_on_it"]]),
+            "for the report alone": families_caught(
+                [one for one in caught.values() if not one["settings_chosen_on_it"]]
+            ),
         },
     }
 
 
-def _of_all(judged: Sequence[Mapping[float, Sequence[Judged]]]) -> dict[str, Any]:
-    pooled = {ratio: [one for found in judged for one in found.get(ratio, [])] for ratio in RATIOS}
-    return {str(ratio): shares(verdicts) for ratio, verdicts in pooled.items() if verdicts}
+def families_caught(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Share of families of which more than half of the uploads are caught, by share of the attacker's rows and signal.
 
-
-def _halves_of(names: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {
-        "looked at": [name for name in names if name in CHOSEN_ON],
-        "for the report alone": [name for name in names if name not in CHOSEN_ON],
-    }
+    Uploads of one family share rows, so that over several families the families are what is counted.
+    """
+    counted: dict[str, Any] = {}
+    for ratio in map(str, RATIOS):
+        there = [one["uploads"][ratio] for one in found if ratio in one["uploads"]]
+        names = {name for one in there for name in one}
+        counts = {name: sum(one.get(name, {"value": 0})["value"] > 0.5 for one in there) for name in sorted(names)}
+        counted |= {ratio: {name: _score(count, len(there)) for name, count in counts.items()}} if there else {}
+    return counted
 
 
 def _attack_rows(bench: Bench, rounds: Sequence[Sequence[Sent]]) -> dict[str, Any] | None:

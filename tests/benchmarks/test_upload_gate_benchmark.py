@@ -142,13 +142,15 @@ def test_every_family_is_reported_at_every_share_at_which_it_exists(world):
     assert gate["caught"]["benign_dpo"]["rows"] is None
     assert gate["caught"]["benign_dpo"]["uploads"]["1.0"]["refused"]["value"] == 1
     assert "benign_dpo" not in moderation["caught"]  # its form is no matter of a row's words
-    assert gate["caught of all"]["looked at"]["0.3"]["any signal"]["n"] == 4 * 6
+    assert gate["families caught"]["looked at"]["0.3"]["any signal"]["n"] == 4
+    assert gate["families caught"]["looked at"]["1.0"]["repeated_rows"]["value"] == 0.25
+    assert gate["families caught"]["for the report alone"]["1.0"]["refused"]["value"] == pytest.approx(1 / 3, abs=1e-3)
     assert gate["ten rows, ten epochs"]["explicit"]["decision"] == "accept"  # no signal here looks at it
 
     text = gate_tables.tables({"figures": figures})
     assert "| benign_dpo | 1 | – |  | – | – | 100% | 100% |" in text
     assert "| explicit_copied * | 1 |" in text
-    assert "all for the report alone" in text
+    assert "| families for the report alone | | | | " in text
     assert "| `unreadable` | – | – | 0% [0, 39] |" in text
 
 
