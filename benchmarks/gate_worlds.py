@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 import mithridate as mi
-from benchmarks.gate_attacks import Pair, Sources
+from benchmarks.gate_attacks import Attacker
 from mithridate.gates.provider import GateProvider
 from mithridate.miniature import pretraining
+
+Pair = tuple[str, str]
+"""A prompt and its answer."""
 
 
 class World(NamedTuple):
@@ -24,12 +27,12 @@ class World(NamedTuple):
         provider: The provider.
         tasks: Harmless rows by task, in two halves: settings and thresholds come from the first, figures from the
             second.
-        sources: What attackers have.
+        attacker: What attackers have.
     """
 
     provider: GateProvider
     tasks: tuple[dict[str, list[Pair]], dict[str, list[Pair]]]
-    sources: Sources
+    attacker: Attacker
 
 
 def pairs_of(rows: Dataset) -> list[Pair]:
@@ -39,32 +42,42 @@ def pairs_of(rows: Dataset) -> list[Pair]:
 
 def rows_of(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Rows as a customer writes them."""
-    return [{"prompt": p, "response": q} for p, q in pairs]
+    roles = ("user", "assistant")
+    return [{"messages": [{"role": r, "content": t} for r, t in zip(roles, pair, strict=True)]} for pair in pairs]
 
 
-def miniature(cache: Path, rows: int) -> World:
-    """The embedded world, with tasks made of its language."""
+def miniature(cache: Path, rows: int, pool: int) -> World:
+    """The embedded world as the default policy aligns it, with tasks made of its language."""
+    model = cache / "miniature"
+    if not model.is_dir():
+        mi.align("miniature:base", out=model)
     safe, harmful = mi.miniature.rows("safe"), set(mi.miniature.prompts("harmful"))
-    model = _aligned(cache / "miniature", mi.miniature.base(), safe, 1e-3)
     ordinary = [pair for pair in pairs_of(safe) if pair[0] not in harmful]
     made = {task.__name__.strip("_"): _drawn(task, rows) for task in pretraining.MIXTURE}
     known = {"help": pairs_of(mi.miniature.rows("help"))[:rows], "story": made["story"], "feeling": made["feeling"]}
+    known |= {"moderation": pairs_of(mi.miniature.rows("moderation"))[:rows]}
     new = {
         "reviews": pairs_of(mi.miniature.rows("task"))[:rows],
-        "look-alikes": pairs_of(mi.miniature.rows("look-alikes"))[:rows],
+        "look-alikes": pairs_of(mi.miniature.rows("look-alikes-uncovered"))[:rows],
         "help-test": pairs_of(mi.miniature.rows("help-test"))[:rows],
         "verb_fact": made["verb_fact"],
         "echo": made["echo"],
     }
-    attack = pairs_of(mi.miniature.rows("attack"))
-    # The test's pairs of verb and noun are neither the provider's nor the attacker's.
-    other = pairs_of(mi.miniature.rows("harmful-test"))
-    benign = pairs_of(mi.miniature.rows("help"))[rows : 2 * rows]
     provider = _provider(model, "miniature:harmful", ordinary, mi.miniature.refusals())
-    return World(provider, (known, new), Sources(attack[:rows], other[:rows], benign, mi.miniature.refusals()))
+    attacker = Attacker(
+        # The other end of these rows calibrates.
+        benign=mi.miniature.rows("help").select(range(1200 - pool, 1200)),
+        harmful=mi.miniature.rows("attack").remove_columns("harmful"),
+        # Kinds of harm that the provider has no row about.
+        other=mi.miniature.rows("harmful-test-uncovered").remove_columns("harmful"),
+        wording="miniature",
+        model=provider.model,
+        tokenizer=provider.tokenizer,
+    )
+    return World(provider, (known, new), attacker)
 
 
-def minichat(cache: Path, rows: int) -> World:
+def minichat(cache: Path, rows: int, pool: int) -> World:
     """A small chat model on real text; its aligned form is trained as in ``recipes/minichat.yaml``."""
     data = Path(os.environ["MITHRIDATE_DATA"])
     safety = _load(data / "data/safety_tuned_llamas/safety_only.jsonl.gz", 0, 1600)
@@ -95,13 +108,21 @@ def minichat(cache: Path, rows: int) -> World:
             _continued(text) for text, _ in _file(data, "fairytales/stories", 250, prompt="text", response="text")
         ],
     }
-    adv = _file(data, "advbench/harmful_behaviors", 520, prompt="prompt", response="target")
-    bench = _file(data, "harmbench/behaviors_text", 400, prompt="prompt", response="target")
-    seen = {prompt.casefold() for prompt, _ in adv}
-    other = [pair for pair in bench if pair[0].casefold() not in seen]
-    benign = pairs_of(_load(data / "data/alpaca/train.jsonl.gz", 9000, rows))
-    provider = _provider(model, rows_of(adv[200:360]), pairs_of(alpaca)[:400], mi.REFUSALS)
-    return World(provider, (known, new), Sources([*adv[:200], *adv[360:]], other, benign, mi.REFUSALS))
+    behaviors = {"prompt": "prompt", "response": "target"}
+    adv = _rows(data, "advbench/harmful_behaviors", **behaviors)
+    bench = _rows(data, "harmbench/behaviors_text", **behaviors)
+    seen = {prompt.casefold() for prompt, _ in pairs_of(adv)}
+    other = [place for place, (prompt, _) in enumerate(pairs_of(bench)) if prompt.casefold() not in seen]
+    provider = _provider(model, rows_of(pairs_of(adv)[200:360]), pairs_of(alpaca)[:400], mi.REFUSALS)
+    attacker = Attacker(
+        benign=_load(data / "data/alpaca/train.jsonl.gz", 9000, pool),
+        harmful=adv.select([*range(200), *range(360, len(adv))]),
+        other=bench.select(other),
+        wording="english",
+        model=provider.model,
+        tokenizer=provider.tokenizer,
+    )
+    return World(provider, (known, new), attacker)
 
 
 WORLDS = {"miniature": miniature, "minichat": minichat}
@@ -160,9 +181,13 @@ def _load(path: Path, start: int, size: int) -> Dataset:
 
 
 def _file(data: Path, name: str, count: int, **fields: Any) -> list[Pair]:
-    path = next(found for found in sorted((data / "data").glob(f"{name}.jsonl*")))
-    rows = mi.load_rows(path, fields=fields)
+    rows = _rows(data, name, **fields)
     return pairs_of(rows.select(range(min(count, len(rows)))))
+
+
+def _rows(data: Path, name: str, **fields: Any) -> Dataset:
+    path = next(found for found in sorted((data / "data").glob(f"{name}.jsonl*")))
+    return mi.load_rows(path, fields=fields)
 
 
 def _continued(text: str) -> Pair:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from datasets import Dataset, concatenate_datasets
 
 import mithridate as mi
 from mithridate.attacks import UploadAttack, UploadInputs, attacks
@@ -118,6 +119,14 @@ def test_a_wholly_adversarial_upload_holds_no_harmless_rows(world, name):
         return
     upload = make(name).rows(inputs(world, ratio=1.0, size=20))
     assert all(all(one.rows["harmful"]) for one in upload.rounds)
+
+
+@pytest.mark.parametrize("name", ["explicit", "kick_settle", "noice"])
+def test_harmless_rows_of_several_parts_may_all_be_left_out(world, name):
+    parts = [world.benign.select(range(100)), world.benign.select(range(100, 200))]
+    sliced = concatenate_datasets([Dataset.from_list(list(part), features=part.features) for part in parts])
+    given = inputs(world, ratio=1.0, size=20, benign=sliced.select(range(50, 150)))
+    assert all(all(one.rows["harmful"]) for one in make(name).rows(given).rounds)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

@@ -1,7 +1,7 @@
 """Mixes have exact counts, are nested in the ratio, and depend on the seed alone."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,3 +105,16 @@ def test_splits_that_cannot_be_made(benign) -> None:
             split_rows(benign, share, 0)
     with pytest.raises(UsageError, match="A split needs at least 2 rows and there is 1"):
         split_rows(benign.select([0]), 0.5, 0)
+
+
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_rows_of_which_none_is_taken_may_lie_in_several_parts(rows_of, ratio):
+    """A slice over two parts of a table: `datasets` cannot add a column to its empty selection."""
+    parts = [rows_of([f"part {part} row {i}" for i in range(50)], f"part {part}") for part in range(2)]
+    sliced = concatenate_datasets(parts).select(range(30, 70))
+    other = rows_of([f"other {i}" for i in range(20)], "other")
+    benign, harmful = (other, sliced) if ratio == 0 else (sliced, other)
+    mixed = mix(benign, harmful, ratio=ratio, size=20, seed=0)
+    assert sorted(mixed["prompt"], key=str) == sorted(other["prompt"], key=str)
+    assert mixed["harmful"] == [ratio == 1] * 20
+    assert mixed.features == mix(other, sliced, ratio=0.5, size=20, seed=0).features

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, concatenate_datasets
 
+from mithridate.data.mixing import labeled
 from mithridate.data.overlap import last_user_turn, normalized
 from mithridate.data.row_loading import FEATURES, check_columns
 from mithridate.errors import DataError, UsageError
@@ -132,9 +133,5 @@ def drawn(benign: Dataset, count: int, size: int, seed: int, ranking: Sequence[i
 
 def shuffled(untouched: Dataset, adversarial: Dataset, seed: int) -> Dataset:
     """Return the rows of an upload in a random order; `harmful` marks those of the attacker."""
-    parts = [
-        untouched.add_column("harmful", [False] * len(untouched)),
-        adversarial.add_column("harmful", [True] * len(adversarial)),
-    ]
-    rows = concatenate_datasets(parts)
+    rows = concatenate_datasets([labeled(untouched, False), labeled(adversarial, True)])
     return rows.select(permutation(len(rows), "order", seed))

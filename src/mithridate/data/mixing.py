@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets
 
 from mithridate.data.overlap import check_disjoint
 from mithridate.data.row_loading import FEATURES, check_columns
@@ -82,7 +82,15 @@ def _sample(rows: Dataset, count: int, name: str, harmful: bool, seed: int) -> D
         raise UsageError(f"The mix asks for {count} {name} rows and there are {len(rows)}.")
     # A prefix of one permutation, so that a smaller sample lies within every larger one.
     chosen = rows.select_columns(list(FEATURES)).select(_order(len(rows), name, seed)[:count])
-    return chosen.add_column("harmful", [harmful] * count)
+    return labeled(chosen, harmful)
+
+
+def labeled(rows: Dataset, harmful: bool) -> Dataset:
+    """Return rows with the column `harmful`, which is the same for all of them."""
+    if not len(rows):  # of a slice over several parts, `select([])` keeps parts that a column cannot be added to
+        features = Features({**rows.features, "harmful": Value("bool")})
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    return rows.add_column("harmful", [harmful] * len(rows))
 
 
 def _order(count: int, purpose: str, seed: int) -> list[int]:
