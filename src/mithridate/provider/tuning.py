@@ -92,11 +92,11 @@ def tune(
         MithridateError: If a stage fails; what is finished is kept.
     """
     refuse_launcher("an upload is tuned", "with --launch N")
-    asked = _asked(policy, epochs, learning_rate, seed, method, beta, launch)
-    if asked.beta is not None and validation is not None:
+    options = _checked_options(policy, epochs, learning_rate, seed, method, beta, launch)
+    if options.beta is not None and validation is not None:
         raise UsageError("validation rows are scored in supervised tuning alone; leave them out")
-    if history is not None and asked.checked.gate == "none":
-        raise UsageError(f"policy '{asked.checked.name}' has no gate that could count a history; leave it out")
+    if history is not None and options.checked.gate == "none":
+        raise UsageError(f"policy '{options.checked.name}' has no gate that could count a history; leave it out")
     folder = _folder(out, "--out")
     kept = None if history is None else _folder(history, "--history")
     store = Store(folder / STORE)
@@ -104,10 +104,10 @@ def tune(
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
         reference = aligned_behind(model, aligned)
-        rows = PolicyRows(asked.checked, asked.base, store.folder / "inputs")
-        files = RowFiles(asked.base, store.folder / "inputs")
-        jobs = PolicyJobs(asked.checked, rows, locate(model, tokenizer=True), reference)
-        request = _request(asked, jobs, data, validation, files)
+        rows = PolicyRows(options.checked, options.base, store.folder / "inputs")
+        files = RowFiles(options.base, store.folder / "inputs")
+        jobs = PolicyJobs(options.checked, rows, locate(model, tokenizer=True), reference)
+        request = _request(options, jobs, data, validation, files)
         made, verdict = _made_or_gated(request, files, folder, kept)
         if made is None:
             made = _decided(request, store, monitor, verdict, folder, launch)
@@ -120,7 +120,7 @@ def tune(
     return made
 
 
-class _Asked(NamedTuple):
+class _TuningOptions(NamedTuple):
     """What a customer asks for, within the policy.
 
     Attributes:
@@ -138,7 +138,7 @@ class _Asked(NamedTuple):
     beta: float | None
 
 
-def _asked(
+def _checked_options(
     policy: str | Path | dict[str, Any] | Policy | None,
     epochs: float | None,
     learning_rate: float | None,
@@ -146,7 +146,7 @@ def _asked(
     method: str,
     beta: float | None,
     launch: int,
-) -> _Asked:
+) -> _TuningOptions:
     """Return what is asked for, or refuse it before anything is read or made.
 
     Raises:
@@ -162,24 +162,24 @@ def _asked(
         raise UsageError("preference pairs are tuned on by one process; leave --launch out")
     if method != "dpo" and beta is not None:
         raise UsageError("beta is a setting of method dpo; leave it out")
-    return _Asked(named, checked, base, training, _beta(checked, beta) if method == "dpo" else None)
+    return _TuningOptions(named, checked, base, training, _beta(checked, beta) if method == "dpo" else None)
 
 
 def _request(
-    asked: _Asked, jobs: PolicyJobs, data: UploadData, validation: UploadData | None, files: RowFiles
+    options: _TuningOptions, jobs: PolicyJobs, data: UploadData, validation: UploadData | None, files: RowFiles
 ) -> TuningRequest:
     """Read what is given, and return the request.
 
     Raises:
         DataError: If there is no such upload, or the validation rows cannot be used.
     """
-    checked, rows = asked.checked, jobs.rows
+    checked, rows = options.checked, jobs.rows
     tokenizer = load_served(Where(jobs.reference, None), rows.template)
-    pairs = asked.beta is not None
+    pairs = options.beta is not None
     given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
     validated = None if validation is None else read_validation(checked, validation, given, files, tokenizer)
     hashes = screening_hashes(checked, files)
-    return TuningRequest(asked.named, jobs, given, asked.training, hashes, validated, asked.beta)
+    return TuningRequest(options.named, jobs, given, options.training, hashes, validated, options.beta)
 
 
 def _made_or_gated(
