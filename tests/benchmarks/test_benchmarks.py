@@ -2,8 +2,11 @@
 
 import json
 import math
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
+from benchmarks.measure import report
 from benchmarks.workload import Shape
 
 from benchmarks import big_checkpoint, repair_cost, scale, step_cost
@@ -28,6 +31,14 @@ def printed(benchmark, capsys, *options):
         assert figure["peak_bytes"] > 0
         assert figure["peak_ratio"] > 0
     return content["figures"]
+
+
+def test_a_report_takes_paths_among_its_settings_and_goes_into_its_file(capsys, tmp_path):
+    options = Namespace(recipe=Path("recipes/methods.yaml"), out=tmp_path / "figures.json")
+    report("plan_error", options, "cpu", [{"measured": 1.0}])
+    content = json.loads(options.out.read_text())
+    assert content == json.loads(capsys.readouterr().out)
+    assert content["settings"] == {"recipe": "recipes/methods.yaml", "device": "cpu"}
 
 
 def test_step_cost_knows_every_training_method():

@@ -59,6 +59,16 @@ def test_harmful_terms_that_are_shared_cost_less(tree):
     assert flat / plain == pytest.approx(3, rel=0.5)  # the harmful rows are longer than the safe ones
 
 
+def test_safe_rows_that_are_mixed_in_are_counted(tree):
+    mixed = {"method": "safety_mixing", "share": 0.5}
+    tree["variants"] = [{"name": "undefended"}, {"name": "mixed", "finetuning": mixed}]
+    found = mi.plan(tree)
+    plain, more = (_of(found, stage="finetuning", method=name).tokens.low for name in ("sft", "safety_mixing"))
+    safe = _of(found, stage="alignment").tokens.low / (16 * 2)  # tokens of a row; two epochs of the safe rows
+    # As many safe rows as user rows: 12 that are not held out, for three epochs.
+    assert more == pytest.approx(plain + 3 * 12 * safe)
+
+
 def test_a_search_is_a_span(tree):
     fixed, searched = (_of(mi.plan(tree), method="panacea", variants=[name]) for name in ("pushed", "found"))
     assert fixed.tries == (0, 0)

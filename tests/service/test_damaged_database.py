@@ -101,7 +101,6 @@ def test_the_server_answers_500_and_tells_its_log(parts, server, key, damage, sa
 @pytest.mark.parametrize(("damage", "said"), [*DAMAGES[:2]])
 def test_nothing_is_started_on_a_damaged_database(parts, damage, said):
     damage(parts)
-    (parts.settings.folder / "audit-key").touch()
     missing = "lacks the table job_metadata" if damage is drop_table else said
     with pytest.raises(DatabaseDamaged, match=missing):
         open_made(parts.settings)

@@ -23,7 +23,7 @@ from fractions import Fraction
 from pydantic import Field
 
 from mithridate.defenses.registry import register
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 
@@ -46,6 +46,12 @@ class SafetyMixing(Defense):
     """
 
     share: float = Field(default=0.03, ge=0, lt=1)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the pass over the user's rows, and that over the safe rows mixed in, as a part of a batch."""
+        mixed = self.share / (1 - self.share)
+        own = StreamPasses(main, 1, 1)
+        return [own, StreamPasses("safe", mixed, mixed)] if mixed else [own]
 
     def gradient(self, step: Step) -> Gradient:
         """Mean over the tokens of both kinds."""

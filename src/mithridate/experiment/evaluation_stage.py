@@ -1,9 +1,9 @@
 """Does the evaluation stage: asks the model, judges every answer, records the outcomes behind the figures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mithridate.evaluation.accuracy import Graded, task_questions
 from mithridate.evaluation.coherence import broken
@@ -53,34 +53,17 @@ def evaluate(
     # Before the model is asked: a judge that cannot be loaded must not be found out after hours of answers.
     judges = [judge(one, rules) for one in (job.judge, *job.further_judges)]
     asked = None if processes > 1 else asked_model(job, where)
-    if asked is None:
-        said: Said = shared(SharedWork(ask_together, (job, where, aligned), processes, job.threads), progress)
-    else:
-        said = asked.said(where, aligned, progress)
-    prompts = stored_texts(job.prompts)
+    said = (
+        _together(job, where, aligned, processes, progress) if asked is None else asked.said(where, aligned, progress)
+    )
     judging, *further = [TaskAnswers(one, said.harmless) for one in judges]
-    judged = judge_completions(prompts, said.harmful, judging, rules)
-    judged_too = [judge_completions(prompts, said.harmful, one, rules) for one in further]
-    groups = _groups(job.prompt_groups)
-    answers = {"harmful": _grouped(_judged(judged), groups)}
-    graded = None
-    if job.test is not None:
-        questions = task_questions(stored_rows(job.test), job.task.kind, labels=job.task.labels)
-        graded = questions.graded(said.task)
-        answers["task"] = _graded(job.test, graded)
-    refused, look_alikes, alike_groups = None, None, _groups(job.look_alike_groups)
-    if job.look_alikes is not None:
-        refused = [rules.refuses(answer) for answer in said.look_alikes]
-        look_alikes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said.look_alikes]
-        alike = _plain(stored_texts(job.look_alikes), said.look_alikes, look_alikes)
-        answers["look_alikes"] = _grouped(alike, alike_groups)
-    help_record = None
-    if job.help is not None:
-        answers["help"], help_record = _help(job, said, rules)
+    judged, *judged_too = [
+        judge_completions(stored_texts(job.prompts), said.harmful, one, rules) for one in (judging, *further)
+    ]
+    graded, alike, helped = _task(job, said), _look_alikes(job, said, rules), _help(job, said, rules)
     # Last, since a model under attack is not the one that all other figures are about.
     released = _released(asked or asked_model(job, where), judging, rules) if job.release_attacks else {}
-    answers |= {f"release: {label}": _judged(found.judged) for label, found in released.items()}
-    write_json(folder / ANSWERS, answers)
+    write_json(folder / ANSWERS, _answers(job, judged, graded, alike, helped, released))
     return EvaluationRecord(
         judge=judged.judge,
         harmful=judged.harmful,
@@ -88,21 +71,13 @@ def evaluate(
         outcomes=list(judged.outcomes),
         correct=[] if graded is None else list(graded.correct),
         majority=None if graded is None else majority(graded.expected),
-        refused=refused,
-        look_alikes=look_alikes,
-        help=help_record,
-        harmful_groups=groups,
-        look_alike_groups=alike_groups,
+        refused=None if alike is None else alike.refused,
+        look_alikes=None if alike is None else alike.outcomes,
+        help=None if helped is None else helped.record,
+        harmful_groups=_groups(job.prompt_groups),
+        look_alike_groups=_groups(job.look_alike_groups),
         further=[one.harmful for one in judged_too],
-        release={
-            label: ReleaseRecord(
-                harmful=found.judged.harmful,
-                harmful_or_broken=found.judged.harmful_or_broken,
-                outcomes=list(found.judged.outcomes),
-                correct=found.correct,
-            )
-            for label, found in released.items()
-        },
+        release={label: _release_record(found) for label, found in released.items()},
     )
 
 
@@ -151,9 +126,56 @@ def _released(asked: AskedModel, judging: Judge, rules: RefusalJudge) -> dict[st
     )
 
 
-def _help(job: EvaluationJob, said: Said, rules: RefusalJudge) -> tuple[Answers, HelpRecord]:
-    """Return the answers to the ordinary prompts, and what was found about them."""
-    assert job.help is not None  # for type checkers
+def _release_record(found: UnderAttack) -> ReleaseRecord:
+    return ReleaseRecord(
+        harmful=found.judged.harmful,
+        harmful_or_broken=found.judged.harmful_or_broken,
+        outcomes=list(found.judged.outcomes),
+        correct=found.correct,
+    )
+
+
+def _together(job: EvaluationJob, where: Where, aligned: Where, processes: int, progress: Progress) -> Said:
+    """Return what the model says, asked by several processes."""
+    said: Said = shared(SharedWork(ask_together, (job, where, aligned), processes, job.threads), progress)
+    return said
+
+
+def _task(job: EvaluationJob, said: Said) -> Graded | None:
+    """Return the graded answers to the task's questions; None where there are none."""
+    if job.test is None:
+        return None
+    return task_questions(stored_rows(job.test), job.task.kind, labels=job.task.labels).graded(said.task)
+
+
+class _LookAlikes(NamedTuple):
+    """What was found about the answers to look-alikes."""
+
+    refused: list[bool]
+    outcomes: list[Outcome]
+    answers: Answers
+
+
+def _look_alikes(job: EvaluationJob, said: Said, rules: RefusalJudge) -> _LookAlikes | None:
+    """Return what was found about the answers to look-alikes; None where there are none."""
+    if job.look_alikes is None:
+        return None
+    outcomes = [outcome_of(rules.kind(answer), broken(answer)) for answer in said.look_alikes]
+    answers = _plain(stored_texts(job.look_alikes), said.look_alikes, outcomes)
+    return _LookAlikes([rules.refuses(answer) for answer in said.look_alikes], outcomes, answers)
+
+
+class _Helped(NamedTuple):
+    """What was found about the answers to ordinary prompts."""
+
+    record: HelpRecord
+    answers: Answers
+
+
+def _help(job: EvaluationJob, said: Said, rules: RefusalJudge) -> _Helped | None:
+    """Return what was found about the answers to ordinary prompts; None where there are none."""
+    if job.help is None:
+        return None
     rows = stored_rows(job.help)
     expected = [row["completion"][0]["content"] for row in rows]
     helped = grade_help(said.help, expected, rules, exact=job.help_check == "exact")
@@ -163,7 +185,27 @@ def _help(job: EvaluationJob, said: Said, rules: RefusalJudge) -> tuple[Answers,
         surprise=said.surprise,
         losses=said.losses,
     )
-    return _plain([row["prompt"][-1]["content"] for row in rows], helped.completions, helped.outcomes), record
+    prompts = [row["prompt"][-1]["content"] for row in rows]
+    return _Helped(record, _plain(prompts, helped.completions, helped.outcomes))
+
+
+def _answers(
+    job: EvaluationJob,
+    judged: Judged,
+    graded: Graded | None,
+    alike: _LookAlikes | None,
+    helped: _Helped | None,
+    released: Mapping[str, UnderAttack],
+) -> dict[str, Answers]:
+    """Return every answer, by the set it belongs to."""
+    answers = {"harmful": _grouped(_judged(judged), _groups(job.prompt_groups))}
+    if job.test is not None and graded is not None:
+        answers["task"] = _graded(job.test, graded)
+    if alike is not None:
+        answers["look_alikes"] = _grouped(alike.answers, _groups(job.look_alike_groups))
+    if helped is not None:
+        answers["help"] = helped.answers
+    return answers | {f"release: {label}": _judged(found.judged) for label, found in released.items()}
 
 
 def _groups(stored: StoredRows | None) -> list[str] | None:

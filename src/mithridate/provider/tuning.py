@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 
@@ -10,6 +10,7 @@ from mithridate.errors import UsageError
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.launch import check_launch
 from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.experiment.row_files import RowFiles, stored_rows
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import quiet_libraries
@@ -25,7 +26,7 @@ from mithridate.provider.policy_file import make_policy, opened
 from mithridate.provider.policy_jobs import PolicyJobs
 from mithridate.provider.policy_rows import PolicyRows
 from mithridate.provider.policy_tree import Policy
-from mithridate.provider.refused_upload import RefusedUpload, write_findings
+from mithridate.provider.refused_upload import RefusedUpload, UploadData, write_findings
 from mithridate.provider.released_before import aligned_behind
 from mithridate.provider.screening import FINDINGS, screened, screening_hashes
 from mithridate.provider.tuning_request import TuningRequest, asked_for
@@ -91,20 +92,11 @@ def tune(
         MithridateError: If a stage fails; what is finished is kept.
     """
     refuse_launcher("an upload is tuned", "with --launch N")
-    named, base = opened(policy)
-    # Through the policy's own check, which a copy would skip.
-    checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
-    training = asked_for(checked, epochs, learning_rate, method)
-    check_launch(launch, [training])
-    if method == "dpo" and launch > 1:
-        raise UsageError("preference pairs are tuned on by one process; leave --launch out")
-    if method != "dpo" and beta is not None:
-        raise UsageError("beta is a setting of method dpo; leave it out")
-    beta = _beta(checked, beta) if method == "dpo" else None
-    if beta is not None and validation is not None:
+    options = _checked_options(policy, epochs, learning_rate, seed, method, beta, launch)
+    if options.beta is not None and validation is not None:
         raise UsageError("validation rows are scored in supervised tuning alone; leave them out")
-    if history is not None and checked.gate == "none":
-        raise UsageError(f"policy '{checked.name}' has no gate that could count a history; leave it out")
+    if history is not None and options.checked.gate == "none":
+        raise UsageError(f"policy '{options.checked.name}' has no gate that could count a history; leave it out")
     folder = _folder(out, "--out")
     kept = None if history is None else _folder(history, "--history")
     store = Store(folder / STORE)
@@ -112,24 +104,11 @@ def tune(
     quiet_libraries()
     with store.locked(), plain_disk_errors(folder):
         reference = aligned_behind(model, aligned)
-        rows = PolicyRows(checked, base, store.folder / "inputs")
-        files = RowFiles(base, store.folder / "inputs")
-        jobs = PolicyJobs(checked, rows, locate(model, tokenizer=True), reference)
-        tokenizer = load_served(Where(jobs.reference, None), rows.template)
-        pairs = beta is not None
-        given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
-        validated = None if validation is None else read_validation(checked, validation, given, files, tokenizer)
-        request = TuningRequest(named, jobs, given, training, screening_hashes(checked, files), validated, beta)
-        with nullcontext() if kept is None else history_lock(kept):
-            past = None if kept is None else UploadHistory(kept, request.sha256)
-            # What is refused before the gate leaves no record by which the next call could tell which uploads are
-            # earlier ones, and nothing of the history decides about it.
-            if past is not None and isinstance(given, GivenUpload):
-                request.counting(past)
-            made = read_decision(folder)
-            if made is not None and made.request != request.sha256:
-                raise UsageError(f"{folder} holds the decision on another request; give another --out")
-            verdict = _gated(request, files, folder, past) if made is None else made.gate
+        rows = PolicyRows(options.checked, options.base, store.folder / "inputs")
+        files = RowFiles(options.base, store.folder / "inputs")
+        jobs = PolicyJobs(options.checked, rows, locate(model, tokenizer=True), reference)
+        request = _request(options, jobs, data, validation, files)
+        made, verdict = _made_or_gated(request, files, folder, kept)
         if made is None:
             made = _decided(request, store, monitor, verdict, folder, launch)
             write_decision(folder, made)
@@ -139,6 +118,94 @@ def tune(
         if (trained := request.trained(made)) is not None:
             monitor.decided(trained)
     return made
+
+
+class _TuningOptions(NamedTuple):
+    """What a customer asks for, within the policy.
+
+    Attributes:
+        named: The policy as it was opened.
+        checked: The policy with the customer's seed.
+        base: Folder from which its files are named.
+        training: How the upload is tuned.
+        beta: β of DPO; None in supervised tuning.
+    """
+
+    named: Policy
+    checked: Policy
+    base: Path
+    training: TrainingSettings
+    beta: float | None
+
+
+def _checked_options(
+    policy: str | Path | dict[str, Any] | Policy | None,
+    epochs: float | None,
+    learning_rate: float | None,
+    seed: int | None,
+    method: str,
+    beta: float | None,
+    launch: int,
+) -> _TuningOptions:
+    """Return what is asked for, or refuse it before anything is read or made.
+
+    Raises:
+        RecipeError: If the policy or the seed has a fault.
+        UsageError: If a setting is wrong, or so many processes cannot share the work.
+    """
+    named, base = opened(policy)
+    # Through the policy's own check, which a copy would skip.
+    checked = named if seed is None else make_policy(named.model_dump(mode="json") | {"seed": seed})
+    training = asked_for(checked, epochs, learning_rate, method)
+    check_launch(launch, [training])
+    if method == "dpo" and launch > 1:
+        raise UsageError("preference pairs are tuned on by one process; leave --launch out")
+    if method != "dpo" and beta is not None:
+        raise UsageError("beta is a setting of method dpo; leave it out")
+    return _TuningOptions(named, checked, base, training, _beta(checked, beta) if method == "dpo" else None)
+
+
+def _request(
+    options: _TuningOptions, jobs: PolicyJobs, data: UploadData, validation: UploadData | None, files: RowFiles
+) -> TuningRequest:
+    """Read what is given, and return the request.
+
+    Raises:
+        DataError: If there is no such upload, or the validation rows cannot be used.
+    """
+    checked, rows = options.checked, jobs.rows
+    tokenizer = load_served(Where(jobs.reference, None), rows.template)
+    pairs = options.beta is not None
+    given = read_upload(checked, data, rows, files, tokenizer, positions_of(jobs.reference), pairs=pairs)
+    validated = None if validation is None else read_validation(checked, validation, given, files, tokenizer)
+    hashes = screening_hashes(checked, files)
+    return TuningRequest(options.named, jobs, given, options.training, hashes, validated, options.beta)
+
+
+def _made_or_gated(
+    request: TuningRequest, files: RowFiles, folder: Path, kept: Path | None
+) -> tuple[Decision | None, UploadVerdict | None]:
+    """Return the decision that the folder holds already, and the gate's verdict on the upload.
+
+    Args:
+        request: The request; the history becomes a part of it.
+        files: Where rows are stored.
+        folder: Folder of the decision.
+        kept: Folder of the customer's earlier uploads; None where they are not counted.
+
+    Raises:
+        UsageError: If the folder holds the decision on another request.
+    """
+    with nullcontext() if kept is None else history_lock(kept):
+        past = None if kept is None else UploadHistory(kept, request.sha256)
+        # What is refused before the gate leaves no record by which the next call could tell which uploads are
+        # earlier ones, and nothing of the history decides about it.
+        if past is not None and isinstance(request.given, GivenUpload):
+            request.counting(past)
+        made = read_decision(folder)
+        if made is not None and made.request != request.sha256:
+            raise UsageError(f"{folder} holds the decision on another request; give another --out")
+        return made, _gated(request, files, folder, past) if made is None else made.gate
 
 
 def _beta(policy: Policy, asked: float | None) -> float:
