@@ -18,6 +18,7 @@ from rich.console import Console
 
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
+from mithridate.experiment.jobs import StageNode
 from tests.cli.conftest import Called
 from tests.experiment.conftest import TINY, world  # noqa: F401  # fixture
 from tests.helpers.tiny_world import make_tree
@@ -141,6 +142,27 @@ def test_after_ctrl_c_the_same_command_goes_on(
     assert errors == "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
     assert "Traceback" not in errors
     assert list(out.glob("store/alignment-*"))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stage_whose_worker_was_lost_has_one_bar_and_a_line(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    terminal: bool,
+) -> None:
+    console = Console(force_terminal=terminal, width=200, file=StringIO())
+
+    class Losing(RunDisplay):
+        def started(self, node: StageNode) -> None:
+            super().started(node)
+            self.lost(node, "node [1] died")
+            super().started(node)
+            assert len(self._progress.tasks) == 2  # all stages, and this one
+
+    with Losing(console) as display:
+        engine.run(make_tree(world), tmp_path, monitor=display)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("undefended · alignment · sft · its worker was lost and it is begun again: node [1] died") == 1
 
 
 def test_bars_are_drawn_on_a_terminal(world: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import mithridate as mi
@@ -192,6 +193,19 @@ def test_nodes_are_asked_before_any_work(tree: dict[str, Any], tmp_path: Path, c
     (tmp_path / "path").mkdir()
     cluster.add(environment={"PYTHONPATH": broken_package(tmp_path / "path")})
     assert "mithridate cannot be imported there (none here)" in refused(tree)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs, and none has to be made up")
+def test_in_a_cluster_with_gpus_a_stage_has_its_own_or_does_not_run(
+    tree: dict[str, Any], tmp_path: Path, cluster: LocalCluster
+) -> None:
+    cluster.add(gpus=1)
+    with pytest.raises(UsageError, match="needs 2 CPUs and 2 GPUs"):
+        mi.run(tree, tmp_path, engine="ray", ray_address=cluster.address, launch=2)
+    with pytest.raises(UsageError, match="Ray has reserved 1 GPUs, of which torch sees 0"):
+        mi.run(tree, tmp_path, engine="ray", ray_address=cluster.address)
 
 
 @pytest.mark.slow

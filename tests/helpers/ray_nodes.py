@@ -37,8 +37,8 @@ class LocalCluster:
         self.url = f"http://127.0.0.2:{head.get('dashboard_port')}"
         self._nodes: list[Any] = []
 
-    def add(self, cpus: int = 1, environment: dict[str, str] | None = None) -> Any:
-        node = self._cluster.add_node(**self._common, num_cpus=cpus, env_vars=environment)
+    def add(self, cpus: int = 1, gpus: int = 0, environment: dict[str, str] | None = None) -> Any:
+        node = self._cluster.add_node(**self._common, num_cpus=cpus, num_gpus=gpus, env_vars=environment)
         self._nodes.append(node)
         return node
 

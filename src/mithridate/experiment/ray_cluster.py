@@ -137,12 +137,16 @@ def needs_of(threads: int, launch: int) -> StageNeeds:
     gpus = any(node["Resources"].get("GPU") for node in nodes)
     needs = StageNeeds(threads * launch, launch if gpus else 0)
     if not any(map(needs.fit, nodes)):
-        has = [f"{n['Resources'].get('CPU', 0):g} CPUs, {n['Resources'].get('GPU', 0):g} GPUs" for n in nodes]
-        raise UsageError(
-            f"no node of the Ray cluster can take a stage, which needs {needs.told()} (the recipe's threads × --launch)"
-            f"; its nodes have: {'; '.join(has)}"
-        )
+        raise _no_node(needs)
     return needs
+
+
+def _no_node(needs: StageNeeds) -> UsageError:
+    has = [f"{n['Resources'].get('CPU', 0):g} CPUs, {n['Resources'].get('GPU', 0):g} GPUs" for n in alive_nodes()]
+    return UsageError(
+        f"no node of the Ray cluster can take a stage, which needs {needs.told()} (the recipe's threads × --launch); "
+        f"its nodes have: {'; '.join(has)}"
+    )
 
 
 @contextmanager
@@ -162,16 +166,11 @@ def checked_place(store: Store, threads: int, needs: StageNeeds) -> Iterator[Run
     for stale in store.folder.glob(".run-*"):  # of a run that was killed: the store is locked, and this run's alone
         stale.unlink(missing_ok=True)
     mark.write_text(token, encoding="utf-8")
-    place = RunPlace(
-        str(store.folder),
-        mark.name,
-        token,
-        os.getcwd(),
-        _carried() | {"OMP_NUM_THREADS": str(threads)},
-        code_versions(),
-    )
+    carried = _carried() | {"OMP_NUM_THREADS": str(threads)}
+    place = RunPlace(str(store.folder), mark.name, token, os.getcwd(), carried, code_versions(), needs.gpus)
     try:
-        _check_nodes([node for node in alive_nodes() if needs.fit(node)], place)
+        if not _check_nodes([node for node in alive_nodes() if needs.fit(node)], place):
+            raise _no_node(needs)
         yield place
     finally:
         for path in store.folder.glob(f"{mark.name}*"):
@@ -186,7 +185,8 @@ def _carried() -> dict[str, str]:
     }
 
 
-def _check_nodes(nodes: list[dict[str, Any]], place: RunPlace) -> None:
+def _check_nodes(nodes: list[dict[str, Any]], place: RunPlace) -> int:
+    """Return how many of the nodes can take stages; those that have left the cluster meanwhile cannot."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -208,7 +208,8 @@ def _check_nodes(nodes: list[dict[str, Any]], place: RunPlace) -> None:
             return str(error)
         return None
 
-    task = ray.remote(num_cpus=0, max_retries=0)(look)
+    # With GPUs a process for this alone: it has none, and torch would not look for any a second time.
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1 if place.gpus else 0)(look)
     replies = {node["NodeID"]: f"{place.mark}-{node['NodeID'][:16]}" for node in nodes}
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -216,15 +217,18 @@ def _check_nodes(nodes: list[dict[str, Any]], place: RunPlace) -> None:
         )
         for node in nodes
     ]
+    able = 0
     for node, answer in zip(nodes, asked, strict=True):
         fault = _answer(answer)
         written = Path(place.store, replies[node["NodeID"]])
         if fault is not None and node["NodeID"] not in {one["NodeID"] for one in alive_nodes()}:
-            continue  # it has left the cluster meanwhile, and takes no stage
+            continue
         if fault is None and not written.is_file():
             fault = f"what it writes into {place.store} is not seen here; give --out a folder that all nodes share"
         if fault is not None:
             raise UsageError(f"node {node['NodeManagerAddress']} of the Ray cluster cannot take stages: {fault}")
+        able += 1
+    return able
 
 
 def _answer(answer: Any) -> str | None:

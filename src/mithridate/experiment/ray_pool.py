@@ -67,7 +67,7 @@ class RayPool:
 
         self._ray: Any = ray
         self._store, self._place, self._needs, self._jobs, self._monitor = store, place, needs, jobs, monitor
-        slots = sum(map(needs.fit, alive_nodes()))
+        slots = max(1, sum(map(needs.fit, alive_nodes())))  # a node may just have left
         self.size = slots if jobs is None else min(jobs, slots)
         # On the run's own node: with any other it could be lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from filelock import FileLock, Timeout
 
 from mithridate.errors import MithridateError, UsageError
@@ -33,6 +34,7 @@ class RunPlace(NamedTuple):
         folder: Working directory of the run.
         environment: Environment variables that a stage reads.
         versions: Versions of what decides a result.
+        gpus: GPUs that a stage has reserved.
     """
 
     store: str
@@ -41,6 +43,7 @@ class RunPlace(NamedTuple):
     folder: str
     environment: dict[str, str]
     versions: dict[str, str]
+    gpus: int = 0
 
 
 class StageNews(NamedTuple):
@@ -103,6 +106,17 @@ def check_node(place: RunPlace, reply: str | None = None) -> None:
         raise UsageError(f"its {place.store} is another folder; give --out a folder that all nodes share")
 
 
+def check_gpus(reserved: int) -> None:
+    """Check that a stage that was given GPUs would use them, and not run on CPUs for days.
+
+    Raises:
+        UsageError: If torch sees fewer.
+    """
+    seen = torch.cuda.device_count()
+    if seen < reserved:
+        raise UsageError(f"Ray has reserved {reserved} GPUs, of which torch sees {seen}; install its build for them")
+
+
 def do_stage(place: RunPlace, task: StageTask, attempt: int, board: Any) -> None:
     """Do one stage on this node.
 
@@ -120,6 +134,7 @@ def do_stage(place: RunPlace, task: StageTask, attempt: int, board: Any) -> None
     enter_place(place)
     try:
         check_node(place)
+        check_gpus(place.gpus)
         _check_inputs(task, store)
     except UsageError as error:
         raise UsageError(f"node {socket.gethostname()} of the cluster cannot do '{node.label}': {error}") from error
