@@ -61,7 +61,7 @@ def test_of_three_uploads_the_harmless_one_is_released_and_the_harmful_one_is_no
 
 @pytest.mark.parametrize(
     "launcher",
-    ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.slow)],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "accelerate", "fsdp2")],
 )
 def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
     (program, *options), kind = LAUNCHERS[launcher]

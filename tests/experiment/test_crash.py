@@ -65,6 +65,7 @@ def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Pat
     assert bool(resumed) == (stage in ("alignment", "finetuning"))
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_run(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["alignment"]["epochs"] = 500
     recipe = tmp_path / "recipe.yaml"

@@ -2,9 +2,9 @@
 
 import json
 import math
-import subprocess
-import sys
+import os
 from collections import Counter
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,16 @@ from mithridate.experiment.stage_records import TrainingRecord
 from mithridate.files import write_json
 from mithridate.training import state
 
-FIVE = [
+THREE = [
     {"name": "undefended"},
     {"name": "half", "posttuning": {"method": "panacea", "radius": 0.5}},
-    {"name": "one", "posttuning": {"method": "panacea", "radius": 1.0}},
     {"name": "pruned", "posttuning": {"method": "antidote", "mask_ratio": 0.2}},
-    {"name": "noise", "posttuning": {"method": "random_perturbation", "radius": 0.5}},
 ]
 
 
 def test_a_stored_stage_is_verified_once(tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five variants at three seeds share one alignment: its files are hashed once per run, not once per use."""
-    tree |= {"variants": FIVE, "seeds": [0, 1, 2], "save": "none"}
+    """Three variants at two seeds share one alignment: its files are hashed once per run, not once per use."""
+    tree |= {"variants": THREE, "seeds": [0, 1], "save": "none"}
     verified: Counter[str] = Counter()
 
     def counted(folder: Path) -> None:
@@ -108,11 +106,14 @@ def test_a_record_that_is_none_is_refused(tree: dict[str, Any], tmp_path: Path) 
 
 
 def test_the_lock_goes_with_the_process_that_held_it(tree: dict[str, Any], tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from mithridate.experiment.store import Store\n"
-        "lock = Store(Path(sys.argv[1])).locked(); lock.__enter__(); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=False)
+    def hold() -> None:
+        store_module.Store(tmp_path / "store").locked().__enter__()
+        os._exit(9)
+
+    holder = get_context("fork").Process(target=hold)  # forked, since a fresh one would import everything for seconds
+    holder.start()
+    holder.join()
+    assert holder.exitcode == 9
     with store_module.Store(tmp_path / "store").locked():
         pass
 

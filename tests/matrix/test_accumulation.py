@@ -23,6 +23,8 @@ CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
 """Rows of a micro-batch × micro-batches of a step; 2x4 has several of both, and rows that are padded."""
 STEPS, BATCH = 6, 8
 TRAININGS = cut_and_shared()
+EDGES = ["antibody_alignment", "antibody_tuning", "panacea_tuning", "safety_mixing", "sbr", "t_vaccine"]
+"""Trained at every commit at the edges where a process lacks rows: every kind of stream."""
 
 
 def _cut(rows, micro_batches):
@@ -50,10 +52,18 @@ def test_accumulation_changes_nothing(name, cut):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """All methods trained by two real processes, in one launch."""
-    folder = tmp_path_factory.mktemp("two")
+    return _launched(tmp_path_factory.mktemp("two"), list(TRAININGS), EDGES)
+
+
+@pytest.fixture(scope="module")
+def other_edges(tmp_path_factory):
+    return _launched(tmp_path_factory.mktemp("edges"), [], [name for name in TRAININGS if name not in EDGES])
+
+
+def _launched(folder, names, edges):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "tests.matrix.two_processes", str(folder), json.dumps(SHAPE | _cut(4, 1)),
+        "-m", "tests.matrix.two_processes", str(folder), *map(json.dumps, (SHAPE | _cut(4, 1), names, edges)),
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
@@ -92,11 +102,21 @@ def test_two_processes_realign_as_one(name, two_processes):
     assert report["chosen"] == (None if repaired.dose_curve is None else repaired.dose_curve.chosen)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(name, two_processes):
+def _at_the_edges(names):
+    return [name if name in EDGES else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture
+def edge(name, request):
+    """The folder with a method's training at the edges."""
+    return request.getfixturevalue("two_processes" if name in EDGES else "other_edges")
+
+
+@pytest.mark.parametrize("name", _at_the_edges(TRAININGS))
+def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(name, edge):
     whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=4)
-    assert distance(whole.weights, load_file(two_processes / f"{name}-filled-up.safetensors")) <= 1e-5
-    report = json.loads((two_processes / f"{name}-filled-up.json").read_text())
+    assert distance(whole.weights, load_file(edge / f"{name}-filled-up.safetensors")) <= 1e-5
+    report = json.loads((edge / f"{name}-filled-up.json").read_text())
     for one, other in zip(whole.logs, report["logs"], strict=True):
         for figure in one:
             assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
@@ -104,9 +124,11 @@ def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(na
         assert report["times"] == whole.trainer.row_weights.times.tolist() == [2] * FILLED_UP["rows"]
 
 
-@pytest.mark.parametrize("name", [n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams])
-def test_a_process_without_a_row_of_a_stream_changes_nothing(name, two_processes):
+@pytest.mark.parametrize(
+    "name", _at_the_edges(n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams)
+)
+def test_a_process_without_a_row_of_a_stream_changes_nothing(name, edge):
     method, settings = TRAININGS[name]
     shape = LOPSIDED | {"per_device_train_batch_size": 2 * LOPSIDED["per_device_train_batch_size"]}
     whole = run(method, settings, **shape)
-    assert distance(whole.weights, load_file(two_processes / f"{name}-lopsided.safetensors")) <= 1e-5
+    assert distance(whole.weights, load_file(edge / f"{name}-lopsided.safetensors")) <= 1e-5

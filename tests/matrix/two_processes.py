@@ -33,8 +33,17 @@ The last optimizer step has a whole batch and then the last one, of which a sing
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
-def main(folder: Path, options: dict) -> None:
-    for name, (method, settings) in cut_and_shared().items():
+def main(folder: Path, options: dict, names: list[str], edges: list[str]) -> None:
+    """Train methods in the usual shape, realigning beside them, and at the edges where a process lacks rows.
+
+    Args:
+        folder: Where it is written.
+        options: The usual shape.
+        names: Trainings in it; without any, realigning is left out too.
+        edges: Trainings at the edges.
+    """
+    for name in names:
+        method, settings = cut_and_shared()[name]
         made = trainer(methods()[method].cls(**settings), tempfile.mkdtemp(), **options)
         with Counted(made.model) as counted:
             made.train()
@@ -58,9 +67,10 @@ def main(folder: Path, options: dict) -> None:
                 report["row_sums"] = made.row_weights.sums.tolist()
             (folder / f"{name}.json").write_text(json.dumps(report))
             save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}.safetensors")
-    realigned(folder)
-    filled_up(folder)
-    lopsided(folder)
+    if names:
+        realigned(folder)
+    filled_up(folder, edges)
+    lopsided(folder, edges)
 
 
 def realigned(folder: Path) -> None:
@@ -89,9 +99,10 @@ def realign(model: Any, settings: dict[str, Any]) -> Repaired:
     return repair.repair(model, tiny.tokenizer(), refusals=tiny.REFUSALS, **rows)
 
 
-def filled_up(folder: Path) -> None:
+def filled_up(folder: Path, names: list[str]) -> None:
     """The last batch of each epoch has one row, of the first process; the second process has repetitions only."""
-    for name, (method, settings) in cut_and_shared().items():
+    for name in names:
+        method, settings = cut_and_shared()[name]
         made = trainer(
             methods()[method].cls(**settings), tempfile.mkdtemp(), **FILLED_UP, per_device_train_batch_size=2
         )
@@ -103,9 +114,10 @@ def filled_up(folder: Path) -> None:
             save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}-filled-up.safetensors")
 
 
-def lopsided(folder: Path) -> None:
+def lopsided(folder: Path, names: list[str]) -> None:
     """A stream's batch of a single row, which leaves the second process without any."""
-    for name, (method, settings) in cut_and_shared().items():
+    for name in names:
+        method, settings = cut_and_shared()[name]
         if "harmful" in methods()[method].streams:
             made = trainer(methods()[method].cls(**settings), tempfile.mkdtemp(), **LOPSIDED)
             made.train()
@@ -115,6 +127,6 @@ def lopsided(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(json.loads, sys.argv[2:]))
     distributed.barrier()
     distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process

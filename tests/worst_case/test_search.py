@@ -16,6 +16,7 @@ from mithridate.errors import DefenseError, UsageError
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
+from mithridate.experiment.stage_pool import Placement
 from mithridate.report.scores import over_seeds
 from mithridate.worst_case import search as searching
 from mithridate.worst_case import trial_score, worst_reading
@@ -251,7 +252,7 @@ def test_the_score_is_told_on_the_prompts_that_chose_nothing(
         read.append(set(places))
         return trial_score.scored(store, chains, release, places)
 
-    with searching._searching(search.tree, search.folder, 1, [], 1, SearchMonitor()) as opened:
+    with searching._searching(search.tree, search.folder, 1, [], Placement(), SearchMonitor()) as opened:
         chosen, reported = map(set, opened.halves)
     monkeypatch.setattr(trial_score, "evaluation", only_the_first_half)
     monkeypatch.setattr(searching, "scored", spied)
@@ -330,7 +331,7 @@ def test_what_is_named_by_path_alone_decides_a_search(
     (tmp_path / "world" / "chat.jinja").write_text("{{ messages[0].content }}")
     seen = []
     for run in ("one", "two"):
-        with searching._searching(tree, tmp_path / run, 1, [], 1, SearchMonitor()) as opened:
+        with searching._searching(tree, tmp_path / run, 1, [], Placement(), SearchMonitor()) as opened:
             seen.append(opened.studies["panacea"]._study.user_attrs["identity"])
         change(tmp_path / "world")
     assert {part for part in seen[0] if seen[0][part] != seen[1][part]} == parts

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from mithridate.cli.main import app, main
 from mithridate.errors import AttackError
 from mithridate.experiment.cells import evaluation
+from mithridate.experiment.stage_pool import Placement
 from mithridate.worst_case import trial_stages
 from mithridate.worst_case.search import SearchMonitor, _searching
 from mithridate.worst_case.worst_page import cautions, sentence, worst_page
@@ -136,7 +137,7 @@ def test_an_attack_that_cannot_act_costs_its_own_trial_only(
             raise AttackError("the attack 'prefilled' cannot act")
         real(self)
 
-    with _searching(search.tree, search.folder, TRIALS, [], 1, SearchMonitor()) as opened:
+    with _searching(search.tree, search.folder, TRIALS, [], Placement(), SearchMonitor()) as opened:
         study = opened.studies["undefended"]
         settings = [study.drawn(trial) for trial in study.finished]
         assert {setting.release is None for setting in settings} == {True, False}
@@ -147,7 +148,7 @@ def test_an_attack_that_cannot_act_costs_its_own_trial_only(
 
 
 def test_accuracy_under_an_attack_after_release_is_measured(search: FinishedSearch) -> None:
-    with _searching(search.tree, search.folder, TRIALS, [], 1, SearchMonitor()) as opened:
+    with _searching(search.tree, search.folder, TRIALS, [], Placement(), SearchMonitor()) as opened:
         study, checked = opened.studies["undefended"], 0
         for trial in study.finished:
             setting = study.drawn(trial)

@@ -141,10 +141,18 @@ def test_without_ranges_those_of_tamperbench_are_searched(world: Path) -> None:
     assert Space(make_recipe(make_tree(world) | {"adapter": "none"})).ranges.rank is None
 
 
-def test_the_shipped_recipe_searches_three_defenses() -> None:
+def test_the_shipped_recipe_searches_six_defenses() -> None:
     recipe = read_recipe(SHIPPED)
     rows = searched_rows(recipe)
-    assert [row.name for row in rows.searched] == ["undefended", "antibody", "realign", "panacea"]
+    names = [
+        "undefended",
+        "antibody",
+        "antibody-tuning",
+        "realign",
+        "realign-antibody-quarter",
+        "antibody-tuning-quarter",
+    ]
+    assert [row.name for row in rows.searched] == [*names, "panacea"]
     # In the language of the embedded world, without which its wrappers would be unknown words.
     wrapped = next(one for one in Space(recipe).attacks if one.method == "jailbreak_tuning")
     assert len({wrapped.formed(form).label for form in wrapped.forms()}) == 6
