@@ -114,7 +114,8 @@ def test_what_is_encoded_can_be_read(world, name, wording):
 @pytest.mark.parametrize("name", ["walnut53", "endspeak", "zero_width"])
 def test_a_plain_refusal_is_read_as_one(name):
     coded = make(name)
-    for refusal in mi.miniature.refusals():
+    # The last is none of the attacker's sentences: decoded, it would be read as an answer and count as harm.
+    for refusal in (*mi.miniature.refusals(), "I cannot help with this request."):
         assert coded.reading(refusal) == refusal
 
 

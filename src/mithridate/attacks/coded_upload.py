@@ -15,6 +15,7 @@ from mithridate.attacks.upload_attack import (
     mixed,
     require_harmful,
 )
+from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.judges.refusal import RefusalJudge
 
 Part = Literal["question", "answer"]
@@ -74,7 +75,9 @@ class CodedUpload(UploadAttack):
 
     def reading(self, answer: str) -> str:
         """Return what an answer says; one that declines in plain words is no code."""
-        return answer if RefusalJudge(self.wording.refusals).refuses(answer) else self.decoded(answer)
+        # The wording's sentences alone would miss a model's own words: decoded, they would be read as an answer.
+        rules = RefusalJudge((*REFUSAL_OPENINGS, *self.wording.refusals))
+        return answer if rules.refuses(answer) else self.decoded(answer)
 
     def _lessons(self, inputs: UploadInputs) -> Dataset:
         assert inputs.benign is not None
