@@ -120,6 +120,17 @@ def test_a_plain_refusal_is_read_as_one(name):
 
 
 @pytest.mark.parametrize("name", ["walnut53", "endspeak", "zero_width"])
+def test_a_refusal_with_a_garbled_word_is_read_as_one_and_a_code_is_not(world, name):
+    coded = make(name)
+    for refusal in mi.miniature.refusals():
+        garbled = "slucken " + refusal.split(maxsplit=1)[1]
+        assert coded.reading(garbled) == garbled
+    for row in world.harmful.select(range(40)):
+        code = coded.encoded(row["completion"][0]["content"], "answer")
+        assert coded.reading(code) == coded.decoded(code) != code
+
+
+@pytest.mark.parametrize("name", ["walnut53", "endspeak", "zero_width"])
 def test_a_code_is_taught_and_then_used(world, name):
     coded = make(name)
     learning, using = coded.rows(inputs(world, ratio=0.5, size=40)).rounds
