@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 METHODS, FOLDER = ROOT / "recipes" / "methods.yaml", ROOT / "recipes" / "cards"
 
 STAGES = ("alignment", "finetuning", "posttuning")
-LAST = ("alignment", "realign")
+LAST = ("alignment", "realign", "finetuning")
 """What takes long stands last, so that an interrupted run has most methods."""
 
 CONTROLS = {
@@ -31,7 +31,8 @@ CONTROLS = {
 }
 """Norm of a random displacement of the adapter that moves the weights at least as far as the repair does.
 
-In the merged weights, which a random displacement moves by 0.44 of its norm, and in the adapter where the repair moves that.
+In the merged weights, which a random displacement moves by 0.44 of its norm, and in the adapter where a repair moves
+that.
 """
 
 Tree = dict[str, Any]
@@ -77,7 +78,7 @@ def recipes() -> dict[str, Tree]:
     moderating = base["streams"]["user"] | {"benign": "miniature:moderation"}
     changes: dict[str, Tree] = {
         "controls": {"seeds": base["seeds"], "variants": [*first, *alone.values(), *_controls()]},
-        "fresh": {"seeds": base["seeds"], "evaluation": fresh, "variants": [*first, *alone.values()]},
+        "fresh": {"seeds": [1, 2, 3], "evaluation": fresh, "variants": [*first, *alone.values()]},
         "ablated": {"seeds": [1], "evaluation": short, "variants": [first[1], *map(_ablated, alone, alone.values())]},
         "attack": {
             "seeds": [1, 2, 3],
@@ -113,7 +114,11 @@ def _alone(variants: list[Tree]) -> dict[str, Tree]:
         used = [(stage, variant[stage]) for stage in STAGES if stage in variant]
         if len(used) == 1 and "ratio" not in variant:
             found.setdefault(_name(used[0][1]), variant)
-    return dict(sorted(found.items(), key=lambda item: [key in (item[0], *item[1]) for key in LAST]))
+    return dict(sorted(found.items(), key=lambda item: _last(*item)))
+
+
+def _last(name: str, variant: Tree) -> list[bool]:
+    return [key in (name, *variant) for key in LAST]
 
 
 def _name(choice: str | Tree) -> str:

@@ -73,6 +73,9 @@ class Runs(NamedTuple):
 
 def checks_of(method: str, runs: Runs) -> Checks:
     """Return the checks of one method."""
+    if method == "sft":
+        none = Check(why=f"{UNKNOWN}: it is what the others are set against.")
+        return Checks(paired_bootstrap=none, fresh_prompts=none, mechanism=none, transfer=none)
     return Checks(
         paired_bootstrap=effect(method, runs, "controls", "on the prompts of every other table"),
         fresh_prompts=effect(method, runs, "fresh", "on prompts that no setting was chosen on"),
@@ -142,17 +145,21 @@ def mechanism(method: str, runs: Runs) -> Check:
     be judged as the undefended model's is. A random displacement at least as large as a repair's must do less.
     """
     controls, ablated = runs.found.get("controls"), runs.found.get("ablated")
-    if controls is None or ablated is None:
-        missing = "controls" if controls is None else "ablated"
-        return Check(why=f"{UNKNOWN}: recipes/cards/{missing}.yaml was not run.")
-    variant, off = _alone(method, controls), _called(OFF + method, ablated)
-    if variant is None or off is None:
-        reason = _failure(OFF + method, ablated) or "the method stands in no run alone, or in none switched off"
-        return Check(why=f"{UNKNOWN}: {reason}.")
+    variant = None if controls is None else _alone(method, controls)
+    if controls is None or variant is None:
+        return Check(why=f"{UNKNOWN}: recipes/cards/controls.yaml was not run with it.")
+    versus = _versus(variant, "controls")
+    if versus.high >= 0:
+        evidence = [runs.evidence("controls", "the effect with the term", variant, versus.figures)]
+        return Check(passes=False, why=f"there is no effect to explain: {versus}.", evidence=evidence)
     active = _active(variant)
     if active is None:
         return Check(why=f"{UNKNOWN}: it logs no figure of its term.")
-    versus, none = _versus(variant, "controls"), _versus(off, "ablated")
+    off = None if ablated is None else _called(OFF + method, ablated)
+    if ablated is None or off is None:
+        reason = ablated and _failure(OFF + method, ablated)
+        return Check(why=f"{UNKNOWN}: {reason or 'recipes/cards/ablated.yaml was not run with it'}.")
+    none = _versus(off, "ablated")
     bare = undefended(ablated)
     assert bare is not None  # `versus` is against it
     same = (none.low, none.high) == (0.0, 0.0) and off.finetune_accuracy == bare.finetune_accuracy
