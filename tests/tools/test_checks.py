@@ -14,7 +14,7 @@ from tools.measure_checks import checked, kept_runs
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
-from mithridate.report.results import Results
+from mithridate.report.results import Failure, Results
 from mithridate.report.scores import over_seeds
 from mithridate.report.seed_statistics import paired_bootstrap
 from tools import which_defense
@@ -138,6 +138,15 @@ def test_what_no_run_holds_is_not_measured_and_says_why():
     weak = found(whole(fresh=run(of("lisa"), clean=BARE))).fresh_prompts
     assert weak.passes is None
     assert "the attack did not clearly raise" in weak.why
+
+
+def test_a_method_that_could_not_act_says_why_itself():
+    failed = run()
+    failed.failures = [
+        Failure.model_construct(variant="lisa", method="lisa", reason="no dose is within the budget", seed=1)
+    ]
+    check = found(whole(fresh=failed)).fresh_prompts
+    assert (check.passes, "no dose is within the budget" in check.why) == (None, True)
 
 
 def test_transfer_needs_both_and_one_that_fails_fails():
