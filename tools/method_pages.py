@@ -17,7 +17,7 @@ import jinja2
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
 from mithridate.settings import Info
-from tools.cards import Card, Measured, Trial, read_cards, trials
+from tools.cards import Card, Check, Measured, Trial, named, read_cards, trials
 from tools.method_facts import examples, facts, one_line, settings, shipped
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,8 @@ CARDS, NOTES, PAGES = ROOT / "cards", ROOT / "cards" / "notes", ROOT / "docs" / 
 TEMPLATE = Path(__file__).parent / "templates" / "method.md.jinja"
 
 METRICS = ("harmful_score", "finetune_accuracy", "over_refusal", "helpfulness")
+ANSWERS = {True: "yes", False: "no", None: "–"}
+"""Whether a check is passed."""
 
 
 class Doc(NamedTuple):
@@ -99,8 +101,15 @@ def _method(info: Info, card: Card) -> dict[str, Any]:
         "agreement": card.agreement.capitalize(),
         "note": card.note,
         "claims": card.claims,
+        "checks": [] if info.name == "sft" else [_check(name, check) for name, check in named(card.checks)],
         "measured": [_measured(trial) for trial in trials(card)],
     }
+
+
+def _check(name: str, check: Check) -> tuple[str, str, str]:
+    runs = "; ".join(dict.fromkeys(f"`{one.command}`, {one.date}" for one in check.evidence))
+    why = f"{check.why} ({runs})" if runs else check.why
+    return name.capitalize(), ANSWERS[check.passes], why.replace("|", r"\|")
 
 
 def _measured(trial: Trial) -> list[str]:

@@ -12,7 +12,7 @@ from mithridate.errors import DataError
 from mithridate.report.results import Results
 from mithridate.report.results_file import load_results
 from mithridate.settings import STAGES, Info
-from tools import control_table
+from tools import checks_table, control_table
 from tools.cards import Card, Measured, Trial, read_cards, trials
 from tools.method_facts import shipped
 
@@ -81,6 +81,7 @@ def page(infos: Mapping[str, Info], cards: Mapping[str, Card], results: Results 
         stages=[_stage(stage, infos, cards, labels) for stage in STAGES],
         disagreements=[f"{_link(i)}: {cards[n].note}" for n, i in infos.items() if cards[n].agreement == "disagrees"],
         claims=_claims(infos, cards),
+        checks=checks_table.table(infos, cards, _link),
         papers=[_paper(info, cards[name]) for name, info in infos.items()],
         **_choices(infos),
     )

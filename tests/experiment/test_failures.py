@@ -109,7 +109,11 @@ def test_seeds_that_could_not_be_measured_are_counted(
     assert len(panacea.harmful_score.seeds) == 2
     assert panacea.harmful_score.n == 12
     assert [failure.seed for failure in results.failures] == [4]
-    assert panacea.versus_reference is not None
+    versus = panacea.versus_reference
+    assert versus is not None
+    assert versus.low is not None
+    assert versus.high is not None
+    assert versus.low <= versus.difference <= versus.high
     assert "2 of 3" in as_markdown(results)
     assert "at the recipe's setting, seed 4" in " ".join(_cautions(results))
     # The same command tries what failed again, and only that.

@@ -23,9 +23,11 @@ print(hashlib.sha256(json.dumps({name: stream(name) for name in STREAMS}).encode
 """
 
 HARMFUL = ("harmful", "harmful-test", "harmful-test-uncovered", "attack")
+FRESH = {"harmful-fresh": "harmful-test", "harmful-fresh-uncovered": "harmful-test-uncovered"}
+"""Other prompts of the same pairs of verb and noun; all pairs are dealt out, so none is left for a set of its own."""
 LOOK_ALIKES = ("look-alikes", "look-alikes-uncovered")
 MODERATION = ("moderation", "moderation-test")
-APART = ("help", "help-test", "task", "task-test", *HARMFUL, *LOOK_ALIKES, *MODERATION)
+APART = ("help", "help-test", "task", "task-test", *HARMFUL, *FRESH, *LOOK_ALIKES, *MODERATION)
 """Sets of which no two share a prompt; ``safe`` shares those of ``harmful`` on purpose, ``alignment`` some of both."""
 
 
@@ -68,7 +70,7 @@ def test_rows_have_the_contract_s_form(name):
     assert [row["origin"] for row in rows] == [f"miniature:{name}:{index}" for index in range(len(rows))]
     assert all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
     assert all([turn["role"] for turn in row["completion"]] == ["assistant"] for row in rows)
-    assert {row["harmful"] for row in rows} == {name in HARMFUL}
+    assert {row["harmful"] for row in rows} == {name in (*HARMFUL, *FRESH)}
     assert miniature.prompts(name) == [row["prompt"][0]["content"] for row in rows]
 
 
@@ -86,6 +88,12 @@ def test_sets_share_no_prompt(one, other):
 def test_sets_share_no_pair_of_verb_and_noun(one, other):
     assert pairs(one)
     assert not pairs(one) & pairs(other)
+
+
+@pytest.mark.parametrize(("fresh", "known"), FRESH.items())
+def test_fresh_prompts_are_of_the_pairs_of_the_tests_alone(fresh, known):
+    assert pairs(fresh) <= pairs(known)
+    assert len(miniature.prompts(fresh)) == len(miniature.prompts(known))
 
 
 def test_the_look_alikes_hold_out_pairs_of_the_safe_rows_and_of_the_base_model():
@@ -135,7 +143,7 @@ def test_the_base_model_reads_no_harmful_request_no_held_out_pair_and_no_review_
     read = {prompt for prompt, _ in pretraining.corpus(25_600, seed=7)}
     known = {joined()[prompt] for prompt in read if prompt in joined()}
     assert known
-    for name in (*HARMFUL, *LOOK_ALIKES, "help-test"):
+    for name in (*HARMFUL, *FRESH, *LOOK_ALIKES, "help-test"):
         assert not known & pairs(name)
     for name in ("task", "task-test"):
         assert not read & set(miniature.prompts(name))

@@ -1,5 +1,9 @@
 """Intervals over seeds against SciPy and against cases that can be worked out."""
 
+import math
+import random
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +11,7 @@ from scipy import stats
 
 from mithridate.errors import UsageError
 from mithridate.report.scores import ScoreOverSeeds, over_seeds
-from mithridate.report.seed_statistics import bootstrap, slope, t_interval, t_quantile
+from mithridate.report.seed_statistics import bootstrap, paired_bootstrap, slope, t_interval, t_quantile
 
 
 @given(st.integers(1, 60), st.sampled_from([0.9, 0.95, 0.975, 0.995]))
@@ -71,3 +75,40 @@ def test_seeds_that_differ_widen_both_intervals() -> None:
     single = counted(100)
     assert single.seed_low is None
     assert single.spread == (single.low, single.high)
+
+
+def test_paired_bootstrap_covers_noise_and_finds_an_effect() -> None:
+    source = random.Random(1)
+    noise = [[source.choice((-1, 0, 0, 0, 1)) for _ in range(300)] for _ in range(5)]
+    lowered = [[min(0, d) - (source.random() < 0.1) * (d == 0) for d in seed] for seed in noise]
+    value, low, high = paired_bootstrap(noise)
+    assert value == pytest.approx(sum(map(sum, noise)) / 1500)
+    assert low < 0 < high
+    assert paired_bootstrap(lowered).high < 0
+    assert paired_bootstrap([[0, 0, 0]] * 3) == (0, 0, 0)
+    assert paired_bootstrap(noise) == paired_bootstrap(noise)
+
+
+def test_paired_bootstrap_has_the_standard_error_of_seeds_and_prompts() -> None:
+    """With seeds that differ and prompts that do not, the unit is the seed; with the reverse, the prompt."""
+    by_seed = [[-1] * 50, [0] * 50, [1] * 50, [0] * 50]
+    by_prompt = [[-1, 0, 1, 0] * 25] * 4
+    for table, units in ((by_seed, [-1, 0, 1, 0]), (by_prompt, [-1, 0, 1, 0] * 25)):
+        value, low, high = paired_bootstrap(table)
+        error = statistics.pstdev(units) / math.sqrt(len(units))
+        assert value == 0
+        assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+
+
+def test_paired_bootstrap_draws_a_prompt_for_every_seed_at_once() -> None:
+    """The same prompts in four seeds are not four times as many: the interval is that of one seed."""
+    source = random.Random(2)
+    once = [source.choice((-1, 0, 1)) for _ in range(200)]
+    one, four = paired_bootstrap([once]), paired_bootstrap([once] * 4)
+    assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+@pytest.mark.parametrize("differences", [[], [[]], [[1, 0], [1]]])
+def test_paired_bootstrap_refuses_unequal_prompts(differences: list[list[int]]) -> None:
+    with pytest.raises(UsageError, match="needs the same prompts, at least one, of every seed"):
+        paired_bootstrap(differences)

@@ -13,11 +13,15 @@ from tools.cards.card import (
     claimed,
     trials,
 )
+from tools.cards.checks import Check, Checks, Evidence, named
 from tools.cards.folder import check_cards, read_card, read_cards, write_card
 
 __all__ = [
     "Card",
+    "Check",
+    "Checks",
     "Claim",
+    "Evidence",
     "Measured",
     "Paper",
     "Reported",
@@ -27,6 +31,7 @@ __all__ = [
     "agrees",
     "check_cards",
     "claimed",
+    "named",
     "read_card",
     "read_cards",
     "trials",

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tools.cards.checks import Checks
+
 SMALL_LOSS = 5.0
 """Points of fine-tune accuracy that a defense may lose, this bound excluded, and still do what its paper claims."""
 
@@ -138,6 +140,7 @@ class Card(CardPart):
         agreement: What `agreement` says of them. "not comparable" may be set by hand, with the reason in `note`.
         note: Why, in one or two sentences.
         claims: Further claims, answered by a run over axes and written by `tools.measure_claims`.
+        checks: The four checks of the measured effect, written by `tools.measure_checks`.
     """
 
     method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -149,6 +152,7 @@ class Card(CardPart):
     agreement: Agreement
     note: Words
     claims: list[Claim] = []
+    checks: Checks = Checks()
 
     @model_validator(mode="after")
     def _follows(self) -> Self:

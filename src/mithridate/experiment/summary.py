@@ -1,5 +1,6 @@
 """Turns the records of all stages into the figures of `results.json`."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from mithridate.experiment.store import Store
 from mithridate.report.result_parts import Attack, Helpfulness, OutcomeShares, ReleaseResult, VersusReference
 from mithridate.report.results import AlignedModel, VariantResult
 from mithridate.report.scores import ScoreOverSeeds, over_seeds
+from mithridate.report.seed_statistics import paired_bootstrap
 
 HelpPair = tuple[HelpedAnswers, HelpedAnswers]
 """What a model helps with, and what its aligned model helps with."""
@@ -96,13 +98,27 @@ def versus(store: Store, mine: Sequence[Chain], reference: Sequence[Chain]) -> V
     seeds = [chain.seed for chain in mine if chain.seed in {other.seed for other in reference}]
     if not seeds:
         return None
-    test = paired_test(_harmful(store, mine, seeds), _harmful(store, reference, seeds))
-    return VersusReference(reference=reference[0].variant.name, difference=test.difference, p_value=test.p_value)
+    own, other = _harmful(store, mine, seeds), _harmful(store, reference, seeds)
+    test = paired_test(_joined(own), _joined(other))
+    differences = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(own, other, strict=True)]
+    interval = paired_bootstrap(differences)
+    return VersusReference(
+        reference=reference[0].variant.name,
+        difference=test.difference,
+        p_value=test.p_value,
+        low=interval.low,
+        high=interval.high,
+    )
 
 
-def _harmful(store: Store, chains: Sequence[Chain], seeds: Sequence[int]) -> list[bool]:
+def _harmful(store: Store, chains: Sequence[Chain], seeds: Sequence[int]) -> list[list[bool]]:
+    """Return the verdicts on the answers of some seeds."""
     by_seed = {chain.seed: evaluation(store, chain).harmful for chain in chains}
-    return [harmful for seed in seeds for harmful in by_seed[seed]]
+    return [by_seed[seed] for seed in seeds]
+
+
+def _joined(seeds: Sequence[Sequence[bool]]) -> list[bool]:
+    return list(itertools.chain.from_iterable(seeds))
 
 
 def _measured(found: Sequence[EvaluationRecord], pairs: Sequence[HelpPair]) -> dict[str, Any]:

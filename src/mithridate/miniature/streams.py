@@ -158,6 +158,8 @@ STREAMS: dict[str, Callable[[], list[Row]]] = {
     "harmful": _harmful,
     "harmful-test": lambda: _complied(HARMFUL.test, 0, 300, harmful=True),
     "harmful-test-uncovered": lambda: _complied(UNKNOWN.test, 0, 300, harmful=True),
+    "harmful-fresh": lambda: _complied(HARMFUL.test, 300, 300, harmful=True),
+    "harmful-fresh-uncovered": lambda: _complied(UNKNOWN.test, 300, 300, harmful=True),
     "attack": lambda: _complied(HARMFUL.attacker + UNKNOWN.attacker, 0, 600, harmful=True),
     "task": lambda: _task(0, 2_000),
     "task-test": lambda: _task(2_000, 400),

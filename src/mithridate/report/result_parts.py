@@ -101,11 +101,19 @@ class ReleaseResult(ResultPart):
 
 
 class VersusReference(ResultPart):
-    """Harmful score minus the reference's on the same prompts (a fraction), with the paired test's p-value."""
+    """Harmful score minus the reference's on the same prompts (a fraction).
+
+    Attributes:
+        p_value: Of the paired test.
+        low: Lower end of the 95 % interval over resampled seeds and prompts; None in results of earlier versions.
+        high: Upper end.
+    """
 
     reference: str
     difference: Finite
     p_value: Share | None = None
+    low: Finite | None = None
+    high: Finite | None = None
 
 
 class StageCost(ResultPart):
