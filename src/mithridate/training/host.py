@@ -81,10 +81,7 @@ def refuse_host(trainer: Any) -> None:
             "compute_loss_func": trainer.compute_loss_func is not None,
             "a router auxiliary loss (set router_aux_loss_coef=0)": trainer.aux_loss_enabled,
             "image data": trainer._is_vision_dataset,
-            # accelerate/utils/deepspeed.py, DeepSpeedEngineWrapper.backward and DeepSpeedOptimizerWrapper.step.
-            "DeepSpeed (its backward pass is followed by its own optimizer step, from buffers that a gradient "
-            "of a defense does not reach; use FSDP2 or DDP)": kind == DistributedType.DEEPSPEED,
-            f"the launch type {kind.value} (use FSDP2 or DDP)": kind
+            f"the launch type {kind.value} (use FSDP2, DeepSpeed or DDP)": kind
             not in (
                 DistributedType.NO,
                 DistributedType.MULTI_CPU,
