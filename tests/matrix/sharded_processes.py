@@ -5,6 +5,7 @@ Each job is a dictionary: ``id``, ``training`` (a name of `cut_and_shared`), ``o
 steps (`test_sharding`, `test_zero_sharding`).
 """
 
+import copy
 import json
 import sys
 import tempfile
@@ -36,7 +37,14 @@ def zero(stage: int, **settings: Any) -> dict[str, Any]:
     return {"deepspeed": config | {"zero_optimization": {"stage": stage} | settings}}
 
 
-ENGINES = {"fsdp2": FSDP, "zero1": zero(1), "zero2": zero(2), "overlapping": zero(2, overlap_comm=True)}
+ENGINES = {
+    "fsdp2": FSDP,
+    "zero1": zero(1),
+    "zero2": zero(2),
+    "zero3": zero(3),
+    "overlapping": zero(2, overlap_comm=True, reduce_bucket_size=512),
+    "bare": {"deepspeed": {"zero_optimization": {"stage": 1}, "train_micro_batch_size_per_gpu": "auto"}},
+}
 
 EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1}
 """One row a batch, since transformers takes the mean over batches."""
@@ -136,12 +144,58 @@ def repair(job: dict[str, Any], folder: Path) -> None:
 def refuse(job: dict[str, Any], folder: Path) -> None:
     """Train what must be refused; write the message."""
     try:
-        made(job, tempfile.mkdtemp()).train()
+        made(job, tempfile.mkdtemp()).train(resume_from_checkpoint=job.get("checkpoint"))
     except MithridateError as error:
         (folder / f"{job['id']}-{distributed.get_rank()}.txt").write_text(str(error))
 
 
-KINDS = {"train": train, "save": save, "resume": resume, "refuse": refuse, "repair": repair}
+def plain(job: dict[str, Any], folder: Path) -> None:
+    """Train, and write what DeepSpeed left of itself on the model."""
+    trainer = made(job, tempfile.mkdtemp())
+    trainer.train()
+    model = copy.deepcopy(trainer.model)
+    model.zero_grad()
+    batch = {"input_ids": torch.tensor([[6, 7, 8 + distributed.get_rank(), 9]])}
+    for other in (trainer.model, model):
+        other.train(False)(**batch, labels=batch["input_ids"]).loss.backward()
+    own_gradient = all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(trainer.model.parameters(), model.parameters(), strict=True)
+        if p.requires_grad
+    )
+    trainer.model.save_pretrained(tempfile.mkdtemp())
+    try:
+        trainer.train()
+    except MithridateError as error:
+        again = str(error)
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in trainer.model.modules())
+    write(job, folder, finished(trainer), own_gradient=own_gradient, again=again, hooks=hooks)
+
+
+def fail(job: dict[str, Any], folder: Path) -> None:
+    """One process fails in the middle of a step."""
+    trainer = made(job, tempfile.mkdtemp())
+    original = type(trainer.defense).gradient
+
+    def failing(self: Any, step: Any) -> Any:
+        found = original(self, step)
+        if distributed.get_rank() == 1 and step.clock.number == 2:
+            raise RuntimeError("the second process failed")
+        return found
+
+    type(trainer.defense).gradient = failing
+    trainer.train()
+
+
+KINDS = {
+    "train": train,
+    "save": save,
+    "resume": resume,
+    "refuse": refuse,
+    "repair": repair,
+    "plain": plain,
+    "fail": fail,
+}
 
 
 if __name__ == "__main__":

@@ -334,8 +334,8 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's optimizer, whose groups of parameters DeepSpeed flattens one by one."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        return split_by_block(optimizer, self._training.weights) if self.is_deepspeed_enabled else optimizer
+        made = super().create_optimizer(*args, **kwargs)
+        return split_by_block(made, self._training.weights) if self.is_deepspeed_enabled else made
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""

@@ -109,12 +109,12 @@ def settle_zero(trainer: Any) -> None:
             "that weights cannot be displaced, copied or restored in place; use FSDP2, or ZeRO-2)": stage == 3,
             f"DeepSpeed's ZeRO stage {stage} (use 1 or 2, or DDP)": stage not in (1, 2, 3),
             "DeepSpeed's offload_optimizer (never tested; use more processes, or FSDP2)": _offloads(zero),
-            f"'{', '.join(unknown)}' in the DeepSpeed config (never tested; set optimizer and schedule in the SFTConfig, "
-            "and leave other settings out)": unknown,
+            f"'{', '.join(unknown)}' in the DeepSpeed config (never tested; set optimizer and schedule in the "
+            "SFTConfig, and leave other settings out)": unknown,
             "sequence or tensor parallelism under DeepSpeed (a defense needs whole rows)": (
                 host.parallelism_config is not None and host.parallelism_config.total_size > 1
             ),
-            f"optim='{optimizer}' under DeepSpeed (it steps along one flat tensor for all matrices of a block; use one of "
+            f"optim='{optimizer}' under DeepSpeed (the matrices of a block are one flat tensor there; use one of "
             f"{', '.join(sorted(BY_ELEMENT))})": optimizer not in BY_ELEMENT,
             "a quantized model under DeepSpeed (never tested; use DDP)": getattr(trainer.model, "is_quantized", False),
         }
