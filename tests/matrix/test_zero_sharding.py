@@ -210,13 +210,37 @@ def test_tied_embeddings_train_as_in_one_process(other_ways, tmp_path):
     assert distance(finished(whole).weights, load_file(other_ways / "repnoise-tied-zero2.safetensors")) <= 1e-5
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process under DeepSpeed, which stores weights in bfloat16 as two do."""
+    folder = tmp_path_factory.mktemp("alone-zero")
+    jobs = [_job("train", name, 1, "-half", bf16=True) for name in HALF]
+    jobs += [_job("train", name, 1, "-half-full", bf16=True, full=True) for name in HALF]
+    launched(folder, 1, [_by("zero2", job) for job in jobs])
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["half-zero1", "half-zero2", "half-full-zero2"])
 @pytest.mark.parametrize("name", HALF)
-def test_in_half_precision_two_processes_train_as_one_up_to_rounding(name, suffix, other_ways):
-    report = json.loads((other_ways / f"{name}-{suffix}.json").read_text())
-    whole = run(*TRAININGS[name], **WHOLE, bf16=True, full="full" in suffix)
-    assert {w.dtype for w in load_file(other_ways / f"{name}-{suffix}.safetensors").values()} == {torch.bfloat16}
+def test_in_half_precision_two_processes_train_as_one_up_to_rounding(name, suffix, other_ways, alone):
+    two, one = (folder / f"{name}-{suffix}" for folder in (other_ways, alone))
+    one = one.with_name(one.name.replace("zero1", "zero2"))
+    weights, whole = (load_file(path.with_suffix(".safetensors")) for path in (two, one))
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    # Four steps of AdamW go no further than 0.04; what is rounded otherwise turns some of them around.
+    far = torch.cat([(weights[n].float() - whole[n].float()).abs().flatten() for n in weights])
+    assert far.mean() <= 2e-3
+    logs = (json.loads(path.with_suffix(".json").read_text())["logs"] for path in (two, one))
+    for mine, other in zip(*logs, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], abs=LOSS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HALF)
+def test_in_half_precision_the_losses_are_those_under_autocast(name, other_ways):
+    report = json.loads((other_ways / f"{name}-half-zero2.json").read_text())
+    whole = run(*TRAININGS[name], **WHOLE, bf16=True)
     for one, other in zip(whole.logs, report["logs"], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=LOSS)
 

@@ -1,7 +1,6 @@
 """The one subclass of TRL's trainer: it hands each optimizer step to a defense."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.data import refuse_control_tokens, require_rows
-from mithridate.errors import CheckpointError, DataError, DefenseError, Diverged, UsageError
+from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.model_names import locate
 from mithridate.models.batches import STAND_IN
 from mithridate.models.decoder import learned_positions
 from mithridate.models.fused_head import drop_fused_head, fused_head
 from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
 from mithridate.training import state
-from mithridate.training.defense import Defense, Rescalable, require_defense
+from mithridate.training.defense import Defense, Rescalable, require_defense, require_finite
 from mithridate.training.finishing import finish, save_finished
 from mithridate.training.fsdp_host import save_whole, settle_sharding, shard_on_cpus
 from mithridate.training.given_streams import given_streams, stream_trained_at
-from mithridate.training.gradient import Gradient
 from mithridate.training.host import (
     ROW,
     KeepingRow,
@@ -48,7 +46,7 @@ from mithridate.training.step_rows import Clock, Memory
 from mithridate.training.trainable_weights import Weights
 from mithridate.training.training_state import TrainingState
 from mithridate.training.zero import ZeroEngine, split_by_block, stepping, trained_once
-from mithridate.training.zero_host import require_same_engine, settle_zero, zero_on_cpus
+from mithridate.training.zero_host import refuse_zero, require_same_engine, settle_zero, zero_on_cpus
 
 LARGEST_DROP = 0.2
 """Share of training rows that may be lost to truncation before the run is refused."""
@@ -113,6 +111,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
         if isinstance(args, SFTConfig):
             refuse_settings(args, self._rows.column_names)
+            refuse_zero(args)
         if isinstance(model, str):
             model = locate(model, tokenizer="processing_class" not in kwargs)
         # A row's position must survive TRL's filtering and the sampler's shuffling.
@@ -211,24 +210,11 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             if self.state.global_step == 0:
                 self.defense.start(step)
             gradient = self.defense.gradient(step)
-            self._require_finite(gradient)
+            require_finite(gradient, self.defense, self.state.global_step + 1)
             follow(gradient)
         if gradient.row_shares is not None:
             self._training.add_row_weights(gradient.row_shares)
         return self._record(step, micro_batches)
-
-    def _require_finite(self, gradient: Gradient) -> None:
-        if not isinstance(gradient, Gradient):
-            raise DefenseError(
-                f"{type(self.defense).__name__}.gradient returned {type(gradient).__name__}, not a Gradient; "
-                "return a Gradient made of step.gradient(…)"
-            )
-        norm = gradient.norm()
-        if not math.isfinite(norm):
-            raise Diverged(
-                f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
-                "lower the learning rate or the strength of the defense, and check the data"
-            )
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
         return Step(

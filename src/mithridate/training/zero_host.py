@@ -9,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 from transformers.training_args import OptimizerNames
+from trl import SFTConfig
 
 from mithridate.errors import CheckpointError
 from mithridate.training.fsdp_host import require_same_kind
@@ -76,51 +77,63 @@ def zero_on_cpus(trainer: Any) -> None:
         propagate_args_to_deepspeed(host, trainer.args)
 
 
-def settle_zero(trainer: Any) -> None:
-    """Refuse DeepSpeed settings that a defense cannot train under, and clip as one process would.
+def refuse_zero(args: SFTConfig) -> None:
+    """Refuse DeepSpeed settings that a defense cannot train under, before a model is loaded.
+
+    Args:
+        args: The settings of TRL's trainer.
 
     Raises:
         UsageError: Naming the setting.
     """
-    host, plugin = trainer.accelerator, trainer.args.deepspeed_plugin
-    require(
-        {
-            "DeepSpeed settings on a CPU without a launcher (accelerate would train without DeepSpeed and say nothing; "
-            "start it with torchrun or accelerate launch)": plugin is not None
-            and host.distributed_type != DistributedType.DEEPSPEED
-        }
-    )
-    if host.distributed_type != DistributedType.DEEPSPEED:
+    if args.deepspeed_plugin is None:
         return
-    config, optimizer = plugin.deepspeed_config, OptimizerNames(trainer.args.optim).value
+    config, optimizer = args.deepspeed_plugin.deepspeed_config, OptimizerNames(args.optim).value
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage")
     unknown = sorted(set(config) - SECTIONS)
     unknown += sorted(f"zero_optimization.{name}" for name in set(zero) - ZERO_SETTINGS if "stage3" not in name)
     require(
         {
+            "DeepSpeed's ZeRO-3 (between passes it leaves an empty tensor in the place of each weight, so that weights "
+            "cannot be displaced, copied or restored; use FSDP2, or ZeRO-2)": stage == 3,
+            f"DeepSpeed's ZeRO stage {stage} (use 1 or 2, or DDP)": stage not in (1, 2, 3),
+            "DeepSpeed's offload_optimizer or offload_param (never tested; use FSDP2 over more processes)": (
+                _offloads(zero)
+            ),
+            f"'{', '.join(unknown)}' in the DeepSpeed config (never tested; set optimizer and schedule in the "
+            "SFTConfig, and leave other settings out)": unknown,
+            f"optim='{optimizer}' under DeepSpeed (the matrices of a block are one flat tensor there; use one of "
+            f"{', '.join(sorted(BY_ELEMENT))})": optimizer not in BY_ELEMENT,
+        }
+    )
+
+
+def settle_zero(trainer: Any) -> None:
+    """Refuse what a defense cannot train under with DeepSpeed, and clip gradients as one process would.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    host, plugin = trainer.accelerator, trainer.args.deepspeed_plugin
+    if plugin is None:
+        return
+    refuse_zero(trainer.args)
+    require(
+        {
+            "DeepSpeed settings on a CPU without a launcher (accelerate would train without DeepSpeed and say nothing; "
+            "start it with torchrun or accelerate launch)": host.distributed_type != DistributedType.DEEPSPEED,
             "DeepSpeed on CPUs without use_cpu=True (accelerate would let every process train on all rows)": (
                 host.num_processes != launched_processes()
             ),
             "DeepSpeed on CPUs where a GPU is visible (it would use the GPU; set CUDA_VISIBLE_DEVICES= to hide it)": (
                 host.device.type == "cpu" and torch.cuda.is_available()
             ),
-            "DeepSpeed's ZeRO-3 (between passes a process holds its part of each weight as another, empty tensor, so "
-            "that weights cannot be displaced, copied or restored in place; use FSDP2, or ZeRO-2)": stage == 3,
-            f"DeepSpeed's ZeRO stage {stage} (use 1 or 2, or DDP)": stage not in (1, 2, 3),
-            "DeepSpeed's offload_optimizer (never tested; use more processes, or FSDP2)": _offloads(zero),
-            f"'{', '.join(unknown)}' in the DeepSpeed config (never tested; set optimizer and schedule in the "
-            "SFTConfig, and leave other settings out)": unknown,
-            "sequence or tensor parallelism under DeepSpeed (a defense needs whole rows)": (
-                host.parallelism_config is not None and host.parallelism_config.total_size > 1
-            ),
-            f"optim='{optimizer}' under DeepSpeed (the matrices of a block are one flat tensor there; use one of "
-            f"{', '.join(sorted(BY_ELEMENT))})": optimizer not in BY_ELEMENT,
             "a quantized model under DeepSpeed (never tested; use DDP)": getattr(trainer.model, "is_quantized", False),
         }
     )
     # Without it transformers reports the gradient's norm, and DeepSpeed does not clip.
-    config.setdefault("gradient_clipping", trainer.args.max_grad_norm)
+    plugin.deepspeed_config.setdefault("gradient_clipping", trainer.args.max_grad_norm)
 
 
 def _offloads(zero: dict[str, Any]) -> bool:
