@@ -230,7 +230,7 @@ def test_in_half_precision_two_processes_train_as_one_up_to_rounding(name, suffi
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     # Four steps of AdamW go no further than 0.04; what is rounded otherwise turns some of them around.
     far = torch.cat([(weights[n].float() - whole[n].float()).abs().flatten() for n in weights])
-    assert far.mean() <= 2e-3
+    assert far.mean() <= 5e-4
     logs = (json.loads(path.with_suffix(".json").read_text())["logs"] for path in (two, one))
     for mine, other in zip(*logs, strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], abs=LOSS)
