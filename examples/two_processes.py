@@ -5,7 +5,7 @@
     accelerate launch --config_file examples/fsdp2.yaml examples/two_processes.py [MODEL]
     accelerate launch --config_file examples/zero2.yaml examples/two_processes.py [MODEL]
 
-The third splits the weights over the processes (FSDP2); the others hold them whole in each (DDP), and the last splits the
+The third splits the weights over the processes (FSDP2); the others hold them whole in each (DDP). The last splits the
 optimizer's state (DeepSpeed's ZeRO-2, which needs `pip install '.[deepspeed]'`).
 Run without a launcher it stops, so that a launch line that starts one process is noticed.
 """
