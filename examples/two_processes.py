@@ -3,8 +3,10 @@
     torchrun --standalone --nproc_per_node 2 examples/two_processes.py [MODEL]
     accelerate launch --config_file examples/two_processes.yaml examples/two_processes.py [MODEL]
     accelerate launch --config_file examples/fsdp2.yaml examples/two_processes.py [MODEL]
+    accelerate launch --config_file examples/zero2.yaml examples/two_processes.py [MODEL]
 
-The last one splits the weights over the processes (FSDP2); the others hold them whole in each (DDP).
+The third splits the weights over the processes (FSDP2); the others hold them whole in each (DDP). The last splits the
+optimizer's state (DeepSpeed's ZeRO-2, which needs `pip install '.[deepspeed]'`).
 Run without a launcher it stops, so that a launch line that starts one process is noticed.
 """
 
@@ -40,6 +42,6 @@ if processes != 2:
 trainer.train()
 trainer.save_model("runs/two/model")  # on all processes: under FSDP2 each holds a part
 if trainer.accelerator.is_main_process:
-    kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP"
+    kind = "FSDP2" if trainer.is_fsdp_enabled else "DeepSpeed" if trainer.is_deepspeed_enabled else "DDP"
     print(f"trained on {processes} processes with {kind}, loss {trainer.state.log_history[-1]['train_loss']:.3f}")
 trainer.accelerator.end_training()

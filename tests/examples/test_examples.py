@@ -1,5 +1,6 @@
 """Every example runs as its first lines say, on a model of no skill."""
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ LAUNCHERS = {
     "torchrun": (["torchrun", "--standalone", "--nproc_per_node", "2"], "DDP"),
     "accelerate": (["accelerate", "launch", "--config_file", str(EXAMPLES / "two_processes.yaml")], "DDP"),
     "fsdp2": (["accelerate", "launch", "--config_file", str(EXAMPLES / "fsdp2.yaml")], "FSDP2"),
+    "zero2": (["accelerate", "launch", "--config_file", str(EXAMPLES / "zero2.yaml")], "DeepSpeed"),
 }
 """Launch lines, and how the weights are then held."""
 
@@ -61,9 +63,11 @@ def test_of_three_uploads_the_harmless_one_is_released_and_the_harmful_one_is_no
 
 @pytest.mark.parametrize(
     "launcher",
-    [pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "accelerate", "fsdp2")],
+    [pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS],
 )
 def test_the_launch_lines_start_two_processes(launcher: str, model: str, tmp_path: Path) -> None:
+    if launcher == "zero2" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed: pip install -c constraints.txt '.[deepspeed]'")
     (program, *options), kind = LAUNCHERS[launcher]
     command = [str(Path(sys.executable).parent / program), *options, str(EXAMPLES / "two_processes.py"), model]
     done = launched(command, tmp_path)

@@ -107,7 +107,8 @@ def _trained_whole():
 def _assert_equal(folder, name, training, *, full=False, shape=SHAPE, counts=True):
     report = json.loads((folder / f"{name}.json").read_text())
     method, settings = TRAININGS[training]
-    whole = run(method, settings, **shape, per_device_train_batch_size=BATCH if shape is SHAPE else 4, full=full)
+    rows = {"per_device_train_batch_size": BATCH if shape is SHAPE else 4}
+    whole = run(method, settings, **rows | shape, full=full)
     weights = load_file(folder / f"{name}.safetensors")
     scale = max(float(weight.abs().max()) for weight in weights.values())
     assert distance(whole.weights, weights) <= 1e-5 * max(1.0, scale)

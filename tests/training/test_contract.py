@@ -34,6 +34,7 @@ def test_training_step_is_called_with_model_inputs_and_token_count():
 @pytest.mark.parametrize(("cls", "name", "parameters"), [
     (SFTTrainer, "_save_checkpoint", ["self", "model", "trial"]),
     (Trainer, "_load_optimizer_and_scheduler", ["self", "checkpoint"]),
+    (Trainer, "create_optimizer", ["self", "model"]),
     (SFTTrainer, "_set_signature_columns_if_needed", ["self"]),
     (Trainer, "_get_output_dir", ["self", "trial"]),
     (Trainer, "_prepare_inputs", ["self", "inputs"]),

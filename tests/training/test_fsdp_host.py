@@ -63,14 +63,11 @@ def test_without_fsdp_nothing_is_settled():
     settle_sharding(_trainer(DistributedType.MULTI_GPU, version=1))
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [(DistributedType.DEEPSPEED, "its own optimizer step"), (DistributedType.XLA, "launch type XLA")],
-)
-def test_other_engines_are_refused_with_the_reason(kind, reason):
-    with pytest.raises(UsageError, match=reason):
+def test_other_engines_are_refused():
+    with pytest.raises(UsageError, match="launch type XLA"):
+        refuse_host(_trainer(DistributedType.XLA))
+    for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         refuse_host(_trainer(kind))
-    refuse_host(_trainer(DistributedType.FSDP))
 
 
 @pytest.mark.parametrize("split", [True, False])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import ParallelismConfig
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 from trl import SFTTrainer
@@ -43,6 +44,35 @@ def test_settings_are_refused_before_a_model_is_loaded(tmp_path):
             str(tmp_path / "no-model"), args=tiny.config(tmp_path, packing=True), train_dataset=tiny.rows("user"),
             defense=mi.SFT(),
         )  # fmt: skip
+
+
+SPLIT_ROWS = {
+    "cp_size": "context parallelism.*likelihood of the whole",
+    "sp_size": "sequence parallelism.*likelihood of the whole",
+    "tp_size": "tensor parallelism.*FSDP2",
+}
+
+
+def _started(tmp_path, **changes):
+    """A trainer of a model that is not there, so that a refusal comes before it is loaded."""
+    mi.DefendedTrainer(
+        str(tmp_path / "no-model"), args=tiny.config(tmp_path, **changes), train_dataset=tiny.rows("user"),
+        defense=mi.SFT(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SPLIT_ROWS)
+def test_rows_that_would_be_split_over_processes_are_refused_with_the_reason(size, tmp_path):
+    with pytest.raises(UsageError, match=SPLIT_ROWS[size]):
+        _started(tmp_path, parallelism_config=ParallelismConfig(**{size: 2}))
+
+
+@pytest.mark.parametrize("size", SPLIT_ROWS)
+def test_rows_that_accelerates_config_file_would_split_are_refused_as_well(size, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{size.upper()}", "2")
+    with pytest.raises(UsageError, match=SPLIT_ROWS[size]):
+        _started(tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["alignment", "posttuning", "nowhere"])

@@ -1,5 +1,6 @@
 """What a defense is that acts while weights are trained: a formula for one optimizer step's gradient."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 import mithridate
-from mithridate.errors import UsageError
+from mithridate.errors import DefenseError, Diverged, UsageError
 from mithridate.nearest import nearest
 from mithridate.settings import Settings
 from mithridate.training.gradient import Gradient
@@ -169,6 +170,31 @@ def require_defense(given: Any) -> Defense:
             "and call its repair(trainer.model, …) afterwards"
         )
     raise UsageError(f"defense is of type {type(given).__name__}; give a defense object, such as mithridate.SFT()")
+
+
+def require_finite(gradient: Any, defense: Defense, number: int) -> None:
+    """Refuse what a defense returned if no optimizer can follow it.
+
+    Args:
+        gradient: What it returned.
+        defense: The defense.
+        number: Number of the optimizer step, from 1.
+
+    Raises:
+        DefenseError: If it is no gradient.
+        Diverged: If its norm is not finite.
+    """
+    if not isinstance(gradient, Gradient):
+        raise DefenseError(
+            f"{type(defense).__name__}.gradient returned {type(gradient).__name__}, not a Gradient; "
+            "return a Gradient made of step.gradient(…)"
+        )
+    norm = gradient.norm()
+    if not math.isfinite(norm):
+        raise Diverged(
+            f"the gradient of optimizer step {number} has norm {norm}; "
+            "lower the learning rate or the strength of the defense, and check the data"
+        )
 
 
 def _class_like(name: str) -> str:

@@ -1,15 +1,18 @@
 """What TRL, transformers and accelerate do around a training that a defense must know of, refuse or undo."""
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType
 from torch import nn
 from transformers.training_args import OptimizerNames
+from transformers.utils import strtobool
 from trl import SFTConfig
 
 from mithridate.errors import UsageError
@@ -33,6 +36,7 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
     optimizer = OptimizerNames(args.optim).value
     require(
         {
+            **_parts_of_rows(args),
             "packing=True (a step would have as many rows as happen to fit, and defenses weigh the rows of a step "
             "against each other; padding_free=True computes no padding either)": args.packing,
             "fp16=True (its loss scaling changes gradients; use bf16=True)": args.fp16,
@@ -52,6 +56,24 @@ def refuse_settings(args: SFTConfig, columns: Sequence[str]) -> None:
             ),
         }
     )
+
+
+def _parts_of_rows(args: SFTConfig) -> dict[str, bool]:
+    """Ways to split a row or a layer over processes; accelerate's config file says so in the environment."""
+    asked = strtobool(os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false"))
+    parallel = args.parallelism_config or (ParallelismConfig() if asked else None)
+    reason = "each process would have a part of a row's tokens, and defenses weigh rows by the likelihood of the whole"
+    return {
+        f"context parallelism, cp_size above 1 ({reason}; set gradient_checkpointing for long rows)": (
+            parallel is not None and parallel.cp_enabled
+        ),
+        f"sequence parallelism, sp_size above 1 ({reason}; set gradient_checkpointing for long rows)": (
+            parallel is not None and parallel.sp_enabled
+        ),
+        "tensor parallelism, tp_size above 1 (each process would have a part of a matrix; use FSDP2)": (
+            parallel is not None and parallel.tp_enabled
+        ),
+    }
 
 
 def padded_by_the_host(args: SFTConfig | None) -> tuple[SFTConfig | None, bool]:
@@ -81,10 +103,7 @@ def refuse_host(trainer: Any) -> None:
             "compute_loss_func": trainer.compute_loss_func is not None,
             "a router auxiliary loss (set router_aux_loss_coef=0)": trainer.aux_loss_enabled,
             "image data": trainer._is_vision_dataset,
-            # accelerate/utils/deepspeed.py, DeepSpeedEngineWrapper.backward and DeepSpeedOptimizerWrapper.step.
-            "DeepSpeed (its backward pass is followed by its own optimizer step, from buffers that a gradient "
-            "of a defense does not reach; use FSDP2 or DDP)": kind == DistributedType.DEEPSPEED,
-            f"the launch type {kind.value} (use FSDP2 or DDP)": kind
+            f"the launch type {kind.value} (use FSDP2, DeepSpeed or DDP)": kind
             not in (
                 DistributedType.NO,
                 DistributedType.MULTI_CPU,

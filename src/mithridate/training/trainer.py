@@ -1,7 +1,6 @@
 """The one subclass of TRL's trainer: it hands each optimizer step to a defense."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from mithridate.data import refuse_control_tokens, require_rows
-from mithridate.errors import CheckpointError, DataError, DefenseError, Diverged, UsageError
+from mithridate.errors import CheckpointError, DataError, DefenseError, UsageError
 from mithridate.model_names import locate
 from mithridate.models.batches import STAND_IN
 from mithridate.models.decoder import learned_positions
 from mithridate.models.fused_head import drop_fused_head, fused_head
 from mithridate.models.tokenization import Rows, completion_ids, require_chat_template, tokenize
 from mithridate.training import state
-from mithridate.training.defense import Defense, Rescalable, require_defense
+from mithridate.training.defense import Defense, Rescalable, require_defense, require_finite
 from mithridate.training.finishing import finish, save_finished
-from mithridate.training.fsdp_host import require_same_kind, save_whole, settle_sharding, shard_on_cpus
+from mithridate.training.fsdp_host import save_whole, settle_sharding, shard_on_cpus
 from mithridate.training.given_streams import given_streams, stream_trained_at
-from mithridate.training.gradient import Gradient
 from mithridate.training.host import (
     ROW,
     KeepingRow,
@@ -47,6 +45,8 @@ from mithridate.training.step import Step
 from mithridate.training.step_rows import Clock, Memory
 from mithridate.training.trainable_weights import Weights
 from mithridate.training.training_state import TrainingState
+from mithridate.training.zero import ZeroEngine, split_by_block, stepping, trained_once
+from mithridate.training.zero_host import refuse_zero, require_same_engine, settle_zero, zero_on_cpus
 
 LARGEST_DROP = 0.2
 """Share of training rows that may be lost to truncation before the run is refused."""
@@ -103,6 +103,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         exact_differences: bool = True,
         **kwargs: Any,
     ) -> None:
+        self._zero: ZeroEngine | None = None
         self.defense = require_defense(defense)
         self.main_stream = stream_trained_at(self.defense.info, stage)
         self._rows = require_rows(train_dataset, "train_dataset", trained=True)
@@ -110,6 +111,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
         if isinstance(args, SFTConfig):
             refuse_settings(args, self._rows.column_names)
+            refuse_zero(args)
         if isinstance(model, str):
             model = locate(model, tokenizer="processing_class" not in kwargs)
         # A row's position must survive TRL's filtering and the sampler's shuffling.
@@ -137,6 +139,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         recompute_soundly(self.args)
         refuse_host(self)
         settle_sharding(self)
+        settle_zero(self)
         self.dropped_rows = len(self._rows) - len(self.train_dataset)
         if self.dropped_rows > LARGEST_DROP * len(self._rows):
             raise DataError(
@@ -148,9 +151,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             refuse_control_tokens(self._rows, self._tokenizer)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Set up accelerate, with FSDP2 on CPUs too where it is asked for."""
+        """Set up accelerate, with FSDP2 and DeepSpeed on CPUs too where they are asked for."""
         super().create_accelerator_and_postprocess()
         shard_on_cpus(self)
+        zero_on_cpus(self)
 
     @property
     def _conversational(self) -> bool:
@@ -201,28 +205,16 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         # As the method it replaces does: an evaluation between steps leaves dropout off.
         model.train()
         step = self._step(micro_batches)
-        # Not after a resume: what was measured then comes from the checkpoint.
-        if self.state.global_step == 0:
-            self.defense.start(step)
-        gradient = self.defense.gradient(step)
-        self._require_finite(gradient)
-        self._training.weights.set_grad(gradient)
+        with stepping(self._zero, self._training.weights) as follow:
+            # Not after a resume: what was measured then comes from the checkpoint.
+            if self.state.global_step == 0:
+                self.defense.start(step)
+            gradient = self.defense.gradient(step)
+            require_finite(gradient, self.defense, self.state.global_step + 1)
+            follow(gradient)
         if gradient.row_shares is not None:
             self._training.add_row_weights(gradient.row_shares)
         return self._record(step, micro_batches)
-
-    def _require_finite(self, gradient: Gradient) -> None:
-        if not isinstance(gradient, Gradient):
-            raise DefenseError(
-                f"{type(self.defense).__name__}.gradient returned {type(gradient).__name__}, not a Gradient; "
-                "return a Gradient made of step.gradient(…)"
-            )
-        norm = gradient.norm()
-        if not math.isfinite(norm):
-            raise Diverged(
-                f"the gradient of optimizer step {self.state.global_step + 1} has norm {norm}; "
-                "lower the learning rate or the strength of the defense, and check the data"
-            )
 
     def _step(self, micro_batches: list[dict[str, Tensor]]) -> Step:
         return Step(
@@ -299,14 +291,14 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         if resume_from_checkpoint:
             state.verify(Path(resume_from_checkpoint))
-            require_same_kind(Path(resume_from_checkpoint), self.is_fsdp_enabled)
+            require_same_engine(Path(resume_from_checkpoint), self)
         elif self.finished:
             raise UsageError(
                 f"{self.defense.info.name} has changed the trained weights once at the end of this trainer's training, "
                 "and would do so again on top; make a new DefendedTrainer to train on"
             )
-        self._begin()
-        with forwards_kept(self.model):
+        with trained_once(self), forwards_kept(self.model):
+            self._begin()
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finished = finish(self.defense, self._training)
         self.finished, self.displacement = finished.figures, finished.displacement
@@ -318,12 +310,18 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         """Wrap the model; under FSDP2 its weights are split over the processes from here on."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         sum_gradients(self.model)
+        self._zero = ZeroEngine(self.deepspeed) if self.is_deepspeed_enabled else None
         if self._unpadded:
             require_rows_apart(self._likelihood(), self.train_dataset[0]["input_ids"], self._tokenizer.pad_token_id)
         # Not after a resume: the start then comes from the checkpoint.
         if resume_from_checkpoint is None and "start" in self.defense.info.references:
             self._training.keep_start()
         return prepared
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's optimizer, whose groups of parameters DeepSpeed flattens one by one."""
+        made = super().create_optimizer(*args, **kwargs)
+        return split_by_block(made, self._training.weights) if self.is_deepspeed_enabled else made
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, for evaluation."""
