@@ -17,6 +17,7 @@ from mithridate.errors import AttackError, DefenseError, ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.models.modes import undisturbed
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import keep_differentiable
 from mithridate.models.tokenization import require_chat_template
 from mithridate.models.undo import undone
 
@@ -96,6 +97,7 @@ class ReleaseAttack(AttackSettings):
                 "the model was made inside torch.inference_mode, so its weights are fixed; load it again outside"
             )
         check_finite(model)
+        keep_differentiable(model)
         require_chat_template(tokenizer)
         with undisturbed([model]), undone(), ExitStack() as stack:
             try:
