@@ -14,7 +14,7 @@ from mithridate.defenses.registry import methods
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.models.modes import in_float32
-from mithridate.models.quantized_base import quantized_layers
+from mithridate.models.quantized_base import computing_in_float32, prevent_repacking, quantized_layers, values
 from tests.helpers import tiny
 from tests.helpers.quantized import DEVICE, FORMS, base, dequantized, factors, with_lora
 from tests.helpers.quantized import require_bitsandbytes as _require
@@ -149,13 +149,16 @@ def test_layers_that_the_library_has_repacked_are_refused(tmp_path: Path) -> Non
 def test_precise_passes_compute_in_float32() -> None:
     ids = torch.arange(5, 13, device=DEVICE).unsqueeze(0)
     half = base("nf4", torch.bfloat16)
+    prevent_repacking(half)
     with in_float32(half), torch.no_grad():
         precise = half(input_ids=ids).logits
     layer = half.model.layers[0].self_attn.q_proj
     assert (layer.compute_dtype, layer.weight.quant_state.dtype) == (torch.bfloat16, torch.bfloat16)
-    twin = base("nf4", torch.bfloat16).float()
-    for one in quantized_layers(twin).values():
-        one.compute_dtype = one.weight.quant_state.dtype = torch.float32
+    twin = base("none")
+    with torch.no_grad(), computing_in_float32(half):
+        for name, parameter in half.named_parameters():
+            own = half.get_submodule(name.rpartition(".")[0])
+            twin.get_parameter(name).copy_(values(own) if own in quantized_layers(half).values() else parameter)
     with torch.no_grad():
-        torch.testing.assert_close(precise, twin(input_ids=ids).logits, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(precise, twin(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
         assert float((precise - half(input_ids=ids).logits).abs().max()) > 1e-3

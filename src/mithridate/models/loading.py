@@ -15,6 +15,7 @@ from mithridate.model_names import adapter_base, loading_errors, path_of
 from mithridate.model_names import locate as locate
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import Quantization, prevent_repacking, quantization_config, quantized_layers
 
 
 class Where(NamedTuple):
@@ -51,19 +52,27 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(where: Where, precision: str, trainable: bool = False) -> Any:
+def load(where: Where, precision: str, trainable: bool = False, quantize: Quantization = "none") -> Any:
     """Load weights and adapter.
 
     Args:
         where: Where they lie.
         precision: Type of the weights; ``auto`` is that of their files, also of the adapter's.
         trainable: Whether the adapter is to be trained.
+        quantize: How the base's linear layers are held; its files are in whole weights.
 
     Raises:
-        ModelError: If they cannot be loaded, lack weights, or hold NaN.
+        ModelError: If they cannot be loaded, lack weights, hold NaN, or are quantized already.
+        UsageError: If bitsandbytes, which quantizes, is not installed.
     """
+    base = locate(where.base)
     kind = precision if precision == "auto" else getattr(torch, precision)
-    model, info = _from_pretrained(AutoModelForCausalLM, locate(where.base), dtype=kind, output_loading_info=True)
+    settings: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
+    if quantize != "none":
+        _require_whole(base, quantize)
+        computed: torch.dtype = stored_dtype(base) if precision == "auto" else getattr(torch, precision)
+        settings["quantization_config"] = quantization_config(quantize, computed)
+    model, info = _from_pretrained(AutoModelForCausalLM, base, **settings)
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{where.base}' is not a complete causal language model: its checkpoint lacks {missing[0]}")
     if where.adapter is not None:
@@ -75,8 +84,15 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
         except loading_errors() as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
     check_finite(model)
+    prevent_repacking(model)
     # Quantized weights are where they are computed with, and cannot be moved.
     return model if getattr(model, "is_quantized", False) else model.to(device())
+
+
+def _require_whole(base: str, quantize: Quantization) -> None:
+    """Refuse a base whose files hold quantized weights: transformers would leave them so and say little."""
+    if getattr(_from_pretrained(AutoConfig, base), "quantization_config", None) is not None:
+        raise ModelError(f"the weights of '{base}' are quantized already; set quantize {quantize} to none")
 
 
 def _is_half(adapter: str) -> bool:
@@ -190,8 +206,11 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
             rounded before it is added.
 
     Raises:
-        ModelError: If merging gives NaN.
+        ModelError: If the base is quantized, or merging gives NaN.
     """
+    if quantized_layers(model):
+        # PEFT would round W + ΔW to the base's few levels, and most of ΔW with it.
+        raise ModelError("the base is quantized, and no adapter can be merged into it; load the model in whole weights")
     if isinstance(model, PeftModel):
         try:
             model = model.merge_and_unload(safe_merge=True)
