@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import nn
@@ -69,7 +69,13 @@ class AnsweringModel:
 
 
 class ReleaseAttack(AttackSettings):
-    """An attack on a finished model, which is as before once the attack is over."""
+    """An attack on a finished model, which is as before once the attack is over.
+
+    Attributes:
+        rewrites: Whether it writes whole weights, an adapter merged in, which a quantized base does not have.
+    """
+
+    rewrites: ClassVar[bool] = False
 
     @contextmanager
     def on(self, model: nn.Module, tokenizer: Any, inputs: ReleaseInputs | None = None) -> Iterator[AnsweringModel]:

@@ -67,6 +67,7 @@ def command(
         "settings": defense.model_dump(mode="json"),
         "streams": streams | {"refusals": refusals},
         "references": references,
+        "quantize": where_named(name).quantize,
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
         "repaired": repaired.model_dump(mode="json"),
@@ -93,7 +94,15 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
         # In the form in which it came: the displacement names the tensors of that form, adapter or whole weights.
         _save(model, tokenizer, out, merge=False)
         found.save(out / DISPLACEMENT)
-        write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
+        write_manifest(
+            out,
+            {
+                "model": name,
+                "quantize": where_named(name).quantize,
+                "scale": {"before": before, "after": scale},
+                "versions": versions(),
+            },
+        )
     print(f"{out}: scale of ε changed from {before:g} to {scale:g}")
 
 

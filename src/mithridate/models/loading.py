@@ -1,5 +1,6 @@
 """Models of a run: a base, and where there is one an adapter on top of it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from mithridate.data import ensure_chat_template
 from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
-from mithridate.model_names import adapter_base, loading_errors, path_of
+from mithridate.model_names import adapter_base, loading_errors, path_of, read_settings
 from mithridate.model_names import locate as locate
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
-from mithridate.models.quantized_base import Quantization, prevent_repacking, quantization_config, quantized_layers
+from mithridate.models.quantized_base import (
+    BITS,
+    Quantization,
+    prevent_repacking,
+    quantization_config,
+    quantized_layers,
+)
 
 
 class Where(NamedTuple):
@@ -25,11 +32,13 @@ class Where(NamedTuple):
         base: Folder or hub id of all weights.
         adapter: Folder of the adapter; None where there is none.
         served: Folder of the tokenizer the finished model is served with; None for that of the base.
+        quantize: How the base's linear layers are held; its files are in whole weights.
     """
 
     base: str
     adapter: str | None
     served: str | None = None
+    quantize: Quantization = "none"
 
 
 def where_named(name: str, *, tokenizer: bool = False) -> Where:
@@ -44,7 +53,19 @@ def where_named(name: str, *, tokenizer: bool = False) -> Where:
     """
     folder = path_of(name)
     base = adapter_base(folder)
-    return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
+    if base is None:
+        return Where(locate(name, tokenizer=tokenizer), None)
+    return Where(base, str(folder), quantize=_trained_on(folder))
+
+
+def _trained_on(folder: Path) -> Quantization:
+    """Return how the base was held under an adapter while it was trained, by the manifest beside it."""
+    path = folder / "manifest.json"
+    said: Any = read_settings(path).get("quantize", "none") if path.is_file() else "none"
+    if said not in BITS:
+        raise ModelError(f"{path}: quantize is {said!r}, which this version does not know; use the one that wrote it")
+    known: Quantization = said
+    return known
 
 
 def device() -> str:
@@ -52,14 +73,13 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(where: Where, precision: str, trainable: bool = False, quantize: Quantization = "none") -> Any:
+def load(where: Where, precision: str, trainable: bool = False) -> Any:
     """Load weights and adapter.
 
     Args:
-        where: Where they lie.
+        where: Where they lie, and how the base is held.
         precision: Type of the weights; ``auto`` is that of their files, also of the adapter's.
         trainable: Whether the adapter is to be trained.
-        quantize: How the base's linear layers are held; its files are in whole weights.
 
     Raises:
         ModelError: If they cannot be loaded, lack weights, hold NaN, or are quantized already.
@@ -68,10 +88,10 @@ def load(where: Where, precision: str, trainable: bool = False, quantize: Quanti
     base = locate(where.base)
     kind = precision if precision == "auto" else getattr(torch, precision)
     settings: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
-    if quantize != "none":
-        _require_whole(base, quantize)
+    if where.quantize != "none":
+        _require_whole(base, where.quantize)
         computed: torch.dtype = stored_dtype(base) if precision == "auto" else getattr(torch, precision)
-        settings["quantization_config"] = quantization_config(quantize, computed)
+        settings["quantization_config"] = quantization_config(where.quantize, computed)
     model, info = _from_pretrained(AutoModelForCausalLM, base, **settings)
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{where.base}' is not a complete causal language model: its checkpoint lacks {missing[0]}")
@@ -87,6 +107,19 @@ def load(where: Where, precision: str, trainable: bool = False, quantize: Quanti
     prevent_repacking(model)
     # Quantized weights are where they are computed with, and cannot be moved.
     return model if getattr(model, "is_quantized", False) else model.to(device())
+
+
+def load_whole(adapted: PeftModel, where: Where, precision: str) -> Any:
+    """Load whole weights under an adapter that was trained on the same base quantized.
+
+    Args:
+        adapted: The model with the adapter.
+        where: Where its base lies.
+        precision: Type of the weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+        adapted.save_pretrained(folder)
+        return load(Where(where.base, folder), precision)
 
 
 def _require_whole(base: str, quantize: Quantization) -> None:
