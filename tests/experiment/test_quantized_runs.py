@@ -52,7 +52,7 @@ def test_a_merged_release_states_what_merging_loses(tree: dict[str, Any], adapte
     told = Listening()
     variants = [{"name": "repaired", "posttuning": {"method": "random_perturbation", "radius": 0.1}}]
     results = mi.run(tree | {"adapter": adapter, "variants": variants}, tmp_path, monitor=told)
-    manifest = json.loads((tmp_path / "repaired/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "variants/repaired/seed-0/manifest.json").read_text())
     loss = manifest["merging"]
     assert loss["base"] == "nf4"
     # NF4's rounding error of normally distributed weights.
@@ -61,21 +61,21 @@ def test_a_merged_release_states_what_merging_loses(tree: dict[str, Any], adapte
     assert loss["harmful_score"]["quantized"] == results.variants[0].harmful_score.value
     assert set(loss["finetune_accuracy"]) == {"quantized", "merged"}
     (sentence,) = told.sentences
-    assert sentence.startswith("repaired: merging its adapter into the whole weights changes them by ")
+    assert sentence.startswith("variants/repaired/seed-0: merging its adapter into the whole weights changes them by ")
     assert f"{loss['weights']['merged']:.1%}" in sentence
     # Whole weights, so nothing is to be quantized where they are loaded again.
-    assert (manifest["quantize"], where_named(str(tmp_path / "repaired")).quantize) == ("none", "none")
+    assert (manifest["quantize"], where_named(str(tmp_path / "variants/repaired/seed-0")).quantize) == ("none", "none")
     aligned = next(stage for stage in manifest["stages"] if stage["stage"] == "alignment")
     assert ("merging" in aligned) == (adapter == "fresh")
-    shutil.rmtree(tmp_path / "repaired")
+    shutil.rmtree(tmp_path / "variants/repaired/seed-0")
     mi.run(tree | {"adapter": adapter, "variants": variants}, tmp_path)
-    assert json.loads((tmp_path / "repaired/manifest.json").read_text())["merging"] == loss
+    assert json.loads((tmp_path / "variants/repaired/seed-0/manifest.json").read_text())["merging"] == loss
 
 
 def test_a_released_adapter_is_loaded_on_the_base_it_was_trained_on(tree: dict[str, Any], tmp_path: Path) -> None:
     require_bitsandbytes()
     mi.run(tree | {"save": "adapter", "variants": [{"name": "one"}]}, tmp_path / "run")
-    folder = tmp_path / "run/one"
+    folder = tmp_path / "run/variants/one/seed-0"
     assert "merging" not in json.loads((folder / "manifest.json").read_text())
     assert where_named(str(folder)).quantize == "nf4"
     model, _ = open_model(str(folder), None)
