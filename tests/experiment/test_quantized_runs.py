@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import mithridate as mi
 from mithridate.cli.models import open_model
+from mithridate.cli.repair import command as repair_command
 from mithridate.errors import DefenseError, MithridateError, ModelError, RecipeError, UsageError
 from mithridate.experiment.checkpoint_repair import repair_checkpoint
 from mithridate.experiment.jobs import StageNode
@@ -21,6 +23,7 @@ from mithridate.provider.tuning import tune
 from tests.helpers import tiny
 from tests.helpers.quantized import HIDDEN, require_bitsandbytes
 from tests.helpers.tiny_world import make_tree, make_world
+from tests.helpers.training import distance
 from tests.provider.conftest import policy  # noqa: F401  # a fixture
 
 
@@ -84,10 +87,26 @@ def test_a_released_adapter_is_loaded_on_the_base_it_was_trained_on(tree: dict[s
         save_merged(model, tiny.tokenizer(), tmp_path / "merged")
     with pytest.raises(DefenseError, match=r"was trained on its base in nf4.*loss that is not stated"):
         repair_checkpoint(mi.WiSEFT(), str(folder), tmp_path / "out", aligned=tree["model"])
+    settings = (None, {}, ["radius=0.1"], None, [], "auto", False)
+    repair_command(str(folder), tmp_path / "repaired", "random_perturbation", {}, *settings)
+    assert where_named(str(tmp_path / "repaired")).quantize == "nf4"
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"quantize": "nf3"}))
     with pytest.raises(ModelError, match="quantize is 'nf3', which this version does not know"):
         where_named(str(folder))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapter_of_one(tree: dict[str, Any], tmp_path: Path) -> None:
+    require_bitsandbytes()
+    tree |= {"save": "adapter", "adapter": "continue", "variants": [{"name": "one", "alignment": "booster"}]}
+    found = []
+    for processes in (1, 2):
+        mi.run(tree, tmp_path / str(processes), launch=processes)
+        folder = tmp_path / str(processes) / "variants/one/seed-0"
+        assert json.loads((folder / "manifest.json").read_text())["world_size"] == processes
+        found.append(load_file(folder / "adapter_model.safetensors"))
+    assert distance(*found) <= 1e-5
 
 
 @pytest.mark.parametrize(
