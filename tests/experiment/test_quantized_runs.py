@@ -19,7 +19,7 @@ from mithridate.models import quantized_base
 from mithridate.models.loading import Where, load, save_merged, where_named
 from mithridate.models.quantized_base import quantized_layers
 from mithridate.provider.aligning import align
-from mithridate.provider.tuning import tune
+from mithridate.provider.tuning import STORE, tune
 from tests.helpers import tiny
 from tests.helpers.quantized import HIDDEN, require_bitsandbytes
 from tests.helpers.tiny_world import make_tree, make_world
@@ -164,3 +164,28 @@ def test_a_policy_tunes_on_a_quantized_base_and_judges_whole_weights(
 
 
 REWRITING = {"ladder": [{"name": "as tuned", "posttuning": {"method": "antidote", "scope": "weights"}}]}
+
+
+def test_preference_pairs_are_tuned_on_in_float32_too(
+    policy: dict[str, Any],  # noqa: F811
+    world: Path,
+    tmp_path: Path,
+) -> None:
+    """TRL's DPO trainer rounds an adapter on a quantized base as well."""
+    require_bitsandbytes()
+    lines = []
+    for line in (world / "user.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        answers = {"preferred_output": row["response"], "non_preferred_output": "sorry no"}
+        said = {key: [{"role": "assistant", "content": text}] for key, text in answers.items()}
+        lines.append(json.dumps({"input": {"messages": [{"role": "user", "content": row["prompt"]}]}} | said))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    policy["quantize"] = "nf4"
+    policy["ladder"] = policy["ladder"][:1]
+    policy["finetuning"]["preferences"] = {"training": {"epochs": 1, "learning_rate": 0.05, "batch_size": 4}}
+    out = tmp_path / "out"
+    decision = tune(str(world / "model"), str(tmp_path / "pairs.jsonl"), policy, out=out, method="dpo")
+    assert decision.outcome == "released"
+    (adapter,) = (out / STORE).glob("finetuning-*/adapter/adapter_model.safetensors")
+    weights = load_file(adapter)
+    assert all(bool((weight != weight.bfloat16().float()).any()) for weight in weights.values())
