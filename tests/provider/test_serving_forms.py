@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mithridate.errors import CheckpointError, ModelError, UsageError
-from mithridate.models import serving_forms
+from mithridate.models import quantized_base, serving_forms
 from mithridate.provider.hand_over import verify_release
 from mithridate.provider.judged_files import MODEL
 from mithridate.provider.tuning import STORE, tune
@@ -72,7 +72,7 @@ def test_a_form_that_cannot_be_computed_with_is_refused_before_training(
 def test_without_the_library_the_form_is_refused(
     policy: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_forms.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(quantized_base.importlib.util, "find_spec", lambda _: None)
     policy["release"]["form"] = "int8"
     with pytest.raises(UsageError, match=r"needs bitsandbytes; install mithridate\[bitsandbytes\]"):
         tune(str(world / "model"), str(world / "user.jsonl"), policy, out=tmp_path / "out")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,8 @@ class Pruned(ReleaseAttack):
         rows: Harmless rows over which inputs are measured.
         max_length: Longest row in tokens.
     """
+
+    rewrites: ClassVar[bool] = True
 
     by: Literal["wanda", "magnitude"] = "wanda"
     sparsity: float = Field(default=0.5, gt=0, le=0.5)

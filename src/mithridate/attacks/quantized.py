@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -36,6 +36,8 @@ class Quantized(ReleaseAttack):
         bits: Bits of a weight.
         block: Weights that share a scale, for 4 bits.
     """
+
+    rewrites: ClassVar[bool] = True
 
     bits: Literal[4, 8] = 8
     block: int = Field(default=64, ge=2)

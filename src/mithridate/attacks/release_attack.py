@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import nn
@@ -17,6 +17,7 @@ from mithridate.errors import AttackError, DefenseError, ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.models.modes import undisturbed
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import keep_differentiable
 from mithridate.models.tokenization import require_chat_template
 from mithridate.models.undo import undone
 
@@ -68,7 +69,13 @@ class AnsweringModel:
 
 
 class ReleaseAttack(AttackSettings):
-    """An attack on a finished model, which is as before once the attack is over."""
+    """An attack on a finished model, which is as before once the attack is over.
+
+    Attributes:
+        rewrites: Whether it writes whole weights, an adapter merged in, which a quantized base does not have.
+    """
+
+    rewrites: ClassVar[bool] = False
 
     @contextmanager
     def on(self, model: nn.Module, tokenizer: Any, inputs: ReleaseInputs | None = None) -> Iterator[AnsweringModel]:
@@ -96,6 +103,7 @@ class ReleaseAttack(AttackSettings):
                 "the model was made inside torch.inference_mode, so its weights are fixed; load it again outside"
             )
         check_finite(model)
+        keep_differentiable(model)
         require_chat_template(tokenizer)
         with undisturbed([model]), undone(), ExitStack() as stack:
             try:

@@ -15,6 +15,7 @@ from mithridate.errors import AttackError
 from mithridate.models.adapter_layers import lora_layers
 from mithridate.models.batches import collate
 from mithridate.models.modes import evaluating, in_float32
+from mithridate.models.preconditions import require_unquantized
 from mithridate.models.submodules import is_adapted
 from mithridate.models.tokenization import tokenize
 from mithridate.models.undo import overwrite
@@ -79,4 +80,6 @@ class TunedAgain(ReleaseAttack):
 def _trained(model: Any) -> list[Tensor]:
     if is_adapted(model):
         return [factor for lora in lora_layers(model) for factor in lora.factors]
+    # What else a quantized model holds, embeddings and norms, would make a weaker attack than it says.
+    require_unquantized(model)
     return [weight for weight in model.parameters() if weight.is_floating_point()]

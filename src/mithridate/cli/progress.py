@@ -84,6 +84,10 @@ class RunDisplay(Monitor):
         line = f"{self._time()} {node.label} · its worker was lost and it is begun again: {reason}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def told(self, sentence: str) -> None:
+        """Print what a user must know, on a terminal too."""
+        self._console.print(f"{self._time()} {sentence}", markup=False, highlight=False, soft_wrap=True)
+
     def _end(self, node: StageNode) -> None:
         if node.key in self._tasks:
             self._progress.remove_task(self._tasks.pop(node.key))

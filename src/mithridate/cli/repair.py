@@ -67,6 +67,7 @@ def command(
         "settings": defense.model_dump(mode="json"),
         "streams": streams | {"refusals": refusals},
         "references": references,
+        **_held(name),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": versions(),
         "repaired": repaired.model_dump(mode="json"),
@@ -93,8 +94,15 @@ def rescale(name: str, displacement: Path, scale: float, out: Path) -> None:
         # In the form in which it came: the displacement names the tensors of that form, adapter or whole weights.
         _save(model, tokenizer, out, merge=False)
         found.save(out / DISPLACEMENT)
-        write_manifest(out, {"model": name, "scale": {"before": before, "after": scale}, "versions": versions()})
+        changed = {"scale": {"before": before, "after": scale}}
+        write_manifest(out, {"model": name, **_held(name), **changed, "versions": versions()})
     print(f"{out}: scale of ε changed from {before:g} to {scale:g}")
+
+
+def _held(name: str) -> dict[str, str]:
+    """Return what a manifest says of the base under an adapter that was trained on it quantized."""
+    quantize = where_named(name).quantize
+    return {} if quantize == "none" else {"quantize": quantize}
 
 
 def _refusals(defense: Repair, source: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from mithridate.errors import DefenseError
 from mithridate.experiment.manifest import code_versions
 from mithridate.files import file_hash
 from mithridate.models.checkpoint_folder import open_checkpoint
@@ -93,6 +94,11 @@ def checkpoint_inputs(
 
 
 def _opened(where: Where) -> StoredModel:
+    if where.quantize != "none":
+        raise DefenseError(
+            f"the adapter {where.adapter} was trained on its base in {where.quantize}, and by shard it would be merged "
+            "into the whole weights with a loss that is not stated; repair the adapter itself, without --by-shard"
+        )
     checkpoint = open_checkpoint(where.base)
     empty = empty_model(where, checkpoint.folder)
     return StoredModel(StoredWeights(empty.model, checkpoint), empty.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mithridate.attacks.release_attack import ReleaseAttack
 from mithridate.repair.post_tuning import Repair
 
 # For annotations only: the recipe calls this module, so importing it here would close a circle.
@@ -47,6 +48,27 @@ def check_variant(recipe: Recipe, variant: Variant) -> None:
     _check_repairs(recipe, variant)
 
 
+def check_quantized(recipe: Recipe) -> None:
+    """Check that nothing needs the weights of a quantized base one by one.
+
+    Raises:
+        ValueError: If all weights are to be trained, or an attack rewrites them.
+    """
+    if recipe.quantize == "none":
+        return
+    if recipe.adapter == "none":
+        raise ValueError(
+            f"quantize '{recipe.quantize}' holds weights that cannot be trained; set adapter to another than 'none'"
+        )
+    for chosen in recipe.evaluation.release_attacks:
+        attack = chosen.build()
+        if isinstance(attack, ReleaseAttack) and attack.rewrites:
+            raise ValueError(
+                f"evaluation.release_attacks: '{chosen.method}' rewrites whole weights, which a base with quantize "
+                f"'{recipe.quantize}' does not have; remove it, or set quantize to none"
+            )
+
+
 def _check_ratio(recipe: Recipe, variant: Variant) -> None:
     """Refuse a ratio above 0 that rounds to no harmful row."""
     size = recipe.streams.user.size
@@ -68,6 +90,11 @@ def _check_repairs(recipe: Recipe, variant: Variant) -> None:
             raise ValueError(
                 f"variant '{variant.name}': {choice.method} acts on a LoRA adapter, but adapter is 'none'; "
                 "set its scope to 'weights', or train with an adapter"
+            )
+        if recipe.quantize != "none" and repair.merges:
+            raise ValueError(
+                f"variant '{variant.name}': {choice.method} rewrites whole weights, which a base with quantize "
+                f"'{recipe.quantize}' does not have; use a repair of the adapter, or set quantize to none"
             )
         if merged is not None and repair.needs_adapter:
             raise ValueError(

@@ -12,6 +12,7 @@ from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.jobs import TrainingJob
 from mithridate.experiment.launch import check_launch
 from mithridate.experiment.manifest import recipe_hash, versions
+from mithridate.experiment.merging import sentence
 from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe import Recipe
@@ -21,6 +22,7 @@ from mithridate.experiment.samples import all_answers
 from mithridate.experiment.scheduler import Scheduler
 from mithridate.experiment.stage_pool import Placement, check_placement
 from mithridate.experiment.store import Store
+from mithridate.experiment.summary import folder_of
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.files import write_json
 from mithridate.report.answers import AllAnswers, write_answers
@@ -86,7 +88,8 @@ def run(
         work = [node.job for node in plan.nodes.values()]
         trainings = [job.training for job in work if isinstance(job, TrainingJob)]
         check_launch(launch, trainings, here=engine == "local")
-        scheduler = Scheduler(plan, store, placement, checked.threads, monitor or Monitor())
+        watching = monitor or Monitor()
+        scheduler = Scheduler(plan, store, placement, checked.threads, watching)
         scheduler.run()
         finished = FinishedRun(checked, plan, store, scheduler.failed)
         facts = _facts(recipe, checked, inputs, command)
@@ -95,7 +98,9 @@ def run(
             # Models of the recipe's own setting only; those along the axes stay in the store, or a sweep would write
             # a merged model for every cell.
             if (chain.variant.name, chain.seed) in measured:
-                release(chain, checked, store, folder, facts)
+                loss = release(chain, checked, store, folder, facts)
+                if loss is not None:
+                    watching.told(sentence(folder_of(chain), loss))
             else:
                 withdraw(chain, folder)
         results = results_of(finished, facts)

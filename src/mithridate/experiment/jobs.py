@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mithridate.experiment.recipe import Choice
 from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_parts import JudgeSettings, LoraSettings, TaskMatching, TrainingSettings
+from mithridate.models.quantized_base import Quantization
 from mithridate.settings import Stage
 
 
@@ -49,12 +50,14 @@ class _Job(_Frozen):
     Attributes:
         model: Folder or hub id of the recipe's model; the hashes of its files, not its place, are part of the identity.
         precision: Type in which the weights are held.
+        quantize: How the base's linear layers are held instead.
         template: Chat template for a tokenizer without one.
         threads: CPU threads; results are bit-equal only for the same number.
     """
 
     model: str = Field(exclude=True)
     precision: Literal["float32", "bfloat16"]
+    quantize: Quantization = "none"
     template: str | None
     threads: int
 

@@ -31,6 +31,9 @@ class Monitor:
     def lost(self, node: StageNode, reason: str) -> None:
         """Called when a cluster has lost the worker of a stage, which is begun again and then `started` once more."""
 
+    def told(self, sentence: str) -> None:
+        """Called with what a user must know of the released models."""
+
     def decided(self, training: StageNode) -> None:
         """Called by `mithridate.provider.tuning.tune` once the decision stands, unless the upload was refused.
 

@@ -16,6 +16,7 @@ from mithridate.experiment.recipe_parts import TaskMatching
 from mithridate.experiment.recipe_rows import with_data_folder
 from mithridate.experiment.store import key_of
 from mithridate.models.loading import locate, stored_dtype
+from mithridate.models.quantized_base import require_library
 from mithridate.repair.post_tuning import Repair
 from mithridate.report.axis_results import Setting, plain_value
 
@@ -70,6 +71,8 @@ class Plan:
         self._inputs = inputs
         # Before any stage runs: a model that is missing is found here.
         self._model = place or locate(with_data_folder(recipe.model, "model"), tokenizer=True)
+        if place is None and recipe.quantize != "none":
+            require_library(f"quantize {recipe.quantize}", "set quantize to none")
         self._origin: Any = place or model_identity(self._model)
         self._precision = _precision(recipe, self._model)
         self.base = setting_of(recipe)
@@ -139,6 +142,7 @@ class Plan:
         return {
             "model": self._model,
             "precision": self._precision,
+            "quantize": recipe.quantize,
             "template": recipe.template,
             "threads": recipe.threads,
         }

@@ -18,6 +18,7 @@ from mithridate.experiment.step_figures import Progress, StepFigures, StepFile, 
 from mithridate.experiment.training_stage import host_arguments, lora_config
 from mithridate.models.loading import Where, load, load_tokenizer
 from mithridate.settings import Passes
+from mithridate.training.quantized_host import adapter_given, settle_quantized
 from mithridate.training.state import newest_finished, seal, verify
 from mithridate.training.trainer import LARGEST_DROP
 
@@ -43,8 +44,11 @@ def prefer(job: PreferenceJob, where: Where, folder: Path, progress: Progress) -
     tokenizer = load_tokenizer(where.base, job.template)
     pairs = stored_rows(job.rows)
     adapted = job.adapter != "none"
+    model = load(where, job.precision, trainable=True)
+    peft_config = lora_config(job.lora) if adapted else None
+    given = adapter_given(model, {"peft_config": peft_config})
     trainer = DPOTrainer(
-        load(where, job.precision, trainable=True),
+        model,
         # With an adapter the model without it is the reference.
         ref_model=None if adapted else load(where, job.precision),
         args=DPOConfig(
@@ -55,8 +59,9 @@ def prefer(job: PreferenceJob, where: Where, folder: Path, progress: Progress) -
         ),
         train_dataset=_as_trl(pairs),
         processing_class=tokenizer,
-        peft_config=lora_config(job.lora) if adapted else None,
+        peft_config=peft_config,
     )
+    settle_quantized(trainer, given)
     # transformers adds it where tqdm is off, and it prints every log entry into our own output.
     trainer.remove_callback(PrinterCallback)
     dropped = len(pairs) - len(trainer.train_dataset)

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
-from mithridate.experiment.consistency import check_variant
+from mithridate.experiment.consistency import check_quantized, check_variant
 from mithridate.experiment.recipe_attacks import check_attacks
 from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import (
@@ -17,6 +17,7 @@ from mithridate.experiment.recipe_parts import (
 )
 from mithridate.experiment.recipe_redteam import RedTeam
 from mithridate.experiment.recipe_rows import Streams
+from mithridate.models.quantized_base import Quantization
 from mithridate.settings import Settings, Stage
 
 
@@ -88,6 +89,8 @@ class Recipe(RecipePart):
         template: Chat template for a tokenizer without one: ``alpaca`` or a ``.jinja`` file.
         precision: Type in which weights are held while they are trained and measured; with ``bfloat16`` the adapter
             stays in float32 and passes run in autocast. ``auto`` is bfloat16 for a bfloat16 model, else float32.
+        quantize: How the base's linear layers are held while an adapter is trained on them and the model is measured
+            (QLoRA): ``int8``, ``nf4``, ``nf4_double``, ``fp4``; with bitsandbytes.
         dtype: Type of the weights that are released; ``auto`` is the type in which the model came.
         adapter: ``continue`` trains one LoRA through both stages, ``fresh`` merges the first and starts a second,
             ``none`` trains all weights.
@@ -108,6 +111,7 @@ class Recipe(RecipePart):
     model: str
     template: str | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    quantize: Quantization = "none"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = Field(256, ge=8)
     adapter: Literal["continue", "fresh", "none"] = "continue"
@@ -145,6 +149,7 @@ class Recipe(RecipePart):
         if self.finetuning_lora is not None and self.adapter != "fresh":
             raise ValueError(f"finetuning_lora has no effect with adapter '{self.adapter}'; remove it")
         check_attacks(self)
+        check_quantized(self)
         for variant in self.variants:
             check_variant(self, variant)
         return self

@@ -46,6 +46,8 @@ class TrainingRecord(BaseModel):
         dropped_rows: Rows left out because no token of their completion fits.
         resumed_from: Checkpoint from which the training resumed; None if it ran in one go.
         processes: How many shared its optimizer steps; the last ones, where it was resumed.
+        merging: What merging the adapter lost, see `mithridate.models.merge_loss`; None where it was not trained on a
+            quantized base or not merged.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,6 +59,7 @@ class TrainingRecord(BaseModel):
     dropped_rows: int
     resumed_from: str | None
     processes: int = 1
+    merging: dict[str, float] | None = None
 
 
 class RepairRecord(BaseModel):
@@ -149,11 +152,13 @@ class CandidateRecord(BaseModel):
 
     Attributes:
         files: SHA-256 of each file by name.
+        merging: As of a training.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     files: dict[str, str]
+    merging: dict[str, float] | None = None
 
 
 StageRecord = TrainingRecord | RepairRecord | CandidateRecord | EvaluationRecord

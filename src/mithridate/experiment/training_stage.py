@@ -15,7 +15,8 @@ from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.stage_folder import DISPLACEMENT, TOKENIZER, save_model
 from mithridate.experiment.stage_records import LoggedLoss, TrainingRecord
 from mithridate.experiment.step_figures import Progress, StepReport
-from mithridate.models.loading import Where, device, load, load_tokenizer
+from mithridate.models.loading import Where, device, load, load_tokenizer, load_whole
+from mithridate.models.merge_loss import merge_loss
 from mithridate.models.tokenization import tokenize
 from mithridate.training.defense import Defense
 from mithridate.training.logged_figures import logged_means
@@ -62,13 +63,14 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     if processes.rank == 0:
         trainer.add_callback(report)
     checkpoint = newest_finished(folder)
+    merging = None
     with Meter() as meter:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # A machine must hold the largest.
     meter.peak_bytes = int(processes.largest(meter.peak_bytes))
     if processes.rank == 0:
         report.conclude()
-        _save(job, trainer, tokenizer, folder)
+        merging = _save(job, where, trainer, tokenizer, folder)
     return TrainingRecord(
         cost=meter.cost(defense.passes),
         activity=logged_means(trainer.state.log_history) | trainer.finished,
@@ -76,18 +78,28 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
         dropped_rows=trainer.dropped_rows + sum(trainer.dropped_stream_rows.values()),
         resumed_from=checkpoint.name if checkpoint else None,
         processes=processes.count,
+        merging=merging,
     )
 
 
-def _save(job: TrainingJob, trainer: DefendedTrainer, tokenizer: Any, folder: Path) -> None:
-    """Save what the training leaves."""
+def _save(
+    job: TrainingJob, where: Where, trainer: DefendedTrainer, tokenizer: Any, folder: Path
+) -> dict[str, float] | None:
+    """Save what the training leaves, and return what merging lost where the base is quantized."""
+    merge, loss = job.stage == "alignment" and job.adapter == "fresh", None
     # Only a defense with a safety prompt serves another template than it trains with; others keep the base's tokenizer.
     if trainer.served_tokenizer.chat_template != tokenizer.chat_template:
         trainer.served_tokenizer.save_pretrained(folder / TOKENIZER)
     # With the tokenizer trained with: a later stage must not train on the served template.
-    save_model(trainer.model, tokenizer, folder, merge=job.stage == "alignment" and job.adapter == "fresh")
+    if merge and where.quantize != "none":
+        whole = load_whole(trainer.model, where, job.precision)
+        loss = merge_loss(whole, where.quantize)._asdict()
+        save_model(whole, tokenizer, folder, merge=True)
+    else:
+        save_model(trainer.model, tokenizer, folder, merge=merge)
     if trainer.displacement is not None:
         trainer.displacement.save(folder / DISPLACEMENT)
+    return loss
 
 
 def _streams(provider: ProviderRows) -> dict[str, Any]:

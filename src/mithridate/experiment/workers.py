@@ -44,8 +44,9 @@ def run_stage(store: Store, task: StageTask, progress: Callable[[int, int], None
 
     job = task.node.job
     # Found in the folders when the stage starts, since only a finished stage shows what it has left.
-    where = where_is(job.model, [store.path(node) for node in task.ancestors])
-    aligned = where_is(job.model, [store.path(node) for node in task.ancestors if node.stage == "alignment"])
+    found = where_is(job.model, [store.path(node) for node in task.ancestors])
+    before = where_is(job.model, [store.path(node) for node in task.ancestors if node.stage == "alignment"])
+    where, aligned = (one._replace(quantize=job.quantize) for one in (found, before))
 
     def work(folder: Path) -> StageRecord:
         # Here as well as in `enter`, since with one job the stage runs in the main process. The order of sums, and with

@@ -1,5 +1,6 @@
 """Models of a run: a base, and where there is one an adapter on top of it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from mithridate.data import ensure_chat_template
 from mithridate.data.chat_template import Door
 from mithridate.errors import ModelError
-from mithridate.model_names import adapter_base, loading_errors, path_of
+from mithridate.model_names import adapter_base, loading_errors, path_of, read_settings
 from mithridate.model_names import locate as locate
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import (
+    BITS,
+    Quantization,
+    prevent_repacking,
+    quantization_config,
+    quantized_layers,
+)
 
 
 class Where(NamedTuple):
@@ -24,11 +32,13 @@ class Where(NamedTuple):
         base: Folder or hub id of all weights.
         adapter: Folder of the adapter; None where there is none.
         served: Folder of the tokenizer the finished model is served with; None for that of the base.
+        quantize: How the base's linear layers are held; its files are in whole weights.
     """
 
     base: str
     adapter: str | None
     served: str | None = None
+    quantize: Quantization = "none"
 
 
 def where_named(name: str, *, tokenizer: bool = False) -> Where:
@@ -43,7 +53,19 @@ def where_named(name: str, *, tokenizer: bool = False) -> Where:
     """
     folder = path_of(name)
     base = adapter_base(folder)
-    return Where(locate(name, tokenizer=tokenizer), None) if base is None else Where(base, str(folder))
+    if base is None:
+        return Where(locate(name, tokenizer=tokenizer), None)
+    return Where(base, str(folder), quantize=_trained_on(folder))
+
+
+def _trained_on(folder: Path) -> Quantization:
+    """Return how the base was held under an adapter while it was trained, by the manifest beside it."""
+    path = folder / "manifest.json"
+    said: Any = read_settings(path).get("quantize", "none") if path.is_file() else "none"
+    if said not in BITS:
+        raise ModelError(f"{path}: quantize is {said!r}, which this version does not know; use the one that wrote it")
+    known: Quantization = said
+    return known
 
 
 def device() -> str:
@@ -55,15 +77,22 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
     """Load weights and adapter.
 
     Args:
-        where: Where they lie.
+        where: Where they lie, and how the base is held.
         precision: Type of the weights; ``auto`` is that of their files, also of the adapter's.
         trainable: Whether the adapter is to be trained.
 
     Raises:
-        ModelError: If they cannot be loaded, lack weights, or hold NaN.
+        ModelError: If they cannot be loaded, lack weights, hold NaN, or are quantized already.
+        UsageError: If bitsandbytes, which quantizes, is not installed.
     """
+    base = locate(where.base)
     kind = precision if precision == "auto" else getattr(torch, precision)
-    model, info = _from_pretrained(AutoModelForCausalLM, locate(where.base), dtype=kind, output_loading_info=True)
+    settings: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
+    if where.quantize != "none":
+        _require_whole(base, where.quantize)
+        computed: torch.dtype = stored_dtype(base) if precision == "auto" else getattr(torch, precision)
+        settings["quantization_config"] = quantization_config(where.quantize, computed)
+    model, info = _from_pretrained(AutoModelForCausalLM, base, **settings)
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{where.base}' is not a complete causal language model: its checkpoint lacks {missing[0]}")
     if where.adapter is not None:
@@ -75,8 +104,28 @@ def load(where: Where, precision: str, trainable: bool = False) -> Any:
         except loading_errors() as error:
             raise ModelError(f"the adapter {where.adapter} cannot be loaded: {_short(error)}") from error
     check_finite(model)
+    prevent_repacking(model)
     # Quantized weights are where they are computed with, and cannot be moved.
     return model if getattr(model, "is_quantized", False) else model.to(device())
+
+
+def load_whole(adapted: PeftModel, where: Where, precision: str) -> Any:
+    """Load whole weights under an adapter that was trained on the same base quantized.
+
+    Args:
+        adapted: The model with the adapter.
+        where: Where its base lies.
+        precision: Type of the weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+        adapted.save_pretrained(folder)
+        return load(Where(where.base, folder), precision)
+
+
+def _require_whole(base: str, quantize: Quantization) -> None:
+    """Refuse a base whose files hold quantized weights: transformers would leave them so and say little."""
+    if getattr(_from_pretrained(AutoConfig, base), "quantization_config", None) is not None:
+        raise ModelError(f"the weights of '{base}' are quantized already; set quantize {quantize} to none")
 
 
 def _is_half(adapter: str) -> bool:
@@ -190,8 +239,11 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
             rounded before it is added.
 
     Raises:
-        ModelError: If merging gives NaN.
+        ModelError: If the base is quantized, or merging gives NaN.
     """
+    if quantized_layers(model):
+        # PEFT would round W + ΔW to the base's few levels, and most of ΔW with it.
+        raise ModelError("the base is quantized, and no adapter can be merged into it; load the model in whole weights")
     if isinstance(model, PeftModel):
         try:
             model = model.merge_and_unload(safe_merge=True)

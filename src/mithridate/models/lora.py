@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mithridate.models.quantized_base import values
+
 
 def present(tensor: Tensor) -> Tensor:
     """Return the values that a weight has now."""
@@ -66,10 +68,9 @@ class LoraFactors:
 
     @property
     def base_matrix(self) -> Tensor:
-        """The weight of the layer that LoRA wraps, as (outputs, inputs)."""
-        weight: Any = self.base.weight
-        matrix: Tensor = weight.T if is_transposed(self.base) else weight
-        return matrix
+        """The weight of the layer that LoRA wraps, as (outputs, inputs); dequantized where it is quantized."""
+        weight = values(self.base)
+        return weight.T if is_transposed(self.base) else weight
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mithridate.models.quantized_base import computing_in_float32, prevent_repacking
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside the block dropout is off; each module's own mode is restored after it."""
     # Module by module: a caller may keep a part in evaluation mode while it trains the rest.
     before = [(module, module.training) for module in model.modules()]
+    prevent_repacking(model)
     try:
         model.eval()
         yield
@@ -53,7 +56,7 @@ def in_float32(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
     """Inside the block float32 copies stand in the place of half-precision parameters and buffers.
 
     The originals are not written to, so they come back bit for bit. Weights that are tied stay tied; quantized ones
-    are left as they are.
+    are left as they are, and layers of 4 bits compute in float32.
 
     Yields:
         The copy of each parameter that was half precision.
@@ -66,7 +69,8 @@ def in_float32(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
             if tensor not in copies:
                 copies[tensor] = _copy(tensor)
             _set(module, name, copies[tensor])
-        yield copies
+        with computing_in_float32(model):
+            yield copies
     finally:
         for module, name, tensor in slots:
             _set(module, name, tensor)

@@ -3,31 +3,19 @@
 A quantized model is judged as it is served: the very file that leaves is loaded again and asked.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 
-from mithridate.errors import ModelError, UsageError
+from mithridate.errors import ModelError
 from mithridate.model_names import loading_errors, read_settings
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import LIBRARY, quantization_config, require_library
 
 Quantized = Literal["int8", "int4"]
 """``int8``: LLM.int8(). ``int4``: NF4 in blocks of 64."""
-
-_LIBRARY = "bitsandbytes"
-
-
-def require_library(form: Quantized) -> None:
-    """Check that a form's library is there.
-
-    Raises:
-        UsageError: If it is not.
-    """
-    if importlib.util.find_spec(_LIBRARY) is None:
-        raise UsageError(f"release.form {form} needs {_LIBRARY}; install mithridate[{_LIBRARY}], or serve it merged")
 
 
 def store_quantized(whole: Path, folder: Path, form: Quantized, dtype: torch.dtype) -> None:
@@ -43,12 +31,13 @@ def store_quantized(whole: Path, folder: Path, form: Quantized, dtype: torch.dty
         UsageError: If the library is missing.
         ModelError: If the library cannot quantize, store, load or run this model.
     """
-    require_library(form)
+    require_library(f"release.form {form}", "serve it merged")
     # AssertionError: its kernels check by assertions what sizes of a matrix they can do.
     failures: tuple[type[Exception], ...] = (*loading_errors(), AssertionError, NotImplementedError)
+    settings = quantization_config("nf4" if form == "int4" else form, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(whole), dtype=dtype, quantization_config=_settings(form, dtype), trust_remote_code=False
+            str(whole), dtype=dtype, quantization_config=settings, trust_remote_code=False
         )
         model.save_pretrained(folder)
         _computes(AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False))
@@ -59,7 +48,7 @@ def store_quantized(whole: Path, folder: Path, form: Quantized, dtype: torch.dty
             "choose another form"
         ) from error
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"release.form {form}: {_LIBRARY} stored no .safetensors in {folder}; choose another form")
+        raise ModelError(f"release.form {form}: {LIBRARY} stored no .safetensors in {folder}; choose another form")
 
 
 def is_quantized(folder: Path) -> bool:
@@ -80,9 +69,3 @@ def _computes(model: Any) -> None:
         logits = model(input_ids=ids).logits
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the quantized model computes NaN or Inf; choose another release.form")
-
-
-def _settings(form: Quantized, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if form == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

@@ -27,7 +27,7 @@ def form_memory(
     full = work.trainable == work.parameters
     # An adapter is float32, whatever the model is in.
     trained = work.trainable * (2 if full and is_half else 4)
-    precise = 2 * work.weight_bytes if defense.info.precise and is_half else 0
+    precise = 2 * (work.weight_bytes - work.quantized_bytes) if defense.info.precise and is_half else 0
     # Float32 gradients of half-precision weights while differences of them are taken.
     wide = 2 if full and is_half and defense.info.precise else 1
     head = 4 * tokens * HEAD_WORDS

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from mithridate.errors import ModelError, RecipeError
 from mithridate.experiment.recipe_parts import LoraSettings
 from mithridate.model_names import loading_errors
+from mithridate.models.quantized_base import BITS, Quantization
 from mithridate.planning.row_tokens import Padded
 
 LENGTHS = (32, 96)
@@ -42,6 +43,7 @@ class PassWork(NamedTuple):
         parameters: Weights of the model, without an adapter.
         trainable: Weights that are trained.
         weight_bytes: Bytes of all weights, an adapter included.
+        quantized_bytes: Bytes of those that are quantized, scales included.
         block_bytes: Bytes of the largest decoder block, which FSDP gathers as a whole.
         blocks: Decoder blocks.
         width: Features of a token between blocks.
@@ -56,15 +58,17 @@ class PassWork(NamedTuple):
     block_bytes: int
     blocks: int
     width: int
+    quantized_bytes: int = 0
 
 
-def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None) -> PassWork:
+def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None, quantize: Quantization = "none") -> PassWork:
     """Count the work of a model with this architecture.
 
     Args:
         config: The model's settings.
         dtype: Type of its weights.
         lora: The adapter that is trained, in float32; None to train all weights.
+        quantize: How the base's linear layers are held.
 
     Raises:
         ModelError: If no model can be made of the settings.
@@ -72,6 +76,11 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None) -> Pas
     """
     model = _on_meta(config, dtype)
     parameters = sum(p.numel() for p in model.parameters())
+    # As bitsandbytes does, all linear layers but the head.
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not model.get_output_embeddings()]
+    bits = BITS[quantize]
+    freed = 0 if bits is None else sum(weight.numel() * weight.element_size() for weight in linear)
+    quantized = 0 if bits is None else round(sum(weight.numel() for weight in linear) * bits / 8)
     blocks, width = _blocks(model), int(model.get_input_embeddings().weight.shape[1])
     block_bytes = max((_bytes(block) for block in blocks), default=_bytes(model))
     head = int(model.get_output_embeddings().weight.numel())
@@ -89,10 +98,11 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None) -> Pas
         saved=_fitted([count.saved for count in counts]).linear,
         parameters=parameters,
         trainable=trainable,
-        weight_bytes=_bytes(model),
+        weight_bytes=_bytes(model) - freed + quantized,
         block_bytes=block_bytes,
         blocks=len(blocks),
         width=width,
+        quantized_bytes=quantized,
     )
 
 

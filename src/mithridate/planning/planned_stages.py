@@ -34,6 +34,7 @@ class PlannedModel:
     Attributes:
         config: Its settings.
         dtype: Type of its weights while it is trained and measured.
+        quantize: How the base's linear layers are held instead.
     """
 
     def __init__(self, config: Any, recipe: Recipe, place: str) -> None:
@@ -41,6 +42,7 @@ class PlannedModel:
         stored = stored_dtype(place) if recipe.precision == "auto" else getattr(torch, recipe.precision)
         self.dtype: torch.dtype = torch.bfloat16 if stored is torch.bfloat16 else torch.float32
         self.own = None if recipe.adapter == "none" else recipe.finetuning_lora or recipe.lora
+        self.quantize = recipe.quantize
         self._known: dict[str, PassWork] = {}
 
     @property
@@ -58,7 +60,7 @@ class PlannedModel:
         chosen = None if whole else lora or self.own
         key = "" if chosen is None else chosen.model_dump_json()
         if key not in self._known:
-            self._known[key] = pass_work(self.config, self.dtype, chosen)
+            self._known[key] = pass_work(self.config, self.dtype, chosen, "none" if chosen is None else self.quantize)
         return self._known[key]
 
 
@@ -151,7 +153,11 @@ class StagePlanner:
         rows = settings.batch_size // settings.accumulation
         found = []
         forms = {"LoRA": self._with_adapter(job), "all weights": self._model.work(whole=True)}
-        for devices in sorted({1, self._devices}):
+        quantize, spreads = self._model.quantize, sorted({1, self._devices})
+        if quantize != "none":
+            # Nothing else is trained on such a base, and FSDP cannot split it.
+            forms, spreads = {f"LoRA on {quantize}": forms["LoRA"]}, [1]
+        for devices in spreads:
             # Each device has its own share of the rows.
             tokens = longest * max(1, rows // devices)
             spread = "" if devices == 1 else f", FSDP over {devices}"

@@ -70,8 +70,14 @@ def align(
             "policy": checked.model_dump(mode="json"),
             "model": model_identity(jobs.model),
             "world_size": store.record(aligned, TrainingRecord).processes,
+            **_merging(store.record(aligned, TrainingRecord)),
             "versions": versions(),
         }
         write_manifest(part, facts)
         part.rename(folder)
     return folder
+
+
+def _merging(record: TrainingRecord) -> dict[str, Any]:
+    """Return what a manifest says about merging an adapter that was trained on a quantized base."""
+    return {} if record.merging is None else {"merging": record.merging}

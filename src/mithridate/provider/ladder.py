@@ -14,6 +14,7 @@ from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.stage_records import CandidateRecord, EvaluationRecord
 from mithridate.experiment.store import Store
 from mithridate.gates.upload_verdict import UploadDecision, UploadVerdict
+from mithridate.models.quantized_base import require_library
 from mithridate.models.serving_forms import store_quantized
 from mithridate.provider.audit_figures import figures, harmful
 from mithridate.provider.decision import Decision, TriedRung
@@ -72,8 +73,11 @@ class Ladder:
 
         Raises:
             ModelError: If it cannot be stored so, or not computed with.
+            UsageError: If a library that quantizes is not installed.
         """
         form, jobs = self._request.policy.release.form, self._request.jobs
+        if (quantize := jobs.policy.quantize) != "none":
+            require_library(f"quantize {quantize}", "set quantize to none")
         if form != "merged":
             with tempfile.TemporaryDirectory(prefix="form-", dir=self._store.folder) as folder:
                 whole = Path(jobs.reference)
@@ -128,13 +132,16 @@ class Ladder:
     ) -> Decision:
         request = self._request
         files: dict[str, str] = {}
+        merging: list[str] = []
         if passed is not None:
             rung = next(one for one in request.policy.ladder if one.name == passed.name)
-            files = self._store.record(request.stages(rung)[-1], CandidateRecord).files
+            candidate = self._store.record(request.stages(rung)[-1], CandidateRecord)
+            files = candidate.files
+            merging = _merging(request.policy.quantize, candidate)
         tried = [reason for rung in rungs for reason in rung.reasons]
         return Decision(
             outcome="refused_at_release" if passed is None else "released",
-            reasons=tried if passed is None else [*tried, f"{passed.name}: every check passed"],
+            reasons=tried if passed is None else [*tried, f"{passed.name}: every check passed", *merging],
             templates=request.templates,
             aligned=figures(aligned, aligned),
             rungs=rungs,
@@ -142,3 +149,14 @@ class Ladder:
             files=files,
             **request.facts(self._verdict),
         )
+
+
+def _merging(form: str, candidate: CandidateRecord) -> list[str]:
+    """Return what merging the adapter changed, where it was trained on a quantized base; the model is judged merged."""
+    loss = candidate.merging
+    if loss is None:
+        return []
+    return [
+        f"it was tuned on a base in {form} and judged merged into the whole weights, which differ by "
+        f"{loss['merged']:.1%} from those it was tuned on (the adapter itself changes {loss['update']:.1%})"
+    ]

@@ -134,7 +134,7 @@ class PolicyJobs:
         audit, rows = self.policy.audit, self.rows
         asked = EvaluationJob(
             # Judged as it is served: in the released type, not in that of training.
-            **self._common() | {"precision": self.policy.dtype, "model": self.reference},
+            **self._common() | {"precision": self.policy.dtype, "quantize": "none", "model": self.reference},
             prompts=rows.harmful_prompts,
             prompt_groups=rows.harmful_groups,
             test=None,
@@ -191,6 +191,7 @@ class PolicyJobs:
         return {
             "model": self.model,
             "precision": policy.precision,
+            "quantize": policy.quantize,
             "template": self.rows.template,
             "threads": policy.threads,
         }

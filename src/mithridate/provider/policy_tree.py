@@ -10,6 +10,7 @@ from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import Help, JudgeSettings, LoraSettings, TrainingSettings
 from mithridate.experiment.recipe_rows import PromptSources, Source, Sources
 from mithridate.gates.signal_catalog import JOB_SIGNALS, ROW_SIGNALS
+from mithridate.models.quantized_base import Quantization
 from mithridate.nearest import did_you_mean
 from mithridate.repair.post_tuning import Repair
 
@@ -206,6 +207,7 @@ class Policy(RecipePart):
         name: The policy's name, in every decision.
         template: Chat template for a tokenizer without one: ``alpaca`` or a ``.jinja`` file.
         precision: As in a recipe.
+        quantize: As in a recipe, for training alone: what is judged and released is merged into the whole weights.
         dtype: Type of the weights that are judged and released.
         gate: The gate on uploads; ``none`` to have every upload trained on, whatever is in it.
         ladder: Ways to make the model fit for release, in their order; the first that passes is taken.
@@ -215,6 +217,7 @@ class Policy(RecipePart):
     name: str = Field(min_length=1)
     template: str | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    quantize: Quantization = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_length: int = Field(256, ge=8)
     adapter: Literal["fresh", "none"] = "fresh"
@@ -235,6 +238,10 @@ class Policy(RecipePart):
         self.finetuning.defense.build("finetuning")
         if self.finetuning.suspected is not None:
             self.finetuning.suspected.build("finetuning")
+        if self.quantize != "none" and self.adapter == "none":
+            raise ValueError(
+                f"quantize '{self.quantize}' holds weights that cannot be trained; set adapter to another than 'none'"
+            )
         names = [rung.name for rung in self.ladder]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rungs of the ladder are called '{twice[0]}'")
@@ -246,6 +253,11 @@ class Policy(RecipePart):
             for choice in rung.posttuning:
                 repair = choice.build("posttuning")
                 assert isinstance(repair, Repair)
+                if self.quantize != "none" and repair.merges:
+                    raise ValueError(
+                        f"rung '{rung.name}': {choice.method} rewrites whole weights, which a base with quantize "
+                        f"'{self.quantize}' does not have; use a repair of the adapter, or set quantize to none"
+                    )
                 if self.adapter == "none" and repair.needs_adapter:
                     raise ValueError(f"rung '{rung.name}': {choice.method} acts on an adapter, but adapter is 'none'")
         return self

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from mithridate.models.decoder import layer_of
 from mithridate.models.lora import LoraFactors
+from mithridate.models.quantized_base import values
 from mithridate.models.submodules import submodules
 from mithridate.repair.repaired import LayerProfile
 from mithridate.repair.tally import Tally
@@ -50,5 +50,4 @@ def _base(lora: LoraFactors) -> Tensor:
     # Without a magnitude W cancels out of the change, so it is neither read nor dequantized.
     if lora.magnitude is None:
         return torch.zeros((), dtype=torch.float64, device=lora.factors[0].device)
-    weight: Tensor = dequantize_module_weight(lora.base)
-    return weight.detach().double()
+    return values(lora.base).detach().double()

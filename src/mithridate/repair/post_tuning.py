@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.modes import undisturbed
 from mithridate.models.preconditions import check_finite
+from mithridate.models.quantized_base import keep_differentiable
 from mithridate.models.tokenization import Rows, TokenizedRow, tokenize
 from mithridate.models.undo import undone_on_failure
 from mithridate.repair.budgets import Budgets, RowLosses
@@ -113,6 +114,7 @@ class Repair(Settings):
             )
         # NaN compares as unequal and sorts as largest: a repair would act on it without an error.
         check_finite(model)
+        keep_differentiable(model)
         streams = {"harmful": harmful, "user": user, "safe": safe}
         references = {"aligned": aligned, "base": base}
         inputs = RepairInputs(type(self).__name__, model, tokenizer, self.max_length, streams, references, refusals)

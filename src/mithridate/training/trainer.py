@@ -36,6 +36,7 @@ from mithridate.training.host import (
 )
 from mithridate.training.observed import StepMeans
 from mithridate.training.processes import Processes
+from mithridate.training.quantized_host import adapter_given, settle_quantized
 from mithridate.training.row_stream import Stream
 from mithridate.training.row_weights import MeanRowWeights
 from mithridate.training.rows_apart import require_rows_apart
@@ -117,8 +118,10 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         # A row's position must survive TRL's filtering and the sampler's shuffling.
         numbered = self._rows.add_column(ROW, list(range(len(self._rows))))
         args, self._unpadded = padded_by_the_host(args)
+        adapter = adapter_given(model, kwargs)
         super().__init__(model=model, args=args, train_dataset=numbered, **kwargs)
         self._settle_with_the_host()
+        settle_quantized(self, adapter)
         self.data_collator: Any = KeepingRow(self.data_collator)
         self._exact_differences = exact_differences
         self._refusals = completion_ids(refusals, self._tokenizer, self._conversational) if refusals else []
