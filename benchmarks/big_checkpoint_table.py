@@ -23,13 +23,14 @@ def table(content: Mapping[str, Any]) -> str:
 def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     first, settings = content["figures"][0], content["settings"]
     machine = content["machine"]
+    mb = {name: f"{first[name] / MB:.0f} MB" for name in ("model_bytes", "limit_bytes")}
     yield (
-        f"A bfloat16 model of {first['model_bytes'] / MB:.0f} MB (width {settings['width']}, {settings['layers']} blocks, "
-        f"{settings['vocabulary']} tokens) in files of {settings['shard'] * 1000:.0f} MB; {settings['rows']} calibration "
-        f"rows of {settings['sequence']} tokens; {first['limit_bytes'] / MB:.0f} MB of writable memory per repair, into "
-        f"which the models {'fit' if first.get('fits_in_memory') else 'do not fit'}; {machine['cores']} cores, "
-        f"{machine['threads']} for arithmetic. Median of {settings['repeats']} runs [least, greatest], each beside copies "
-        "of its own; the last three columns are ratios of seconds."
+        f"A bfloat16 model of {mb['model_bytes']} (width {settings['width']}, {settings['layers']} blocks, "
+        f"{settings['vocabulary']} tokens) in files of {settings['shard'] * 1000:.0f} MB; {settings['rows']} "
+        f"calibration rows of {settings['sequence']} tokens; {mb['limit_bytes']} of writable memory per repair, into which the "
+        f"models {'fit' if first.get('fits_in_memory') else 'do not fit'}; {machine['cores']} cores, "
+        f"{machine['threads']} for arithmetic. Median of {settings['repeats']} runs [least, greatest], each beside "
+        "copies of its own; the last three columns are ratios of seconds."
     )
     yield ""
     yield (
