@@ -15,12 +15,16 @@ from benchmarks.workload import Shape, make_rows
 from mithridate.defenses import lox, random_perturbation, safe_delta, safe_lora
 from mithridate.defenses.registry import methods
 from mithridate.errors import ModelError
+from mithridate.experiment import checkpoint_repair
 from mithridate.models.loading import Where, load
 from mithridate.models.stored_sums import StoredGrams
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.stored_inputs import StoredInputs
 
+SEEDS = {"harmful": 3, "safe": 5}
+"""Of the rows of each stream."""
 APART: dict[str, list[tuple[Any, str]]] = {
+    "opening": [(checkpoint_repair, "checkpoint_inputs")],
     "calibration": [(StoredInputs, "input_norms"), (StoredInputs, "whole_gradient"), (StoredGrams, "pop")],
     "algebra": [
         (lox, "low_rank_factors"),
@@ -31,7 +35,8 @@ APART: dict[str, list[tuple[Any, str]]] = {
         (random_perturbation, "_noise"),
     ],
 }
-"""What a repair does beside reading, changing and writing weights: passes over rows, and arithmetic of more than
+"""What a repair does beside reading, changing and writing weights: making models without values from their settings,
+which takes as long for small weights as for large ones, passes over rows, and arithmetic of more than
 a few operations per weight (products, inverses and eigenvectors of matrices, random numbers)."""
 
 
@@ -45,8 +50,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     shape, repair = Shape(**asked["shape"]), methods()[asked["method"]].cls(**asked["settings"])
     assert isinstance(repair, Repair)
     references = {name: asked["paths"][name] for name in repair.info.references}
-    given: dict[str, Any] = {"harmful": 3, "safe": 5}
-    given = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in given.items()} | references
+    rows = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in SEEDS.items() if name in repair.streams}
+    given: dict[str, Any] = rows | references
     # What Python and its libraries take is no part of a repair.
     before = _status("VmRSS")
     if asked["limit"]:
