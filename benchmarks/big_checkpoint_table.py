@@ -30,8 +30,8 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
         f"{settings['vocabulary']} tokens) in files of {settings['shard'] * 1000:.0f} MB; {settings['rows']} "
         f"calibration rows of {settings['sequence']} tokens; {mb['limit_bytes']} of writable memory per repair, into "
         f"which the models {fit}; {machine['cores']} cores, {machine['threads']} for arithmetic. Median of "
-        f"{settings['repeats']} runs [least, greatest], each beside copies of its own; the last three columns are ratios of "
-        "seconds."
+        f"{settings['repeats']} runs [least, greatest], each beside copies of its own; the last three columns are "
+        "ratios of seconds."
     )
     yield ""
     yield (
