@@ -124,6 +124,7 @@ def measure(method: str, paths: dict[str, Path], folder: Path, options: Namespac
     peak = max(one["peak_bytes"] for one in repairs)
     return (
         named
+        | {"threads": repairs[0]["threads"]}
         | {"seconds": spread(seconds), "rest_seconds": spread(rest)}
         | {kind: spread([one[kind] for one in repairs]) for kind in kinds}
         | {

@@ -29,24 +29,25 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
         f"A bfloat16 model of {mb['model_bytes']} (width {settings['width']}, {settings['layers']} blocks, "
         f"{settings['vocabulary']} tokens) in files of {settings['shard'] * 1000:.0f} MB; {settings['rows']} "
         f"calibration rows of {settings['sequence']} tokens; {mb['limit_bytes']} of writable memory per repair, into "
-        f"which the models {fit}; {machine['cores']} cores, {machine['threads']} for arithmetic. Median of "
+        f"which the models {fit}; {machine['cores']} cores. Median of "
         f"{settings['repeats']} runs [least, greatest], each beside copies of its own; the last three columns are "
         "ratios of seconds."
     )
     yield ""
     yield (
-        "| Method | Models read | Own memory, MB | Processor seconds | of a copy | Opening, s | Rows, s | Algebra, s | "
+        "| Method | Models read | Threads | Own memory, MB | Processor seconds | of a copy | Opening, s | Rows, s | Algebra, s | "
         "Whole repair / copy | Rest / copy | Rest / copy that reads as much |"
     )
-    yield "|---|" + "---:|" * 10
+    yield "|---|" + "---:|" * 11
     for one in content["figures"]:
         yield f"| `{one['method']}` | {one['models_read']} | {' | '.join(_cells(one))} |"
 
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
     if "refused" in one:
-        return [one["refused"], *["–"] * 8]
+        return [one["refused"], *["–"] * 9]
     return [
+        str(one["threads"]),
         f"{one['own_bytes'] / MB:.0f}",
         *(f"{one[name]['median']:.1f}" for name in ("processor_seconds", "copy_processor_seconds")),
         *(_seconds(one[name]["median"]) for name in ("opening_seconds", "calibration_seconds", "algebra_seconds")),

@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
+import torch
+
 import mithridate as mi
 from benchmarks.workload import Shape, make_rows
 from mithridate.defenses import lox, random_perturbation, safe_delta, safe_lora
@@ -75,6 +77,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time() - processor,
+        "threads": torch.get_num_threads(),
         **apart,
         "peak_bytes": _status("VmHWM"),
         "before_bytes": before,
