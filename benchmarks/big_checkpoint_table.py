@@ -35,8 +35,8 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield (
-        "| Method | Models read | Threads | Own memory, MB | Processor seconds | of a copy | Opening, s | Rows, s | Algebra, s | "
-        "Whole repair / copy | Rest / copy | Rest / copy that reads as much |"
+        "| Method | Models read | Threads | Own memory, MB | Processor seconds | of a copy | Opening, s | Rows, s | "
+        "Algebra, s | Whole repair / copy | Rest / copy | Rest / copy that reads as much |"
     )
     yield "|---|" + "---:|" * 11
     for one in content["figures"]:
