@@ -4,7 +4,9 @@
 
 Base, aligned and tuned checkpoints with random weights are written to disk. Each repair runs in a process whose
 writable memory, beyond what Python and its libraries take, is limited. Its seconds are compared with those of a plain
-copy of the tuned checkpoint, made right before it. What is copied or repaired reaches the disk before the clock stops.
+copy of the tuned checkpoint, made right before it, and of a copy that also reads the models that the repair reads. What
+is copied or repaired reaches the disk before the clock stops. Opening models, passes over calibration rows and
+arithmetic on matrices are timed apart (see `limited_repair.APART`); what is left reads, changes, hashes and writes.
 """
 
 import json
@@ -17,13 +19,17 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.limited_repair import APART
 from benchmarks.measure import report, rounded, spread
 from benchmarks.stored_models import make_checkpoints
 from benchmarks.workload import add_arguments, positive, shape_of
+from mithridate.defenses.registry import methods
 
 GB = 10**9
+AT_ONCE = 1 << 24
+"""Bytes that a copy reads and writes at a time."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "wise_ft": {},
     "resta": {"strength": 0.5},
@@ -37,18 +43,45 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Repairs that can be measured, with settings at which they act on whole weights."""
 
 
-def copied(source: Path, target: Path) -> float:
-    """Copy a folder, bring its bytes to the disk, and return the seconds."""
-    start = time.perf_counter()
+class Copy(NamedTuple):
+    """What a copy took.
+
+    Attributes:
+        seconds: By the clock on the wall.
+        processor_seconds: Of this process, the system's work for it included.
+    """
+
+    seconds: float
+    processor_seconds: float
+
+
+def copied(source: Path, target: Path, others: Sequence[Path] = ()) -> Copy:
+    """Copy a folder and bring its bytes to the disk.
+
+    Args:
+        source: The folder.
+        target: A folder that is not there; it is deleted again.
+        others: Folders that are read to their ends beside it, file by file, and not written.
+    """
+    start, processor = time.perf_counter(), time.process_time()
     target.mkdir()
     for path in sorted(source.iterdir()):
+        for other in others:
+            if (other / path.name).is_file():
+                _read(other / path.name)
         with path.open("rb") as read, (target / path.name).open("wb") as write:
-            shutil.copyfileobj(read, write, 1 << 24)
+            shutil.copyfileobj(read, write, AT_ONCE)
             write.flush()
             os.fsync(write.fileno())
-    seconds = time.perf_counter() - start
+    found = Copy(time.perf_counter() - start, time.process_time() - processor)
     shutil.rmtree(target)
-    return seconds
+    return found
+
+
+def _read(path: Path) -> None:
+    with path.open("rb") as read:
+        while read.read(AT_ONCE):
+            pass
 
 
 def repaired(method: str, paths: dict[str, Path], out: Path, options: Namespace, by_shard: bool = True) -> Any:
@@ -75,25 +108,41 @@ def repaired(method: str, paths: dict[str, Path], out: Path, options: Namespace,
 
 def measure(method: str, paths: dict[str, Path], folder: Path, options: Namespace) -> dict[str, Any]:
     """Copies and repairs, in turns."""
-    copies, repairs = [], []
+    others = [paths[name] for name in methods()[method].references]
+    copies, readings, repairs = [], [], []
     for _ in range(options.repeats):
         copies.append(copied(paths["tuned"], folder / "copy"))
+        readings.append(copied(paths["tuned"], folder / "copy", others))
         repairs.append(repaired(method, paths, folder / "out", options))
+    named = {"method": method, "settings": SETTINGS[method], "models_read": 1 + len(others)}
     if any("out_of_memory" in one for one in repairs):
-        return {"method": method, "settings": SETTINGS[method], "refused": f"needs more than {options.limit} GB"}
+        return named | {"refused": f"needs more than {options.limit} GB"}
     seconds = [one["seconds"] for one in repairs]
+    apart = [f"{kind}_seconds" for kind in APART]
+    rest = [one["seconds"] - sum(one[kind] for kind in apart) for one in repairs]
+    kinds = (*apart, "processor_seconds")
     peak = max(one["peak_bytes"] for one in repairs)
-    return {
-        "method": method,
-        "settings": SETTINGS[method],
-        "seconds": spread(seconds),
-        "processor_seconds": spread([one["processor_seconds"] for one in repairs]),
-        "copy_seconds": spread(copies),
-        "ratio": spread([one / copy for one, copy in zip(seconds, copies, strict=True)]),
-        "peak_bytes": peak,
-        "own_bytes": peak - min(one["before_bytes"] for one in repairs),
-        "peak_ratio": rounded(peak / size(paths["tuned"])),
-    }
+    return (
+        named
+        | {"threads": repairs[0]["threads"]}
+        | {"seconds": spread(seconds), "rest_seconds": spread(rest)}
+        | {kind: spread([one[kind] for one in repairs]) for kind in kinds}
+        | {
+            "copy_seconds": spread([one.seconds for one in copies]),
+            "copy_processor_seconds": spread([one.processor_seconds for one in copies]),
+            "reading_copy_seconds": spread([one.seconds for one in readings]),
+            "ratio": _ratio(seconds, copies),
+            "rest_ratio": _ratio(rest, copies),
+            "rest_reading_ratio": _ratio(rest, readings),
+            "peak_bytes": peak,
+            "own_bytes": peak - min(one["before_bytes"] for one in repairs),
+            "peak_ratio": rounded(peak / size(paths["tuned"])),
+        }
+    )
+
+
+def _ratio(seconds: Sequence[float], copies: Sequence[Copy]) -> dict[str, float]:
+    return spread([one / copy.seconds for one, copy in zip(seconds, copies, strict=True)])
 
 
 def size(folder: Path) -> int:

@@ -4,15 +4,42 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
+
+import torch
 
 import mithridate as mi
 from benchmarks.workload import Shape, make_rows
+from mithridate.defenses import lox, random_perturbation, safe_delta, safe_lora
 from mithridate.defenses.registry import methods
 from mithridate.errors import ModelError
+from mithridate.experiment import checkpoint_repair
 from mithridate.models.loading import Where, load
+from mithridate.models.stored_sums import StoredGrams
 from mithridate.repair.post_tuning import Repair
+from mithridate.repair.stored_inputs import StoredInputs
+
+SEEDS = {"harmful": 3, "safe": 5}
+"""Of the rows of each stream."""
+APART: dict[str, list[tuple[Any, str]]] = {
+    "opening": [(checkpoint_repair, "checkpoint_inputs")],
+    "calibration": [(StoredInputs, "input_norms"), (StoredInputs, "whole_gradient"), (StoredGrams, "pop")],
+    "algebra": [
+        (lox, "low_rank_factors"),
+        (safe_lora, "project"),
+        (safe_lora, "cosine"),
+        (safe_delta, "least_with_columns"),
+        (safe_delta.SafeDelta, "_kept"),
+        (random_perturbation, "_noise"),
+    ],
+}
+"""What a repair does beside reading, changing and writing weights: making models without values from their settings,
+which takes as long for small weights as for large ones, passes over rows, and arithmetic of more than
+a few operations per weight (products, inverses and eigenvectors of matrices, random numbers)."""
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
@@ -25,13 +52,14 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     shape, repair = Shape(**asked["shape"]), methods()[asked["method"]].cls(**asked["settings"])
     assert isinstance(repair, Repair)
     references = {name: asked["paths"][name] for name in repair.info.references}
-    given: dict[str, Any] = {"harmful": 3, "safe": 5}
-    given = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in given.items()} | references
+    rows = {name: list(make_rows(shape, asked["rows"], seed)) for name, seed in SEEDS.items() if name in repair.streams}
+    given: dict[str, Any] = rows | references
     # What Python and its libraries take is no part of a repair.
     before = _status("VmRSS")
     if asked["limit"]:
         limit = _status("VmData") + asked["limit"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    apart = timed_apart()
     start, processor = time.perf_counter(), time.process_time()
     try:
         if asked["by_shard"]:
@@ -49,9 +77,33 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time() - processor,
+        "threads": torch.get_num_threads(),
+        **apart,
         "peak_bytes": _status("VmHWM"),
         "before_bytes": before,
     }
+
+
+def timed_apart() -> dict[str, float]:
+    """Make the functions of `APART` add up their seconds from now on, and return where they do so."""
+    sums = {f"{kind}_seconds": 0.0 for kind in APART}
+    for kind, owners in APART.items():
+        for owner, name in owners:
+            setattr(owner, name, _timed(getattr(owner, name), sums, f"{kind}_seconds"))
+    return sums
+
+
+def _timed(function: Callable[..., Any], sums: dict[str, float], kind: str) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*given: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        found = function(*given, **named)
+        # What other threads do meanwhile takes no time of its own.
+        if current_thread() is main_thread():
+            sums[kind] += time.perf_counter() - start
+        return found
+
+    return timed
 
 
 def _status(field: str) -> int:

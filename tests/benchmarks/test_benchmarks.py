@@ -9,7 +9,7 @@ import pytest
 from benchmarks.measure import report
 from benchmarks.workload import Shape
 
-from benchmarks import big_checkpoint, repair_cost, scale, step_cost
+from benchmarks import big_checkpoint, big_checkpoint_table, repair_cost, scale, step_cost
 from mithridate.defenses.registry import methods
 from mithridate.repair.post_tuning import Repair
 from mithridate.training.defense import Defense
@@ -90,10 +90,23 @@ def test_big_checkpoint_repairs_what_does_not_fit_into_memory(capsys, tmp_path):
     options = ["--limit", "0.15", "--shard", "0.03", "--methods", "wise_ft", "--rows", "1", "--folder", str(tmp_path)]
     sizes = ["--width", "512", "--layers", "40", "--vocabulary", "1000"]
     big_checkpoint.main([*SMALLEST, *sizes, *options])
-    (figure,) = json.loads(capsys.readouterr().out)["figures"]
+    content = json.loads(capsys.readouterr().out)
+    (figure,) = content["figures"]
     assert "refused" not in figure
     assert not figure["fits_in_memory"]
     assert 3 * figure["model_bytes"] > 4 * figure["limit_bytes"]
     assert 0 < figure["own_bytes"] < figure["limit_bytes"]
     assert figure["ratio"]["median"] > 0
+    assert 0 < figure["rest_seconds"]["median"] < figure["seconds"]["median"]
+    assert figure["opening_seconds"]["median"] > 0
+    assert figure["calibration_seconds"]["max"] == figure["algebra_seconds"]["max"] == 0
+    assert figure["models_read"] == 2
+    assert "| `wise_ft` | 2 | " in big_checkpoint_table.table(content)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_on_big_checkpoints_holds_the_kept_figures():
+    kept = json.loads(Path("docs/results/big_checkpoint.json").read_text(encoding="utf-8"))
+    assert big_checkpoint_table.table(kept) in Path("docs/big-checkpoints.md").read_text(encoding="utf-8")
+    by_shard = {name for name, info in methods().items() if getattr(info.cls, "by_shard", False)}
+    assert {figure["method"] for figure in kept["figures"]} <= by_shard

@@ -1,13 +1,17 @@
 """Antidote's mask: rounding, ranking, and independence of everything but weights and rows."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from mithridate.defenses.antidote import Antidote, by_row, count
+from mithridate.errors import DefenseError
 from mithridate.models.activation_sums import input_norms
 from mithridate.models.tokenization import TokenizedRow
-from mithridate.repair.ranking import TopShare
+from mithridate.repair.ranking import TopShare, zeroed
+from mithridate.repair.repair_inputs import RepairInputs
 from tests.helpers import tiny
 from tests.helpers.training import distance, run
 
@@ -190,3 +194,44 @@ def test_the_chosen_ratio_is_the_one_applied(trained):
     trained.load_state_dict(before)
     Antidote(mask_ratio=chosen).repair(trained, tiny.tokenizer(), harmful=tiny.rows("harmful", 8))
     assert distance(found, dict(trained.named_parameters())) == 0
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.3, 0.5, 0.97, 1.0])
+@pytest.mark.parametrize("kind", ["spread", "ties", "close", "tiny", "zeros", "huge"])
+def test_the_top_of_every_row_is_that_of_sorting_it(ratio, kind):
+    """Also where float32 cannot tell scores apart, or has them all infinite."""
+    drawn = torch.rand(40, 33, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scores = {
+        "spread": (drawn * 20).exp(), "ties": (drawn * 4).round(), "close": 1 + drawn * 1e-9, "tiny": drawn * 1e-310,
+        "zeros": drawn * 0, "huge": drawn * 1e308,
+    }[kind]  # fmt: skip
+    top = scores.argsort(dim=1, descending=True, stable=True)[:, : count(33, ratio)]
+    assert torch.equal(by_row(scores, ratio), torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True))
+
+
+def test_what_is_pruned_is_zero_and_nothing_else_changes_a_bit():
+    values = torch.tensor([[-1.5, -0.0, 0.0, 2.0]], dtype=torch.float64)
+    found = zeroed(values, torch.tensor([[True, False, False, True]]))
+    assert found.view(torch.int64).tolist() == torch.tensor([[0.0, -0.0, 0.0, 0.0]]).double().view(torch.int64).tolist()
+    assert values.tolist() == [[-1.5, 0.0, 0.0, 2.0]]
+
+
+@pytest.mark.parametrize("spread", [20.0, 1e-9], ids=["spread", "close"])
+def test_one_ranking_of_scores_that_come_close_asks_for_them_no_more_often_than_it_says(spread):
+    drawn = (torch.rand(6, 3, 50, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * spread).exp()
+    asked = []
+    scores = {str(i): lambda i=i: asked.append(i) or drawn[i] for i in range(6)}
+    top = TopShare(scores, lambda entries: 90)
+    assert len(asked) <= (2 if spread > 1 else 5) * 6
+    limit = drawn.reshape(-1).topk(90).values.min()
+    assert all(torch.equal(top.mask(str(i)), drawn[i] >= limit) for i in range(6))
+
+
+def test_rows_that_overflow_rank_nothing(trained, monkeypatch):
+    """NaN would sort as largest, and Inf times zero is NaN."""
+    plain = RepairInputs.input_norms
+    monkeypatch.setattr(
+        RepairInputs, "input_norms", lambda *given: {name: norm * math.inf for name, norm in plain(*given).items()}
+    )
+    with pytest.raises(DefenseError, match="on harmful rows is not finite"):
+        Antidote().repair(trained, tiny.tokenizer(), harmful=tiny.rows("harmful", 3))

@@ -1,10 +1,16 @@
 """A repair on disk leaves what the same repair in memory leaves, and files that transformers loads."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import mithridate as mi
+from mithridate.errors import ModelError
+from mithridate.files import file_hash
+from mithridate.models import stored_weights
 from tests.families import models as families
 from tests.helpers.checkpoints import family, in_memory, on_disk, saved, tensors
 
@@ -37,6 +43,49 @@ def test_the_weights_are_those_of_the_repair_in_memory(repair, dtype, tmp_path):
     assert found.distance == pytest.approx(told.distance, rel=1e-12)
     assert found.activity == told.activity
     assert found.layer_profile == told.layer_profile or found.layer_profile.layers == told.layer_profile.layers
+
+
+BY_ROWS = [
+    mi.WiSEFT(alpha=0.3), mi.RESTA(strength=0.7), mi.Antidote(scope="weights", mask_ratio=0.2),
+    mi.RandomPerturbation(radius=2.0, seed=4),
+]  # fmt: skip
+
+
+@pytest.fixture
+def few_rows_in_many_threads(monkeypatch):
+    monkeypatch.setattr(stored_weights, "PIECE", 40)
+    monkeypatch.setattr(stored_weights, "BLOCK", 200)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "tied"])
+@pytest.mark.parametrize("repair", BY_ROWS, ids=named)
+def test_a_few_rows_at_a_time_in_many_threads(repair, kind, tmp_path, few_rows_in_many_threads):
+    paths = family(tmp_path, kind, torch.bfloat16)
+    # The noise's norm is summed up in another order in memory.
+    same = on_disk if repair.info.name == "random_perturbation" else in_memory
+    first, again = on_disk(repair, paths, tmp_path / "out"), on_disk(repair, paths, tmp_path / "again")
+    assert first.repaired == again.repaired
+    same(repair, paths, tmp_path / "memory")
+    disk, memory = tensors(tmp_path / "out"), tensors(tmp_path / "memory")
+    assert [name for name in memory if not torch.equal(disk[name], memory[name])] == []
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert all(file_hash(tmp_path / "out" / file) == digest for file, digest in manifest["files"].items())
+
+
+def test_damage_in_the_last_rows_stops_all_threads(tmp_path, few_rows_in_many_threads):
+    paths = family(tmp_path)
+    index = json.loads((paths["aligned"] / "model.safetensors.index.json").read_text())["weight_map"]
+    path = paths["aligned"] / index["model.layers.2.mlp.up_proj.weight"]
+    held = load_file(path)
+    held["model.layers.2.mlp.up_proj.weight"][-1, -1] = float("inf")
+    save_file(held, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"the weights hold NaN or Inf \(model.layers.2.mlp.up_proj.weight in"):
+        on_disk(mi.WiSEFT(alpha=0.3), paths, tmp_path / "out")
+    assert not any("out" in one.name for one in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "tied"])

@@ -16,9 +16,8 @@ sizes cannot change the mask; the first row is not dropped; one pass, not two pe
 columns − int(columns·(1−α)) entries per row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -28,13 +27,15 @@ from torch import Tensor
 from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.models.adapter_layers import has_lora
+from mithridate.models.merged_weights import MergedWeights
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.models.undo import undone
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.prunable import Prunable, Prunables, prunable
-from mithridate.repair.ranking import Score, TopShare
+from mithridate.repair.ranking import Score, TopShare, top_of_rows, zeroed
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import DoseCurve, Repaired
+from mithridate.repair.rewriting import Rewrite
 from mithridate.repair.tally import Tally
 
 PAPER = "Antidote (Huang et al., ICML 2025, arXiv 2408.09600)"
@@ -83,10 +84,10 @@ class Antidote(Repair):
         """Prune the model in place; with the scopes ``delta`` and ``weights`` the adapter is merged first."""
         rows = inputs.rows("harmful")
         found = prunable(inputs.model, self.scope, lambda: inputs.merged_weights()[0])
-        scores = self._scores(inputs, found.matrices, rows)
-        curve = self._search(inputs, found, scores) if self.mask_ratio == "auto" else None
+        norms = self._norms(inputs, found.matrices, rows)
+        curve = self._search(inputs, found, norms) if self.mask_ratio == "auto" else None
         ratio = curve.chosen if curve else float(self.mask_ratio)
-        tally = self._prune(found, scores, ratio)
+        tally = self._pruned(found, norms, ratio)
         pruned = int(tally.total("pruned"))
         # It would report entries pruned and leave the model as it was.
         if pruned and not tally.changed:
@@ -104,24 +105,33 @@ class Antidote(Repair):
             merged=tally.changed > 0 and self.merges and has_lora(inputs.model),
         )
 
-    def _scores(
+    def _norms(
         self, inputs: RepairInputs, matrices: Sequence[Prunable], rows: Sequence[TokenizedRow]
-    ) -> dict[str, Score]:
-        """|W|·‖x‖ per entry, (outputs, inputs), by the matrix's name."""
-        norms: dict[str, Tensor] = {}
-        if self.score == "wanda":
-            norms = inputs.input_norms({matrix.name: matrix.layer for matrix in matrices}, rows)
+    ) -> dict[str, Tensor]:
+        """‖x‖ by input, (inputs,), by the matrix's name; 1 where the weights alone are ranked."""
+        if self.score == "magnitude":
+            return {matrix.name: torch.ones((), dtype=torch.float64) for matrix in matrices}
+        norms = inputs.input_norms({matrix.name: matrix.layer for matrix in matrices}, rows)
+        broken = [name for name, norm in norms.items() if not bool(norm.isfinite().all())]
+        if broken:
+            raise DefenseError(
+                f"what enters {broken[0]} on harmful rows is not finite, so it ranks nothing; check rows"
+            )
+        return norms
+
+    def _pruned(self, found: Prunables, norms: dict[str, Tensor], ratio: float) -> Tally:
+        """Set the top-scored entries to zero, and count what that changed."""
+        if found.as_stored and self.ranking == "row" and found.weights is not None:
+            return _prune_rows(found.weights, norms, ratio)
 
         def scored(matrix: Prunable) -> Score:
-            return lambda: matrix.read().abs() * norms[matrix.name] if norms else matrix.read().abs()
+            return lambda: matrix.read().abs() * norms[matrix.name]
 
-        # A search asks for them at every dose, when the weights are pruned already.
-        kept = self.mask_ratio == "auto"
-        return {matrix.name: cache(scored(matrix)) if kept else scored(matrix) for matrix in matrices}
+        return self._prune(found, {matrix.name: scored(matrix) for matrix in found.matrices}, ratio)
 
     @torch.no_grad()
     def _prune(self, found: Prunables, scores: dict[str, Score], ratio: float) -> Tally:
-        """Set the top-scored entries to zero and count what that changed."""
+        """As `_pruned`, whatever the matrices are, by scores (outputs, inputs) by name."""
         matrices, tally = {matrix.name: matrix for matrix in found.matrices}, Tally()
         names = list(matrices)
         # One ranking over all matrices, or one for each row of each.
@@ -130,17 +140,31 @@ class Antidote(Repair):
             mask = by_row(scores[name](), ratio) if top is None else top.mask(name)
             tally.figures[name] = {"pruned": int(mask.sum()), "entries": mask.numel()}
             if mask.any():
-                matrices[name].put(matrices[name].read().masked_fill(mask, 0), tally)
+                matrices[name].put(zeroed(matrices[name].read(), mask), tally)
         return tally
 
-    def _search(self, inputs: RepairInputs, found: Prunables, scores: dict[str, Score]) -> DoseCurve:
+    def _search(self, inputs: RepairInputs, found: Prunables, norms: dict[str, Tensor]) -> DoseCurve:
         @contextmanager
         def dosed(ratio: float) -> Iterator[None]:
             with undone():
-                self._prune(found, scores, ratio)
+                self._pruned(found, norms, ratio)
                 yield
 
         return self.search(inputs, "mask_ratio", RATIOS, dosed)
+
+
+def _prune_rows(weights: MergedWeights, norms: Mapping[str, Tensor], ratio: float) -> Tally:
+    """Set the top-scored entries of every row to zero, a few rows at a time, and count what that changed."""
+    rewrite = Rewrite(weights)
+    for name in norms:
+        rows, columns = weights.shape(name)
+        rewrite.tally.figures[name] = {"pruned": rows * count(columns, ratio), "entries": rows * columns}
+
+    def new(name: str, w: Tensor) -> Tensor:
+        return zeroed(w, by_row(w.abs() * norms[name].to(w), ratio))
+
+    rewrite.put_rows(list(norms), new)
+    return rewrite.tally
 
 
 def count(entries: int, ratio: float) -> int:
@@ -149,10 +173,8 @@ def count(entries: int, ratio: float) -> int:
 
 
 def by_row(score: Tensor, ratio: float) -> Tensor:
-    """Return the mask of the top share of every output row."""
-    # Stable, so that ties, such as rows of zeros, fall alike on every device.
-    top = score.argsort(dim=1, descending=True, stable=True)[:, : count(score.shape[1], ratio)]
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True)
+    """Return the mask of the top share of every output row; of equal scores the first, on every device."""
+    return top_of_rows(score, count(score.shape[1], ratio))
 
 
 RATIOS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)

@@ -78,7 +78,7 @@ class LoX(Repair):
         # A search asks for them at every dose. As two thin factors: whole matrices would be another model in memory.
         factors = cache(factored) if self.strength == "auto" else factored
 
-        def moved(name: str, rows: slice, theta: Tensor, c: float) -> Tensor:
+        def moved(name: str, theta: Tensor, c: float) -> Tensor:
             left, right = factors(name)
             return theta + c * tuned.turned(name, left @ right).to(theta)
 

@@ -151,11 +151,12 @@ class Panacea(Repair):
         direction = inputs.whole_gradient(rows, self.batch_size)
         norm = direction.norm(inputs.names)
 
-        def epsilon(name: str, part: slice) -> Tensor | None:
-            return direction.read(name, part) / norm if name in direction else None
+        def epsilon(name: str, rows: slice) -> Tensor:
+            return direction.read(name, rows) / norm
 
         activity = {"radius": radius, "harmful_rows": len(rows)}
-        return displace_stored(inputs.tuned.weights, epsilon, radius, radius, activity)
+        moved = [name for name in inputs.names if name in direction]
+        return displace_stored(inputs.tuned.weights, moved, epsilon, radius, radius, activity)
 
     def aim(self, inputs: RepairInputs) -> Aim:
         """Find the direction ∇h/‖∇h‖ and, where ρ is ``"auto"``, its length.

@@ -9,6 +9,7 @@ Cost: none. Difference from the released code: the noise is added once, not at e
 
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -88,16 +89,22 @@ class RandomPerturbation(Repair):
             norms.append(Gradient([noise if self.std is None else self.std * noise]).norm())
         norm = float(torch.tensor(norms, dtype=torch.float64).square().sum().sqrt())
 
-        # Asked for piece by piece, and drawn whole.
-        @lru_cache(maxsize=1)
+        @lru_cache(maxsize=2)
         def drawn(name: str) -> Tensor:
             generator.set_state(states[name])
             noise = _noise(weights.shape(name), weights.dtype(name), generator)
             return noise / norm if self.std is None else self.std * noise
 
+        # Drawn whole and asked for in rows, one weight after the other but by many threads.
+        turn = Lock()
+
+        def epsilon(name: str, rows: slice) -> Tensor:
+            with turn:
+                return some(drawn(name), rows)
+
         intended = norm if self.radius is None else float(self.radius)
         scale = 1.0 if self.radius is None else intended
-        return displace_stored(weights, lambda name, rows: some(drawn(name), rows), scale, intended, {"norm": intended})
+        return displace_stored(weights, weights.names, epsilon, scale, intended, {"norm": intended})
 
     def _panacea_radius(self, inputs: RepairInputs) -> float:
         # Budget, trim and the like as well, or the search would not be the one that Panacea makes.

@@ -27,7 +27,7 @@ from mithridate.defenses.registry import register
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import Repaired
-from mithridate.repair.rewriting import WeightPath
+from mithridate.repair.rewriting import RowPath, WeightPath
 
 
 @register(
@@ -61,14 +61,17 @@ class RESTA(Repair):
             return Repaired(changed=0, distance=0.0)
         tuned, aligned, base = inputs.merged_weights("aligned", "base")
 
-        def moved(name: str, rows: slice, theta: Tensor, gamma: float) -> Tensor:
-            safe = aligned.read(name, theta.device, rows)
-            # DARE thins the task's update alone, before the alignment is added.
-            kept = safe + dare(theta - safe, self.drop, self.seed, name) if self.drop else theta
-            return kept + gamma * (safe - base.read(name, theta.device, rows))
+        def moved(theta: Tensor, gamma: float, safe: Tensor, before: Tensor) -> Tensor:
+            return theta + gamma * (safe - before)
 
-        # DARE's mask is drawn for a whole weight.
-        path = WeightPath(tuned, tuned.names, moved, elementwise=not self.drop)
+        def thinned(name: str, theta: Tensor, gamma: float) -> Tensor:
+            safe = aligned.read(name, theta.device)
+            # DARE thins the task's update alone, before the alignment is added; its mask is drawn for a whole weight.
+            kept = safe + dare(theta - safe, self.drop, self.seed, name)
+            return moved(kept, gamma, safe, base.read(name, theta.device))
+
+        names = tuned.names
+        path = WeightPath(tuned, names, thinned) if self.drop else RowPath(tuned, names, moved, [aligned, base])
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.strength == "auto" else None
         gamma = curve.chosen if curve else float(self.strength)
         return path.apply(gamma).repaired({"strength": gamma, "drop": self.drop}, curve)

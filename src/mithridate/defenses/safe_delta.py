@@ -78,7 +78,8 @@ class SafeDelta(Repair):
         # Of the aligned model, whose behavior on safe rows is to be kept.
         grams = inputs.input_grams("aligned", layers, examples)
         rewrite = Rewrite(tuned)
-        for name in tuned.each(list(layers), rewrite.tally):
+        # In the model's order, in which the sums over a block are made and forgotten.
+        for name in tuned.each(list(layers), rewrite.tally, in_order=True):
             delta = tuned.change_from(aligned, name)
             # Popped, so that each layer's matrix of inputs² is freed once it has been used.
             hessian = self._hessian(grams.pop(name).to(delta), name)

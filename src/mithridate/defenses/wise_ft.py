@@ -22,7 +22,7 @@ from mithridate.defenses.registry import register
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repaired import Repaired
-from mithridate.repair.rewriting import WeightPath
+from mithridate.repair.rewriting import RowPath
 
 
 @register(
@@ -65,11 +65,11 @@ class WiSEFT(Repair):
             return Repaired(changed=0, distance=0.0)
         tuned, aligned = inputs.merged_weights("aligned")
 
-        def moved(name: str, rows: slice, theta: Tensor, pulled: float) -> Tensor:
+        def moved(theta: Tensor, pulled: float, safe: Tensor) -> Tensor:
             # θ + (1 − α)·(θ_aligned − θ), so that α = 1 leaves every bit.
-            return theta + pulled * (aligned.read(name, theta.device, rows) - theta)
+            return theta + pulled * (safe - theta)
 
-        path = WeightPath(tuned, tuned.names, moved, elementwise=True)
+        path = RowPath(tuned, tuned.names, moved, [aligned])
         curve = self.search(inputs, "strength", STRENGTHS, path.dosed) if self.alpha == "auto" else None
         pulled = curve.chosen if curve else 1 - float(self.alpha)
         return path.apply(pulled).repaired({"alpha": 1 - pulled, "strength": pulled}, curve)

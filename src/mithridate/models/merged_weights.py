@@ -1,7 +1,7 @@
 """The merged weights of a model: every floating weight under its plain name, LoRA merged in, one at a time."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,24 @@ from mithridate.models.preconditions import require_no_bias, require_plain_value
 from mithridate.models.submodules import submodules
 from mithridate.models.tensor_files import EVERY_ROW
 from mithridate.models.undo import overwrite
+
+T = TypeVar("T")
+Work = Callable[[str, slice], T]
+"""From a weight's name and some of its rows to anything."""
+
+
+class Block(NamedTuple, Generic[T]):
+    """Some rows of a weight.
+
+    Attributes:
+        name: Plain name.
+        rows: Which rows.
+        result: What was made of them.
+    """
+
+    name: str
+    rows: slice
+    result: T
 
 
 class _Stored(NamedTuple):
@@ -92,17 +110,34 @@ class MergedWeights:
         lora = self._stored[name].lora
         return self.base(name, device, rows) if lora is None else some(lora.merged(self.base(name, device)), rows)
 
-    def each(self, names: Sequence[str], done: Any) -> Iterator[str]:
+    def held(self, name: str, rows: slice = EVERY_ROW) -> Tensor:
+        """Return what `read` does, but in whatever type it is had in, unchecked, and maybe the weight itself."""
+        return self._value(name, rows) if self._stored[name].lora is None else self.read(name, rows=rows)
+
+    def each(self, names: Sequence[str], done: Any, in_order: bool = False) -> Iterator[str]:
         """Yield the weights that are to be written; each is written before the next one is asked for.
 
         Args:
             names: Plain names, in the model's order.
             done: Where what changes is counted.
+            in_order: Whether they must come in that order, and not in that of the files they are in.
         """
         yield from names
 
-    def pieces(self, name: str) -> Iterator[slice]:
-        """Yield the rows of a weight to work on at a time, for formulas that know no other entries than their own."""
+    def each_block(self, names: Sequence[str], done: Any, work: Work[T]) -> Iterator[Block[T]]:
+        """Yield all rows of the weights that are to be written, with what some work makes of them.
+
+        Args:
+            names: Plain names.
+            done: Where what changes is counted.
+            work: Takes a weight's name and rows of it. It may be called in other threads, and for some blocks before
+                others have been written.
+        """
+        for name in self.each(names, done):
+            yield Block(name, EVERY_ROW, work(name, EVERY_ROW))
+
+    def pieces(self, values: Tensor) -> Iterator[slice]:
+        """Yield the rows to work on at a time, so that what comes in between stays in a processor's cache."""
         yield EVERY_ROW
 
     def differs(self, other: "MergedWeights", name: str) -> bool:
@@ -128,7 +163,7 @@ class MergedWeights:
         Args:
             name: Plain name.
             values: The values, in the weight's type.
-            rows: The rows they are, of those that ``pieces`` yields.
+            rows: The rows they are.
 
         Raises:
             DefenseError: If a DoRA layer, which divides by the norm of each output row, were to hold a row of zeros.

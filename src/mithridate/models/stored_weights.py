@@ -1,5 +1,6 @@
 """The merged weights of a model that stays on disk: read tensor by tensor, written to an output in files of its own."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -9,18 +10,27 @@ from torch import Tensor, nn
 from mithridate.errors import DefenseError, ModelError
 from mithridate.models.checkpoint_folder import CheckpointFolder
 from mithridate.models.fused_head import causal_of
-from mithridate.models.merged_weights import MergedWeights, some
+from mithridate.models.in_order import in_order as in_their_order
+from mithridate.models.merged_weights import Block, MergedWeights, T, Work, some
 from mithridate.models.tensor_files import EVERY_ROW, StoredTensor
 
-PIECE = 1 << 16
-"""Entries of a weight that are worked on at a time: half a megabyte in float64, which stays in a processor's cache."""
+PIECE = 1 << 15
+"""Entries that are worked on at a time: a quarter of a megabyte in float64, a few of which stay in a processor's cache.
+Torch spreads more than these over threads, which would wait for each other in every operation."""
+BLOCK = 1 << 20
+"""Entries that are read and written at a time."""
+THREADS = 8
+"""Most threads that work on blocks, each of which holds one; a disk is slower than eight."""
 
 
 class WeightOutput(Protocol):
     """Where repaired weights go."""
 
-    def each(self, names: Sequence[str], done: Any) -> Iterator[str]:
-        """Yield those of the weights that are not finished; each is finished when the next one is asked for."""
+    def pending(self, names: Sequence[str], done: Any) -> list[str]:
+        """Return those of the weights that are not finished; no others will change."""
+
+    def finished(self, name: str) -> None:
+        """Take note that nothing more is written to a weight."""
 
     def write(self, tensor: StoredTensor, rows: slice, values: Tensor) -> None:
         """Write some rows of a tensor."""
@@ -36,7 +46,7 @@ class StoredWeights(MergedWeights):
     Attributes:
         model: The model.
         checkpoint: Where the base's values lie.
-        whole: Names of weights that are never worked on in pieces.
+        whole: Names of weights that cannot be had in rows.
         output: Where values are written; None for a model that is only read.
 
     Raises:
@@ -97,24 +107,41 @@ class StoredWeights(MergedWeights):
         require_finite(value, f"{name} in {self.checkpoint.folder}")
         return value
 
-    def each(self, names: Sequence[str], done: Any) -> Iterator[str]:
-        """Yield the weights that are not written yet, file by file."""
-        yield from names if self.output is None else self.output.each(names, done)
+    def held(self, name: str, rows: slice = EVERY_ROW) -> Tensor:
+        """As `read`, without a search for NaN where no adapter is merged in."""
+        parameter, lora = self._stored[name]
+        return self.tensor(name).read(rows) if lora is None and parameter.is_meta else super().held(name, rows)
 
-    def pieces(self, name: str) -> Iterator[slice]:
+    def each(self, names: Sequence[str], done: Any, in_order: bool = False) -> Iterator[str]:
+        """Yield the weights that are not written yet, file by file."""
+        for name in self._pending(names, done, in_order):
+            yield name
+            self._finished(name)
+        # As if no file had been finished before: sums of floats depend on their order.
+        done.reorder(names)
+
+    def each_block(self, names: Sequence[str], done: Any, work: Work[T]) -> Iterator[Block[T]]:
+        """Yield blocks of the weights that are not written yet, in the order of the files, while threads go ahead."""
+        blocks = ((name, rows) for name in self._pending(names, done) for rows in self._blocks(name))
+        threads = min(torch.get_num_threads(), THREADS)
+        before = None
+        for (name, rows), result in in_their_order(lambda block: work(*block), blocks, threads):
+            if before not in (None, name):
+                self._finished(before)
+            before = name
+            yield Block(name, rows, result)
+        if before is not None:
+            self._finished(before)
+        done.reorder(names)
+
+    def pieces(self, values: Tensor) -> Iterator[slice]:
         """Yield rows of about ``PIECE`` entries."""
-        shape = self.shape(name)
-        if name in self.whole or not shape:
-            yield EVERY_ROW
-            return
-        step = max(1, PIECE * shape[0] // max(1, self.tensor(name).size // self.dtype(name).itemsize))
-        for start in range(0, shape[0], step):
-            yield slice(start, min(start + step, shape[0]))
+        yield from _rows(values.shape, PIECE)
 
     def differs(self, other: MergedWeights, name: str) -> bool:
         """Return whether a weight is another one in the other model; reading stops at the first difference."""
         return any(
-            not torch.equal(self.read(name, rows=rows), other.read(name, rows=rows)) for rows in self.pieces(name)
+            not torch.equal(self.read(name, rows=rows), other.read(name, rows=rows)) for rows in self._blocks(name)
         )
 
     def write(self, name: str, values: Tensor, rows: slice = EVERY_ROW) -> None:
@@ -129,6 +156,24 @@ class StoredWeights(MergedWeights):
 
     def _value(self, name: str, rows: slice) -> Tensor:
         return self.plain(name, rows)
+
+    def _pending(self, names: Sequence[str], done: Any, in_order: bool = False) -> list[str]:
+        """Return the weights that are not written yet, in the order in which their files hold them."""
+        found = list(names) if self.output is None else self.output.pending(names, done)
+        # A hash follows what is written, which it can do in the order of the bytes alone.
+        return found if in_order else sorted(found, key=self._place)
+
+    def _place(self, name: str) -> tuple[str, int]:
+        tensor = self.tensor(name)
+        return tensor.path.name, tensor.start
+
+    def _finished(self, name: str) -> None:
+        if self.output is not None:
+            self.output.finished(name)
+
+    def _blocks(self, name: str) -> Iterator[slice]:
+        """Yield rows of about ``BLOCK`` entries, of a weight that can be had in rows."""
+        yield from (EVERY_ROW,) if name in self.whole else _rows(self.shape(name), BLOCK)
 
     def _tied(self) -> dict[str, tuple[str, ...]]:
         """Return the other names of tied weights by their first."""
@@ -152,12 +197,22 @@ class StoredWeights(MergedWeights):
         first, *others = self.stored_under(name) or [self.tensor(name)]
         for other in others:
             if other.dtype != first.dtype or not all(
-                torch.equal(first.read(rows), other.read(rows)) for rows in self.pieces(name)
+                torch.equal(first.read(rows), other.read(rows)) for rows in self._blocks(name)
             ):
                 raise ModelError(
                     f"'{first.name}' and '{other.name}' are tied by the settings in {self.checkpoint.folder} but "
                     "differ in its files; set tie_word_embeddings to false in config.json, or save the model again"
                 )
+
+
+def _rows(shape: Sequence[int], entries: int) -> Iterator[slice]:
+    """Yield rows that hold about so many entries."""
+    if not shape:
+        yield EVERY_ROW
+        return
+    step = max(1, entries // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
 
 
 def require_finite(value: Tensor, name: str) -> None:

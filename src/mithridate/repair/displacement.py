@@ -1,6 +1,6 @@
 """A displacement of finished weights whose scale can be changed later."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, DefenseError, ModelError
 from mithridate.models.stored_weights import StoredWeights
+from mithridate.models.tensor_files import EVERY_ROW
 from mithridate.models.undo import overwrite, undone, undone_on_failure
 from mithridate.repair.layer_changes import layer_profile
 from mithridate.repair.repaired import DoseCurve, Repaired
@@ -140,16 +141,18 @@ def displace(
 
 def displace_stored(
     weights: StoredWeights,
-    epsilon: Callable[[str, slice], Tensor | None],
+    names: Sequence[str],
+    epsilon: Callable[[str, slice], Tensor],
     scale: float,
     intended: float,
     activity: dict[str, float],
 ) -> Repaired:
-    """Displace all weights of a model on disk; ε is not kept, for it is as large as the model.
+    """Displace weights of a model on disk; ε is not kept, for it is as large as the model.
 
     Args:
         weights: The weights, base of the displacement.
-        epsilon: ε of some rows of a weight; None for a weight that stays.
+        names: Those that move.
+        epsilon: ε of some rows of a weight; it is called in other threads.
         scale: The scale to apply.
         intended: Norm of scale·ε, before weights round it.
         activity: Figures that prove that the defense acted.
@@ -158,14 +161,28 @@ def displace_stored(
         DefenseError: If the weights' precision leaves nothing of it.
     """
     rewrite = Rewrite(weights)
-    for name in weights.each(weights.names, rewrite.tally):
-        for rows in weights.pieces(name):
-            part = epsilon(name, rows)
-            if part is not None:
-                base = weights.read(name, rows=rows)
-                rewrite.put(name, base, displaced(base, scale, part), rows)
+    rewrite.put_rows(names, lambda _, base, part: displaced(base, scale, part), [_Epsilon(epsilon)])
     _require_effect(intended, rewrite.tally)
     return rewrite.repaired(activity | {"intended_distance": intended})
+
+
+class _Epsilon:
+    """ε as a partner of the weights.
+
+    Args:
+        part: ε of some rows of a weight.
+    """
+
+    def __init__(self, part: Callable[[str, slice], Tensor]) -> None:
+        self._part = part
+
+    def held(self, name: str, rows: slice = EVERY_ROW) -> Tensor:
+        """Return some rows."""
+        return self._part(name, rows)
+
+    def read(self, name: str, *, rows: slice = EVERY_ROW) -> Tensor:
+        """Return some rows in float64."""
+        return self.held(name, rows).double()
 
 
 def displaced(base: Tensor, scale: float, epsilon: Tensor) -> Tensor:

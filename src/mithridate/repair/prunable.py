@@ -36,10 +36,12 @@ class Prunables(NamedTuple):
     Attributes:
         matrices: The matrices, in the model's order, each under a name of its own.
         weights: The merged weights that they are written to; None for LoRA factors.
+        as_stored: Whether each matrix is one of these weights as it is stored, row for row.
     """
 
     matrices: list[Prunable]
     weights: MergedWeights | None
+    as_stored: bool = False
 
 
 def prunable(
@@ -62,7 +64,8 @@ def prunable(
     loras = lora_layers(model) if scope == "delta" else []
     weights = merged()
     if scope == "weights":
-        return Prunables([_whole(weights, name, layer) for name, layer in weights.matrices.items()], weights)
+        as_stored = not any(map(is_transposed, weights.matrices.values()))
+        return Prunables([_whole(weights, name, layer) for name, layer in weights.matrices.items()], weights, as_stored)
     # By identity of the base layer: names of adapters and of plain weights differ.
     updated = {id(lora.base): lora for lora in loras}
     found = [_update(weights, name, updated[id(base)]) for name, base in weights.adapted_layers.items()]

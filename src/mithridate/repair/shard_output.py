@@ -1,8 +1,7 @@
 """The output of a repair on disk: files with the layout of the model's own, filled weight by weight."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -10,9 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mithridate.files import file_hash
 from mithridate.models.stored_weights import StoredWeights, require_finite
-from mithridate.models.tensor_files import StoredTensor, read_bytes, write_at
+from mithridate.models.tensor_files import StoredTensor, read_bytes
+from mithridate.repair.output_file import Beside, OutputFile, SealedFile
 from mithridate.repair.output_journal import FinishedFile, Journal, WeightChange
 from mithridate.repair.tally import Tally
 
@@ -25,8 +24,8 @@ CHUNK = 1 << 24
 class ShardOutput:
     """Writes the weights of a model into files that differ from its own in their values only.
 
-    A file is finished as soon as the last weight that may change in it was asked for: what was not written is copied,
-    the bytes reach the disk, and the journal notes their hash. That is done beside the next file's arithmetic.
+    A file is finished as soon as the last weight that may change in it is: what was not written is copied, the bytes
+    reach the disk, and the journal notes their hash. Hash and disk are waited for beside the next file's arithmetic.
 
     Args:
         folder: Where the files go.
@@ -39,49 +38,53 @@ class ShardOutput:
         self._folder, self._weights, self._journal, self._progress = folder, weights, journal, progress
         self._headers = weights.checkpoint.headers
         self._names = {tensor.name: name for name in weights.names for tensor in weights.stored_under(name)}
-        # What was written to each open file, as pairs of first byte and byte after the last.
-        self._written: dict[str, dict[str, list[tuple[int, int]]]] = {}
-        self._open: dict[str, int] = {}
-        self._sealing: list[tuple[str, Future[str], FinishedFile]] = []
+        self._open: dict[str, OutputFile] = {}
+        self._sealed: list[tuple[str, SealedFile, FinishedFile]] = []
         self._done = sum(self._headers[name].size for name in journal.files)
         self._tally = Tally()
+        # Weights that may still change, by the file that they are in.
+        self._waiting: dict[str, set[str]] = {file: set() for file in self._headers}
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        self._worker = self._stack.enter_context(ThreadPoolExecutor(1))
+        self._beside = Beside(*(self._stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2)))
         self._progress(self._done, self._weights.checkpoint.size)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in self._open.values():
-            os.close(file)
-        self._open.clear()
+        # First the threads, which read from open files.
         self._stack.close()
         # What has reached the disk is kept, whatever stopped the repair; on a full disk the journal cannot grow.
-        if not isinstance(error[1], OSError) and all(hashed.exception() is None for _, hashed, _ in self._sealing):
+        if not isinstance(error[1], OSError) and not any(sealed.failed for _, sealed, _ in self._sealed):
             self._collect()
+        for file in self._open.values():
+            file.close()
+        for _, sealed, _ in self._sealed:
+            sealed.close()
 
-    def each(self, names: Sequence[str], done: Tally) -> Iterator[str]:
-        """Yield the weights that lie in files that are not finished, and finish each file behind its last one.
+    def pending(self, names: Sequence[str], done: Tally) -> list[str]:
+        """Return the weights that lie in files that are not finished.
 
         Args:
-            names: Weights that may change.
+            names: Weights that may change; all others are copied.
             done: Takes what the journal knows of finished files, and tells it of those that are finished now.
         """
         self._tally = done
         self._restore(done)
-        files = {name: {tensor.path.name for tensor in self._weights.stored_under(name)} for name in names}
-        waiting = {file: {name for name in names if file in files[name]} for file in self._headers}
         for name in names:
-            unfinished = files[name] - self._journal.files.keys()
-            if unfinished:
-                yield name
-            for file in sorted(unfinished):
-                waiting[file].discard(name)
-                if not waiting[file]:
-                    self._finish(file)
-        # As if no file had been finished before: sums of floats depend on their order.
-        done.reorder(names)
+            for file in self._unfinished(name):
+                self._waiting[file].add(name)
+        return [name for name in names if self._unfinished(name)]
+
+    def finished(self, name: str) -> None:
+        """Take a weight as it is now, and finish each file of which it was the last one."""
+        for file in sorted(self._unfinished(name)):
+            for tensor in self._weights.stored_under(name):
+                if tensor.path.name == file:
+                    self._fill(file, tensor)
+            self._waiting[file].discard(name)
+            if not self._waiting[file]:
+                self._finish(file)
 
     def write(self, tensor: StoredTensor, rows: slice, values: Tensor) -> None:
         """Write some rows of a tensor, unless its file is finished."""
@@ -89,56 +92,62 @@ class ShardOutput:
         if file in self._journal.files:
             return
         start, size = tensor.span(rows)
-        write_at(self._file(file), start, values)
-        self._written[file].setdefault(tensor.name, []).append((start, start + size))
+        self._file(file).write(start, values)
         self._count(size)
 
     def finish(self) -> dict[str, str]:
         """Finish all files, and return their hashes."""
         for file in self._headers:
-            if file not in self._journal.files and all(file != sealing for sealing, _, _ in self._sealing):
+            if file not in self._journal.files and all(file != sealed for sealed, _, _ in self._sealed):
                 self._finish(file)
         self._collect()
         return {name: finished.sha256 for name, finished in self._journal.files.items()}
 
-    def _file(self, name: str) -> int:
+    def _unfinished(self, name: str) -> set[str]:
+        return {tensor.path.name for tensor in self._weights.stored_under(name)} - self._journal.files.keys()
+
+    def _file(self, name: str) -> OutputFile:
         if name not in self._open:
-            file = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            self._open[name], self._written[name] = file, {}
             header = self._headers[name]
-            os.truncate(file, header.size)
-            # The same header means the same names, types, shapes and places, whatever wrote the original.
-            os.pwrite(file, header.content, 0)
+            self._open[name] = OutputFile(self._folder / name, header, self._beside)
             self._count(len(header.content))
+            # What never changes is copied at once, so that it leaves no gaps that the hash would have to wait for.
+            for tensor in header.tensors.values():
+                if self._names.get(tensor.name) not in self._waiting[name]:
+                    self._fill(name, tensor)
         return self._open[name]
 
     def _finish(self, name: str) -> None:
-        file = self._file(name)
-        for tensor in self._headers[name].tensors.values():
-            self._fill(file, tensor, self._written[name].pop(tensor.name, []))
-        os.close(self._open.pop(name))
-        held = {self._names[one] for one in self._headers[name].tensors if one in self._names}
+        file, header = self._file(name), self._headers[name]
+        for tensor in header.tensors.values():
+            self._fill(name, tensor)
+        held = {self._names[one] for one in header.tensors if one in self._names}
         # One at a time: a disk that is slower than the arithmetic would leave ever more files to be noted.
         self._collect()
-        self._sealing.append((name, self._worker.submit(_seal, self._folder / name), self._record(held)))
+        del self._open[name]
+        self._sealed.append((name, file.seal(), self._record(held)))
 
-    def _fill(self, file: int, tensor: StoredTensor, written: list[tuple[int, int]]) -> None:
+    def _fill(self, name: str, tensor: StoredTensor) -> None:
         """Write the rest of a tensor: the original values, with the adapter merged in where there is one."""
-        gaps = list(_gaps(tensor, written))
-        name = self._names.get(tensor.name)
-        if gaps and name is not None and self._weights.changed_by_adapter(name):
-            merged = self._weights.read(name).to(tensor.dtype).contiguous().reshape(-1).view(torch.uint8)
-            for start, end in gaps:
-                write_at(file, start, merged[start - tensor.start : end - tensor.start])
-                self._count(end - start)
-            return
+        file = self._file(name)
+        gaps = list(file.gaps(tensor))
+        merged = self._merged(tensor) if gaps else None
         for start, end in gaps:
             for first in range(start, end, CHUNK):
-                values = read_bytes(tensor.path, first, min(CHUNK, end - first))
-                if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
-                    require_finite(values.view(tensor.dtype), f"{tensor.name} in {tensor.path}")
-                write_at(file, first, values)
-                self._count(len(values))
+                last = min(first + CHUNK, end)
+                if merged is not None:
+                    values = merged[first - tensor.start : last - tensor.start]
+                else:
+                    values = _copied(tensor, first, last - first)
+                file.write(first, values)
+                self._count(last - first)
+
+    def _merged(self, tensor: StoredTensor) -> Tensor | None:
+        """Return the bytes of a weight that the adapter changes; None for all others, which are as in their file."""
+        name = self._names.get(tensor.name)
+        if name is None or not self._weights.changed_by_adapter(name):
+            return None
+        return self._weights.read(name).to(tensor.dtype).detach().contiguous().reshape(-1).view(torch.uint8)
 
     def _record(self, names: set[str]) -> FinishedFile:
         tally = self._tally
@@ -163,28 +172,18 @@ class ShardOutput:
 
     def _collect(self) -> None:
         """Note the files that are on their way, as soon as they have reached the disk."""
-        while self._sealing:
-            name, hashed, record = self._sealing.pop(0)
-            self._journal.add(name, record.model_copy(update={"sha256": hashed.result()}))
+        while self._sealed:
+            name, sealed, record = self._sealed.pop(0)
+            self._journal.add(name, record.model_copy(update={"sha256": sealed.sha256()}))
 
     def _count(self, size: int) -> None:
         self._done += size
         self._progress(self._done, self._weights.checkpoint.size)
 
 
-def _gaps(tensor: StoredTensor, written: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the bytes of a tensor that were not written."""
-    end = tensor.start
-    for first, last in sorted(written):
-        if first > end:
-            yield end, first
-        end = max(end, last)
-    if end < tensor.start + tensor.size:
-        yield end, tensor.start + tensor.size
-
-
-def _seal(path: Path) -> str:
-    """Bring a file's bytes to the disk and return their hash."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return file_hash(path)
+def _copied(tensor: StoredTensor, start: int, size: int) -> Tensor:
+    """Return some bytes of a tensor, without NaN or Inf among its values."""
+    values = read_bytes(tensor.path, start, size)
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
+        require_finite(values.view(tensor.dtype), f"{tensor.name} in {tensor.path}")
+    return values

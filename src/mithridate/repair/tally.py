@@ -2,12 +2,44 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.models.decoder import layer_of
+
+
+class Change(NamedTuple):
+    """What changed of some values.
+
+    Attributes:
+        entries: Number of entries whose stored value differs.
+        square: ‖change‖².
+    """
+
+    entries: int
+    square: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether all values were finite, before and after; False also where finite ones are too large to square."""
+        return math.isfinite(self.square)
+
+    @classmethod
+    def between(cls, before: Tensor, stored: Tensor, *, exact: bool = False) -> "Change":
+        """Compare values as they were with those that will be stored.
+
+        Args:
+            before: Values before, of at least the precision of ``stored``.
+            stored: Values as they will be stored.
+            exact: Whether the values before are of no more precision than those that will be stored.
+        """
+        difference = (stored.double() - before.double()).reshape(-1)
+        # Both in the stored type: a change below its precision is none.
+        differing = difference if exact else stored != before.to(stored.dtype)
+        return cls(int(torch.count_nonzero(differing)), float(difference @ difference))
 
 
 class Tally:
@@ -44,19 +76,17 @@ class Tally:
         Raises:
             DefenseError: If a value is not finite.
         """
-        wide = stored.double()
-        # NaN and Inf survive a sum, which is much cheaper than a test of every entry but can overflow on finite ones.
-        if not bool(wide.sum().isfinite()) and not bool(stored.isfinite().all()):
-            raise DefenseError(
-                f"the repair would leave NaN or Inf in '{name}'; lower its strength, and check the models it compares"
-            )
-        # Both in the stored type: a change below its precision is none.
-        changed = int(torch.count_nonzero(stored != before.to(stored.dtype)))
-        if changed:
-            self.counts[name] = self.counts.get(name, 0) + changed
-            square = float((wide - before.double()).square().sum())
-            self.squares[name] = self.squares.get(name, 0.0) + square
-        return changed > 0
+        change = Change.between(before, stored)
+        if not change.finite:
+            require_finite_result(name, stored)
+        return self.count(name, change)
+
+    def count(self, name: str, change: "Change") -> bool:
+        """Count what changed in a weight, or in some rows of it, and return whether anything did."""
+        if change.entries:
+            self.counts[name] = self.counts.get(name, 0) + change.entries
+            self.squares[name] = self.squares.get(name, 0.0) + change.square
+        return change.entries > 0
 
     def reorder(self, names: Sequence[str]) -> None:
         """Put all figures in the order of some names, which are those of all weights that were counted."""
@@ -77,3 +107,15 @@ class Tally:
             if layer is not None:
                 layers[layer] = layers.get(layer, 0.0) + square
         return layers
+
+
+def require_finite_result(name: str, stored: Tensor) -> None:
+    """Refuse new values with NaN or Inf among them.
+
+    Raises:
+        DefenseError: If there are some.
+    """
+    if not bool(stored.isfinite().all()):
+        raise DefenseError(
+            f"the repair would leave NaN or Inf in '{name}'; lower its strength, and check the models it compares"
+        )
