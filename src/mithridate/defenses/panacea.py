@@ -76,6 +76,8 @@ class PanaceaTuning(HarmfulTerms):
 
     def _pushed(self, step: Step) -> Terms:
         """∇h(w+ε) − ∇h(w); ε is remembered for the end."""
+        # That of an earlier step is of no use any longer, and as large as the weights.
+        step.memory.pop("epsilon", None)
         # Both the difference and a short ε would be lost in half precision.
         with step.precise():
             harm = step.gradient("harmful")

@@ -124,7 +124,7 @@ class TAR(HarmfulTerms):
             for k in range(1, steps + 1):
                 follow(self._attack(step, on_safe_rows=k <= turn))
                 if k % self.tamper_every == 0:
-                    total = total + math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
+                    total += math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
         return total
 
     def _attack(self, step: Step, on_safe_rows: bool) -> Gradient:

@@ -109,7 +109,7 @@ class Weights:
     @torch.no_grad()
     def add(self, displacement: Gradient) -> None:
         """Add a vector to the weights in place, rounded once to what they are stored in."""
-        torch._foreach_add_(self.shards, displacement.tensors)
+        displacement.add_to(self.shards)
 
     @torch.no_grad()
     def moved_since(self, before: Sequence[Tensor]) -> Moved:
@@ -146,6 +146,8 @@ class Weights:
             )
         with self.kept():
             self.add(displacement)
+            # What it is made of may be needed by nobody else inside the block.
+            del displacement
             yield
 
     @contextmanager
