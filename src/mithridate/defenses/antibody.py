@@ -49,7 +49,7 @@ PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
     forward=4,
     backward=4,
     off={"form": "constant", "sharpness": 0.0, "refusal": 0.0},
-    vectors=5,
+    vectors=2,
     precise=True,
 )
 class AntibodyAlignment(HarmfulTerms):

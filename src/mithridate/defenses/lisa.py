@@ -28,7 +28,7 @@ from mithridate.training.step import Step
     forward=1,
     backward=1,
     off={"safe_steps": 0, "strength": 0.0},
-    vectors=4,
+    vectors=2,
 )
 class Lisa(Defense):
     """Lisa: B1 steps on safe rows, B2 on the user's, each g = ∇loss + ρ·(w − w_other)  (1 pass).

@@ -46,7 +46,7 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
     forward=3,
     backward=2,
     off={"noise": 0.0, "ascent": 0.0},
-    vectors=2,
+    vectors=1,
 )
 class RepNoise(HarmfulTerms):
     """RepNoise: loss = f + β·mean_l MMD²(harmful MLP outputs, noise) − α·log h̄  (3 forward, 2 backward).

@@ -29,7 +29,7 @@ from mithridate.training.step import Step
     forward=3,
     backward=2,
     off={"strength": 0.0, "project": False},
-    vectors=4,
+    vectors=2,
     precise=True,
 )
 class SafeGrad(Defense):

@@ -81,7 +81,7 @@ class SafetyMixing(Defense):
     forward=2,
     backward=2,
     off={"strength": 0.0},
-    vectors=2,
+    vectors=1,
 )
 class VLGuard(Defense):
     """VLGuard mixing: g = ∇L(w) + λ·∇f(w), f over safe rows  (2 passes).

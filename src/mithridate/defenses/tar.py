@@ -52,7 +52,7 @@ from mithridate.training.step import Step
     forward=82,
     backward=81,
     off={"inner_steps": 0, "drift": 0.0},
-    vectors=7,
+    vectors=6,
     precise=True,
 )
 class TAR(HarmfulTerms):

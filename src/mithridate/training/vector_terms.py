@@ -14,7 +14,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-SHARE = 16
+SHARE = 32
 """An expression is computed in pieces of about this share of it, which is the room that it takes."""
 
 
