@@ -136,7 +136,7 @@ class TAR(HarmfulTerms):
     def _pull(self, step: Step, rows: list[TokenizedRow]) -> Gradient:
         """∇L_TR at the present weights."""
         if self.tamper == "entropy":
-            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy), logits=True)
+            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy))
         return step.gradient(rows, loss=self._dpo, paired="refusals", reference=True)
 
     def _retain(self, rows: ScoredRows) -> LossShare:

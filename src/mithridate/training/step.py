@@ -282,6 +282,18 @@ class Step:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
         return self._likelihood.read(hidden)
 
+    def read_nll(self, hidden: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Return the loss of labels as each hidden state reads, without the logits of all tokens at once.
+
+        Args:
+            hidden: Hidden states of the same tokens, (tokens, features) each.
+            labels: (tokens,) the token that follows each.
+
+        Returns:
+            (tokens,) for each hidden state, in nats.
+        """
+        return self._likelihood.read_nll(hidden, labels)
+
     def output_directions(self, layers: Mapping[str, nn.Module], stream: StreamOrRows, k: int) -> list[Tensor]:
         """Return the top left singular directions of each linear layer's outputs W·X, without dropout (1 forward pass).
 
