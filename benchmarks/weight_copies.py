@@ -28,6 +28,8 @@ STEPS = 3
 SETTINGS: dict[str, dict[str, Any]] = {
     # So that all its phases come within these steps.
     "lisa": {"safe_steps": 1, "user_steps": 1, "warmup": 0.0},
+    # A safe row for each of the user's, so that every step has both.
+    "safety_mixing": {"share": 0.5},
     # The adversary holds as much in its fourth step as in its 64th.
     "tar": {"inner_steps": 4, "tamper_every": 2},
 }

@@ -37,6 +37,7 @@ from mithridate.training.step import Step
     backward=1,
     off={"share": 0.0},
     extra="the safe rows mixed in, 3 %",
+    vectors=1,
 )
 class SafetyMixing(Defense):
     """SafeInstr: g = ∇ of the mean token loss over user rows and a share of safe rows  (1 pass).
