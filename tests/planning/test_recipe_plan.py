@@ -128,7 +128,7 @@ def test_memory_of_each_form_and_of_a_share(tree):
     assert list(forms) == ["LoRA", "all weights", "LoRA, FSDP over 2", "all weights, FSDP over 2"]
     whole, split = forms["all weights"], forms["all weights, FSDP over 2"]
     assert whole.optimizer == 2 * whole.gradients == 2 * whole.weights
-    assert whole.vectors == 3 * whole.weights
+    assert whole.vectors == 2 * whole.weights
     assert split.weights == whole.weights / 2
     assert split.gathered > 0
     for form in forms.values():

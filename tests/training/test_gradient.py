@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mithridate.errors import DefenseError, Diverged
-from mithridate.training.gradient import Gradient
+from mithridate.training.gradient import LONGEST, Gradient
+from mithridate.training.vector_terms import pieces_of
+from mithridate.training.vector_terms import terms as expression
 
 SHAPES = st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=3), min_size=1, max_size=4)
 SCALARS = st.floats(-10, 10, allow_nan=False)
@@ -62,3 +64,134 @@ def test_a_vector_without_direction_is_refused(values):
     with pytest.raises(DefenseError, match="has no direction") as told:
         Gradient([torch.tensor(values)]).unit()
     assert (type(told.value) is Diverged) is any(values)
+
+
+def _owned(seed, sizes=(3, 5, 2)):
+    generator = torch.Generator().manual_seed(seed)
+    return Gradient.owning([torch.randn(size, generator=generator) for size in sizes])
+
+
+def _values(gradient):
+    return torch.cat([tensor.reshape(-1).clone() for tensor in (1.0 * gradient).tensors])
+
+
+def test_a_formula_has_the_bits_of_its_operations_one_by_one():
+    a, b, c = (_values(_owned(seed)) for seed in range(3))
+    expected = a + 5.0 * (b - c / 0.3) - -c
+    held = [_owned(seed) for seed in range(3)]
+    assert torch.equal(_values(held[0] + 5.0 * (held[1] - held[2] / 0.3) - -held[2]), expected)
+    # Now nobody else holds the terms, so that they are overwritten.
+    sharp = _owned(1) - _owned(2) / 0.3
+    sharp.norm()
+    found = _owned(0) + 5.0 * sharp - -_owned(2)
+    assert torch.equal(torch.cat(found.tensors), expected)
+
+
+def test_terms_that_nobody_holds_are_computed_in_place():
+    first = _owned(0)
+    memory = [tensor.data_ptr() for tensor in first._vector.tensors]
+    total = first + _owned(1)
+    del first
+    assert [tensor.data_ptr() for tensor in total.tensors] == memory
+
+
+def test_terms_that_somebody_holds_are_left_alone():
+    first, second = _owned(0), _owned(1)
+    before = _values(first), _values(second)
+    total = first - 2.0 * second
+    total += first
+    total.norm()
+    for tensor in total.tensors:
+        tensor.zero_()
+    assert torch.equal(_values(first), before[0])
+    assert torch.equal(_values(second), before[1])
+
+
+def test_a_sum_into_a_vector_changes_that_vector_alone():
+    first, second = _owned(0), _owned(1)
+    scaled, before = 3.0 * first, _values(first)
+    first += second
+    first -= first
+    assert torch.equal(_values(scaled), 3.0 * before)
+    assert not _values(first).any()
+    assert torch.equal(_values(second), _values(_owned(1)))
+
+
+def test_what_was_lent_is_never_overwritten_and_what_is_made_of_it_does_not_change_with_it():
+    lent = [torch.ones(3), torch.ones(2)]
+    total = Gradient(lent) + 2.0 * Gradient(lent)
+    total += Gradient(lent)
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in lent)
+    lent[0].zero_()
+    assert torch.equal(_values(total), 4 * torch.ones(5))
+
+
+def test_what_is_written_into_a_vectors_tensors_changes_nothing_that_was_made_of_it():
+    first = _owned(0)
+    scaled, before = 2.0 * first, _values(first)
+    for tensor in first.tensors:
+        tensor.zero_()
+    assert torch.equal(_values(scaled), 2.0 * before)
+    again = first + first
+    for tensor in first.tensors:
+        tensor.fill_(7.0)
+    assert not _values(again).any()
+
+
+def test_kept_tensors_outlive_whoever_clips_the_vector():
+    first = _owned(0)
+    kept, before = first.kept(), _values(first)
+    for gradient in (first, Gradient.reading(kept), 1.0 * first):
+        for tensor in gradient.tensors:
+            tensor.mul_(0.5)
+    sum_of_both = Gradient.reading(kept) + _owned(1)
+    sum_of_both.norm()
+    assert torch.equal(torch.cat(kept), before)
+    lent = [torch.ones(3)]
+    kept = Gradient(lent).kept()
+    lent[0].zero_()
+    assert kept[0].sum() == 3
+
+
+def test_sums_of_two_types_are_those_of_torch():
+    narrow, wide = torch.full((3,), 1 + 2**-7, dtype=torch.bfloat16), torch.full((3,), 2.0**-12)
+    for make in (Gradient, Gradient.owning):
+        for found in (make([narrow.clone()]) + make([wide.clone()]), make([wide.clone()]) - -make([narrow.clone()])):
+            assert found.tensors[0].dtype is torch.float32
+            assert torch.equal(found.tensors[0], narrow + wide)
+    into = Gradient.owning([narrow.clone()])
+    into += Gradient.owning([wide.clone()])
+    assert torch.equal(into.tensors[0], narrow + wide)
+
+
+def test_a_loop_that_adds_up_does_not_keep_what_it_added():
+    terms = [_owned(seed) for seed in range(4 * LONGEST)]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + 0.5 * term
+    assert len(expression(total._vector)) <= LONGEST + 1
+    expected = _values(terms[0])
+    for term in terms[1:]:
+        expected = expected + 0.5 * _values(term)
+    assert torch.equal(_values(total), expected)
+
+
+def test_vectors_over_different_weights_are_not_combined():
+    with pytest.raises(DefenseError, match="over different weights"):
+        _owned(0) + _owned(1, sizes=(3, 5))
+    with pytest.raises(DefenseError, match="over different weights"):
+        Gradient([torch.ones(3)]) - Gradient([torch.ones(3), torch.ones(2)])
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.floats(0, 40))
+def test_pieces_cover_every_tensor_once_and_in_order(sizes, size):
+    tensors = [torch.ones(n) for n in sizes]
+    cut = list(pieces_of(tensors, size))
+    assert [place for piece in cut for place in range(piece.start, piece.stop)] == list(range(len(tensors)))
+    assert all(sum(t.nbytes for t in tensors[piece]) >= size for piece in cut[:-1])
+
+
+def test_adding_to_tensors_is_adding_the_vector():
+    first, second, into = _owned(0), _owned(1), [torch.ones(3), torch.ones(5), torch.ones(2)]
+    (first - 2.0 * second).add_to(into)
+    assert torch.equal(torch.cat(into), torch.ones(10) + (_values(first) - 2.0 * _values(second)))

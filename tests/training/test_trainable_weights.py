@@ -66,3 +66,40 @@ def test_a_parameter_that_took_no_part_has_a_zero_gradient():
     assert float(grads["lm_head.weight"].sum()) == model.lm_head.weight.numel()
     assert not grads["model.norm.weight"].any()
     assert all(p.grad is None for p in weights.parameters)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_at_the_start_both_values_survive_whatever_happens(fails):
+    weights = Weights(tiny.model())
+    weights.start = weights.snapshot()
+    torch.manual_seed(1)
+    weights.add(Gradient([torch.randn_like(p) for p in weights.parameters]))
+    start, now = [t.clone() for t in weights.start], weights.snapshot()
+    with pytest.raises(KeyError) if fails else torch.enable_grad(), weights.at_start():
+        assert all(torch.equal(a, b) for a, b in zip(weights.parameters, start, strict=True))
+        assert not torch.is_grad_enabled()
+        if fails:
+            raise KeyError("inside")
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters, now, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights.start, start, strict=True))
+
+
+def test_at_the_start_there_is_no_other_start():
+    weights = Weights(tiny.model())
+    weights.start = weights.snapshot()
+    with weights.at_start(), pytest.raises(DefenseError, match="one at_start block at a time"), weights.at_start():
+        pass
+    assert weights.has_start
+
+
+def test_a_start_in_another_type_rounds_nothing_away():
+    """Float32 stands in for half precision where a defense asks for it, and the start is as the weights are stored."""
+    weights = Weights(tiny.model())
+    start = [p.detach().bfloat16() for p in weights.parameters]
+    weights.start = start
+    weights.add(Gradient([torch.full_like(p, 1e-5) for p in weights.parameters]))
+    now = weights.snapshot()
+    with weights.at_start():
+        assert all(torch.equal(a, b.float()) for a, b in zip(weights.parameters, start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters, now, strict=True))
+    assert all(a.dtype is torch.bfloat16 for a in weights.start)

@@ -49,7 +49,7 @@ PAPER = "Antibody (Nguyen et al., ICLR 2026, arXiv 2603.00498)"
     forward=4,
     backward=4,
     off={"form": "constant", "sharpness": 0.0, "refusal": 0.0},
-    vectors=5,
+    vectors=2,
     precise=True,
 )
 class AntibodyAlignment(HarmfulTerms):
@@ -64,7 +64,6 @@ class AntibodyAlignment(HarmfulTerms):
         cap: Largest λ_t of the KKT form.
     """
 
-    terms = 2
     refused = 1
 
     radius: float = Field(default=0.1, ge=0)
@@ -89,11 +88,11 @@ class AntibodyAlignment(HarmfulTerms):
         """S = ∇h(w) − ∇h(w_ρ), and ∇L_refusal(w_ρ)."""
         # s is a difference of nearby gradients, which half precision would reduce to noise.
         with step.precise():
-            harm = step.gradient("harmful")
-            with step.moved(-self.radius * harm.unit()):
-                eased = step.gradient("harmful")
+            sharp = step.gradient("harmful")
+            with step.moved(-self.radius * sharp.unit()):
+                sharp -= step.gradient("harmful")
                 refuse = step.gradient("harmful", completions="refusals")
-        return {"sharp": harm - eased, "refuse": refuse}
+        return {"sharp": sharp, "refuse": refuse}
 
     def _adapt(self, safe: Gradient, sharp: Gradient, memory: Memory) -> float:
         """λ_t (Theorem 4.1 of the paper, or the released code's cosine)."""

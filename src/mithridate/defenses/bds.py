@@ -34,7 +34,7 @@ from mithridate.training.step import Step
     forward=2,
     backward=2,
     off={"strength": 0.0, "rate": 0.0},
-    vectors=2,
+    vectors=1,
 )
 class BDS(Defense):
     """BDS: g = λ·∇f + ∇ of the user's loss under learned row weights softmax(w)  (2 passes).

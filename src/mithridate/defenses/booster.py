@@ -26,7 +26,7 @@ from mithridate.training.step import Step
     forward=3,
     backward=3,
     off={"strength": 0.0},
-    vectors=3,
+    vectors=2,
     precise=True,
 )
 class Booster(HarmfulTerms):
@@ -50,7 +50,7 @@ class Booster(HarmfulTerms):
         """∇h(w) − ∇h(w − α·∇h(w)/‖∇h(w)‖)."""
         # The difference is of gradients a short step apart.
         with step.precise():
-            harm = step.gradient("harmful")
-            with step.moved(-self.radius * harm.unit()):
-                eased = step.gradient("harmful")
-        return {"sharp": harm - eased}
+            sharp = step.gradient("harmful")
+            with step.moved(-self.radius * sharp.unit()):
+                sharp -= step.gradient("harmful")
+        return {"sharp": sharp}

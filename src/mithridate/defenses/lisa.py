@@ -4,7 +4,7 @@ Huang, Hu, Ilhan, Tekin, Liu. "Lisa", NeurIPS 2024, arXiv 2405.18641.
 
     B1 steps on safe rows, B2 steps on the user's, and so on;      g = ∇(loss of the phase) + ρ·(w − w_other)
 
-with w_other the weights at the end of the other phase. Cost: 1 forward and 1 backward pass, and two copies of the
+with w_other the weights at the end of the other phase. Cost: 1 forward and 1 backward pass, and one copy of the
 trainable weights.
 
 Differences from the released code: a phase is counted in optimizer steps, not micro-batches (the README swaps the two
@@ -28,7 +28,7 @@ from mithridate.training.step import Step
     forward=1,
     backward=1,
     off={"safe_steps": 0, "strength": 0.0},
-    vectors=4,
+    vectors=2,
 )
 class Lisa(Defense):
     """Lisa: B1 steps on safe rows, B2 on the user's, each g = ∇loss + ρ·(w − w_other)  (1 pass).
@@ -52,6 +52,8 @@ class Lisa(Defense):
         phase, other = ("safe", "user") if place < self.safe_steps else ("user", "safe")
         # Before the phase's first update the weights are still those that the other phase ended with.
         if self.safe_steps and place in (0, self.safe_steps) and step.clock.number > 0:
+            # Where this phase left off is needed again only once it has ended anew.
+            step.memory.pop(f"left_{phase}", None)
             step.memory[f"left_{other}"] = step.position.tensors
         # Else TRL would report the loss of rows that this step does not train on.
         step.train_on(phase)
@@ -65,4 +67,4 @@ class Lisa(Defense):
         left = step.memory.get(f"left_{other}")
         if left is None or step.clock.number < self.warmup * step.clock.total:
             return None
-        return self.strength * (step.position - Gradient(left))
+        return self.strength * (step.position - Gradient.reading(left, step.weights.holders))

@@ -97,7 +97,7 @@ class LoX(Repair):
     off={"strength": 0.0},
     references=("start",),
     extra="an eigendecomposition per matrix at the end",
-    vectors=3,
+    vectors=1,
 )
 class LoXAlignment(Defense):
     """LoX, before fine-tuning: plain SFT, then W + c·top-k SVD of what it changed  (1 pass).
@@ -129,11 +129,13 @@ class LoXAlignment(Defense):
         """Extrapolate every matrix of the decoder blocks, or B of its adapter: B + c·P_k·B with P_k from B·A."""
         if self.strength == 0:
             return Finished()
-        before = weights.snapshot()
         self._refuse_used(weights)
+        square = 0.0
         now = dict(zip(weights.names, weights.parameters, strict=True))
         start = dict(zip(weights.names, weights.start, strict=True))
         for name, weight in now.items():
+            # Matrix by matrix, since a copy of all of them would be as large as the weights.
+            before = weight.clone()
             first = matching_a(name)
             if first is not None:
                 # The scale of B·A does not matter to its singular vectors.
@@ -143,7 +145,10 @@ class LoXAlignment(Defense):
                 weight += self.strength * (left @ (left.T @ weight.double())).to(weight)
             elif layer_of(name) is not None and weight.dim() == 2 and not is_factor(name):
                 weight += self.strength * low_rank(weight - start[name], self.rank).to(weight)
-        return Finished({"extrapolation_norm": weights.moved_since(before).distance})
+            else:
+                continue
+            square += float((weight.double() - before.double()).square().sum())
+        return Finished({"extrapolation_norm": square**0.5})
 
     def _refuse_used(self, weights: Weights) -> None:
         named = zip(weights.names, weights.start, strict=True)

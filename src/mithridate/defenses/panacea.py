@@ -53,7 +53,7 @@ PAPER = "Panacea (Wang et al., NeurIPS 2025, arXiv 2501.18100)"
     forward=3,
     backward=3,
     off={"radius": 0.0},
-    vectors=4,
+    vectors=2,
     precise=True,
 )
 class PanaceaTuning(HarmfulTerms):
@@ -67,6 +67,11 @@ class PanaceaTuning(HarmfulTerms):
     radius: float = Field(default=1.0, ge=0)
     strength: float = Field(default=0.001, ge=0)
 
+    @property
+    def vectors(self) -> int:
+        """Vectors held at once; a shared term is still there when w + ε is made."""
+        return super().vectors + (self.every > 1)
+
     def gradient(self, step: Step) -> Gradient:
         """Outer step of the paper's Eq. 2, with ε of its inner solution."""
         steep = self.shared(step, self._pushed)["steep"]
@@ -76,6 +81,8 @@ class PanaceaTuning(HarmfulTerms):
 
     def _pushed(self, step: Step) -> Terms:
         """∇h(w+ε) − ∇h(w); ε is remembered for the end."""
+        # That of an earlier step is of no use any longer, and as large as the weights.
+        step.memory.pop("epsilon", None)
         # Both the difference and a short ε would be lost in half precision.
         with step.precise():
             harm = step.gradient("harmful")

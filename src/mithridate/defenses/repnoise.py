@@ -24,7 +24,6 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from mithridate.defenses.registry import register
@@ -46,7 +45,7 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
     forward=3,
     backward=2,
     off={"noise": 0.0, "ascent": 0.0},
-    vectors=2,
+    vectors=1,
 )
 class RepNoise(HarmfulTerms):
     """RepNoise: loss = f + β·mean_l MMD²(harmful MLP outputs, noise) − α·log h̄  (3 forward, 2 backward).
@@ -120,8 +119,7 @@ def _activations(rows: ScoredRows) -> list[Tensor]:
 def _losses_by_block(step: Step, rows: ScoredRows) -> list[Tensor]:
     """(tokens,) loss of each row's completion tokens in nats, mean over what each block's output reads as."""
     labels = rows.batch["labels"][:, 1:][rows.mask]
-    read = [step.read(block[:, :-1][rows.mask]) for block in rows.hidden["block"]]
-    losses = torch.stack([cross_entropy(_wide(logits), labels, reduction="none") for logits in read]).mean(dim=0)
+    losses = torch.stack(step.read_nll([b[:, :-1][rows.mask] for b in rows.hidden["block"]], labels)).mean(dim=0)
     return list(torch.split(losses, rows.tokens.tolist()))
 
 

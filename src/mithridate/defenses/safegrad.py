@@ -12,8 +12,10 @@ Difference. From the paper none is known; the authors' code was not seen.
 """
 
 from pydantic import Field
+from torch import Tensor
 
 from mithridate.defenses.registry import register
+from mithridate.models.token_chunks import by_tokens
 from mithridate.training.defense import Defense
 from mithridate.training.gradient import Gradient
 from mithridate.training.scored_rows import LossShare, ScoredRows
@@ -29,7 +31,7 @@ from mithridate.training.step import Step
     forward=3,
     backward=2,
     off={"strength": 0.0, "project": False},
-    vectors=4,
+    vectors=2,
     precise=True,
 )
 class SafeGrad(Defense):
@@ -66,5 +68,10 @@ def _divergence(rows: ScoredRows) -> LossShare:
     there, and the projection, which knows no size, would take a random direction out of the first step.
     """
     now, before = rows.logits[rows.mask], rows.reference.logits[rows.mask]
+    return rows.per_token(by_tokens(_sloped, now.shape[-1], now, before))
+
+
+def _sloped(now: Tensor, before: Tensor) -> Tensor:
+    """(tokens,) of logits (tokens, vocabulary)."""
     slope = now.detach().softmax(dim=-1) - before.softmax(dim=-1)
-    return rows.per_token((slope * now).sum(dim=-1))
+    return (slope * now).sum(dim=-1)

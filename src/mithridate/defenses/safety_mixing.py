@@ -37,6 +37,7 @@ from mithridate.training.step import Step
     backward=1,
     off={"share": 0.0},
     extra="the safe rows mixed in, 3 %",
+    vectors=1,
 )
 class SafetyMixing(Defense):
     """SafeInstr: g = ∇ of the mean token loss over user rows and a share of safe rows  (1 pass).
@@ -81,7 +82,7 @@ class SafetyMixing(Defense):
     forward=2,
     backward=2,
     off={"strength": 0.0},
-    vectors=2,
+    vectors=1,
 )
 class VLGuard(Defense):
     """VLGuard mixing: g = ∇L(w) + λ·∇f(w), f over safe rows  (2 passes).

@@ -30,7 +30,7 @@ from mithridate.training.step import Step
     backward=1,
     off={"strength": 0.0},
     extra="8 anchor rows, 2 forward + 1 backward",
-    vectors=3,
+    vectors=2,
 )
 class SBR(Defense):
     """SBR: g = ∇[L + λ·MSE(last hidden state of anchor prompts, same under the aligned model)]  (1 pass, anchors).

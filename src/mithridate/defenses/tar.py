@@ -52,7 +52,7 @@ from mithridate.training.step import Step
     forward=82,
     backward=81,
     off={"inner_steps": 0, "drift": 0.0},
-    vectors=7,
+    vectors=6,
     precise=True,
 )
 class TAR(HarmfulTerms):
@@ -124,7 +124,7 @@ class TAR(HarmfulTerms):
             for k in range(1, steps + 1):
                 follow(self._attack(step, on_safe_rows=k <= turn))
                 if k % self.tamper_every == 0:
-                    total = total + math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
+                    total += math.exp(self.schedule * (k - steps)) * self._pull(step, held_out)
         return total
 
     def _attack(self, step: Step, on_safe_rows: bool) -> Gradient:
@@ -136,7 +136,7 @@ class TAR(HarmfulTerms):
     def _pull(self, step: Step, rows: list[TokenizedRow]) -> Gradient:
         """∇L_TR at the present weights."""
         if self.tamper == "entropy":
-            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy), logits=True)
+            return step.gradient(rows, loss=lambda r: -r.per_token(r.entropy))
         return step.gradient(rows, loss=self._dpo, paired="refusals", reference=True)
 
     def _retain(self, rows: ScoredRows) -> LossShare:

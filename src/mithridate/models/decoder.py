@@ -50,6 +50,13 @@ class Decoder(NamedTuple):
             return [self.norm]
         return {"attention": self.attention, "mlp": self.mlp, "block": self.blocks}[part]
 
+    @property
+    def words(self) -> int:
+        """Size of the vocabulary."""
+        # A quantized weight has another shape than the layer.
+        head: Any = self.head
+        return int(head.out_features if hasattr(head, "out_features") else head.weight.shape[0])
+
     def read(self, hidden: Tensor) -> Tensor:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
         logits: Tensor = self.head(self.part("final")[0](hidden))

@@ -10,12 +10,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from mithridate.models.batches import Batch
+from mithridate.models.token_chunks import by_tokens
 from mithridate.models.tokenization import IGNORED
 from mithridate.models.unpadded import UnpaddedRows
 
+_WIDTH = "_CHUNKED_LOGPROB_CHUNK_SIZE"
+WORDS_AT_ONCE: int = getattr(trl_utils, _WIDTH)
+"""Words of the vocabulary that TRL's head works on at once; it takes a buffer of tokens × words."""
 FIGURES = ("log_probs", "entropy", "is_top1")
 """What TRL's fused head computes for each token."""
 
@@ -71,11 +76,27 @@ def fused_head(model: nn.Module) -> Iterator[None]:
     else:
         causal.forward = _running_the_head(causal.forward)
     try:
-        yield
+        with _words_at_once(head):
+            yield
     finally:
         del causal.forward
         if before is not None:
             causal.forward = before
+
+
+@contextmanager
+def _words_at_once(head: Any) -> Iterator[None]:
+    """Inside the block TRL's head takes no buffer for more words than a vocabulary has.
+
+    Its width is a constant of TRL's module, which no argument changes. Any width gives the same figures, so that
+    another thread may see this one.
+    """
+    words = int(head.weight.shape[0]) if _is_plain(head) else WORDS_AT_ONCE
+    setattr(trl_utils, _WIDTH, min(words, WORDS_AT_ONCE))
+    try:
+        yield
+    finally:
+        setattr(trl_utils, _WIDTH, WORDS_AT_ONCE)
 
 
 def drop_fused_head(model: nn.Module) -> None:
@@ -129,16 +150,24 @@ def _running_the_head(original: Callable[..., Any]) -> Callable[..., Any]:
 def _figures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return what the fused head computes, from logits (rows, tokens, vocabulary), in float32 at least."""
     mask = labels != IGNORED
-    # In half precision a softmax over a large vocabulary loses the very differences that weights are made of.
-    everywhere = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    words = logits.shape[-1]
     # Ignored labels are negative; they are clamped to index anything and masked after.
-    picked = everywhere.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    found = by_tokens(_likelihoods, words, logits.reshape(-1, words), labels.clamp(min=0).reshape(-1))
+    log_probs, entropy = found.view(*mask.shape, 2).unbind(dim=-1)
     return {
-        "log_probs": picked.masked_fill(~mask, 0),
-        "entropy": -(everywhere.exp() * everywhere).sum(dim=-1).masked_fill(~mask, 0),
+        "log_probs": log_probs.masked_fill(~mask, 0),
+        "entropy": entropy.masked_fill(~mask, 0),
         "is_top1": (logits.argmax(dim=-1) == labels) & mask,
         "label_mask": mask,
     }
+
+
+def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
+    """(tokens, 2) log-probability of each label and entropy, in nats, of logits (tokens, vocabulary)."""
+    # In half precision a softmax over a large vocabulary loses the very differences that weights are made of.
+    everywhere = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    picked = everywhere.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return torch.stack([picked, -(everywhere.exp() * everywhere).sum(dim=-1)], dim=-1)
 
 
 def own_tokens(states: Tensor, batch: Batch, fewer: int = 0) -> Tensor:

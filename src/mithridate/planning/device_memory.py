@@ -5,7 +5,7 @@ from mithridate.planning.plan_records import FormMemory
 from mithridate.training.defense import Defense
 
 HEAD_WORDS = 32_768
-"""Words of the vocabulary that TRL's head works on at once; it takes a buffer of that size for fewer words too."""
+"""Words of the vocabulary that TRL's head works on at once, at most."""
 MOMENTS = 2
 """Vectors that AdamW keeps."""
 
@@ -30,7 +30,7 @@ def form_memory(
     precise = 2 * (work.weight_bytes - work.quantized_bytes) if defense.info.precise and is_half else 0
     # Float32 gradients of half-precision weights while differences of them are taken.
     wide = 2 if full and is_half and defense.info.precise else 1
-    head = 4 * tokens * HEAD_WORDS
+    head = 4 * tokens * min(work.vocabulary, HEAD_WORDS)
     parts = {
         "weights": work.weight_bytes / devices,
         "gradients": wide * trained / devices,

@@ -47,6 +47,7 @@ class PassWork(NamedTuple):
         block_bytes: Bytes of the largest decoder block, which FSDP gathers as a whole.
         blocks: Decoder blocks.
         width: Features of a token between blocks.
+        vocabulary: Words that the head tells apart.
     """
 
     forward: Polynomial
@@ -58,6 +59,7 @@ class PassWork(NamedTuple):
     block_bytes: int
     blocks: int
     width: int
+    vocabulary: int
     quantized_bytes: int = 0
 
 
@@ -83,7 +85,8 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None, quanti
     quantized = 0 if bits is None else round(sum(weight.numel() for weight in linear) * bits / 8)
     blocks, width = _blocks(model), int(model.get_input_embeddings().weight.shape[1])
     block_bytes = max((_bytes(block) for block in blocks), default=_bytes(model))
-    head = int(model.get_output_embeddings().weight.numel())
+    table = model.get_output_embeddings().weight
+    vocabulary, head = int(table.shape[0]), int(table.numel())
     if lora is not None:
         model = adapted(model, lora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -102,6 +105,7 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None, quanti
         block_bytes=block_bytes,
         blocks=len(blocks),
         width=width,
+        vocabulary=vocabulary,
         quantized_bytes=quantized,
     )
 

@@ -133,7 +133,7 @@ def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) ->
     # All rows may be left out by −inf; the gradient is then zero, not 0/0.
     if total > 0:
         torch._foreach_div_(grads, total)
-    return Gradient(grads, holders=likelihood.weights.holders)
+    return Gradient.owning(grads, likelihood.weights.holders)
 
 
 def _require_share(loss: object) -> LossShare:

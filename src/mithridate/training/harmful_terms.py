@@ -1,10 +1,9 @@
 """Defenses whose terms on harmful rows are recomputed every k optimizer steps and kept in between."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.settings import Passes
@@ -33,9 +32,6 @@ class HarmfulTerms(Defense):
     refused: ClassVar[int] = 0
     """Forward and backward passes over harmful prompts with refusals, of a step that computes its harmful terms."""
 
-    terms: ClassVar[int] = 1
-    """Number of harmful terms."""
-
     every: int = Field(default=1, ge=1)
 
     @property
@@ -51,11 +47,6 @@ class HarmfulTerms(Defense):
             return full
         averages = (kept + (whole - kept) / self.every for whole, kept in zip(full, self.steady, strict=True))
         return Passes(*averages)
-
-    @property
-    def vectors(self) -> int:
-        """Vectors over the trainable weights held at once, those that are kept included."""
-        return super().vectors + (self.terms if self.every > 1 else 0)
 
     def passes_over(self, main: str) -> list[StreamPasses]:
         """Return the steady passes over what is trained on, and all others over harmful rows."""
@@ -86,7 +77,7 @@ class HarmfulTerms(Defense):
         computed = step.clock.number % self.every == 0 or not kept
         if not computed:
             step.log(harmful_terms_computed=False)
-            return {name: _copied(tensors, step) for name, tensors in kept.items()}
+            return {name: Gradient.reading(tensors, step.weights.holders) for name, tensors in kept.items()}
         # Freed before the passes, so that old terms and new ones are not held at once.
         for name in kept:
             del step.memory[_KEPT + name]
@@ -97,11 +88,6 @@ class HarmfulTerms(Defense):
                 raise DefenseError(
                     f"the term '{name}' freezes weights or weighs rows, which is not kept with it; set every to 1"
                 )
-            step.memory[_KEPT + name] = _copied(term.tensors, step).tensors
+            step.memory[_KEPT + name] = term.kept()
         step.log(harmful_terms_computed=True)
         return terms
-
-
-def _copied(tensors: Sequence[Tensor], step: Step) -> Gradient:
-    """Return a copy: whoever clips or scales a gradient in place must not change what later steps use."""
-    return Gradient([tensor.clone() for tensor in tensors], holders=step.weights.holders)

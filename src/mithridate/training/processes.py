@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, distributed
 
 from mithridate.errors import UsageError
+from mithridate.training.vector_terms import pieces_of
+
+MESSAGE = 2**28
+"""Bytes that go in one message, or somewhat more: an adapter is smaller."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,17 @@ class Processes:
         return mine
 
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
-        """Sum lists of tensors over processes in place, as one message."""
+        """Sum lists of tensors over processes in place, in few messages."""
         if self.count == 1:
             return
-        # One message: an adapter has hundreds of small tensors, and each reduction waits for the slowest process.
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+        # An adapter has hundreds of small tensors, and each reduction waits for the slowest process: they go in one
+        # message. One for all weights of a model would be as large as they are.
+        for piece in pieces_of(tensors, MESSAGE):
+            some = list(tensors[piece])
+            flat = torch.cat([tensor.reshape(-1) for tensor in some])
+            distributed.all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in some])
+            torch._foreach_copy_(some, [part.view_as(t) for part, t in zip(parts, some, strict=True)])
 
     def total(self, value: float) -> float:
         """Return the sum of every process's number."""

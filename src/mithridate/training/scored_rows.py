@@ -34,7 +34,7 @@ class ScoredRows:
         mask: (rows, tokens − 1) whether the next token belongs to the completion.
         hidden: Outputs that were asked for, by part, one (rows, tokens, features) per module.
         logits: (rows, tokens − 1, vocabulary), where asked for.
-
+        entropy: (rows, tokens − 1) entropy of each next token, in nats, as the log-probabilities.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ScoredRows:
         mask: Tensor,
         hidden: Mapping[DecoderPart, Sequence[Tensor]] | None = None,
         logits: Tensor | None = None,
+        entropy: Tensor | None = None,
     ) -> None:
         self.batch = batch
         self.log_probs = log_probs
@@ -54,6 +55,7 @@ class ScoredRows:
         self._totals: Totals | None = None
         self._divisor = 0
         self._logits = logits
+        self._entropy = entropy
         self._reference: ScoredRows | None = None
         self._paired: ScoredRows | None = None
 
@@ -80,10 +82,14 @@ class ScoredRows:
 
     @property
     def entropy(self) -> Tensor:
-        """(completion tokens,) entropy of each next token, in nats; needs the logits."""
-        logits = self.logits[self.mask]
-        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-        return -(log_p.exp() * log_p).sum(dim=-1)
+        """(completion tokens,) entropy of each next token, in nats.
+
+        Raises:
+            DefenseError: If the rows were scored without it.
+        """
+        if self._entropy is None:
+            raise DefenseError("the rows were scored without entropies; take them of rows that a step scored")
+        return self._entropy[self.mask]
 
     @property
     def log_ratio(self) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from mithridate.errors import DefenseError
 from mithridate.models.activations import captured, require_recomputable
@@ -14,6 +15,7 @@ from mithridate.models.batches import STAND_IN, Batch
 from mithridate.models.decoder import Decoder, DecoderPart, decoder_of
 from mithridate.models.fused_head import own_tokens, scored
 from mithridate.models.modes import in_float32, is_half
+from mithridate.models.token_chunks import by_tokens
 from mithridate.models.tokenization import IGNORED
 from mithridate.models.unpadded import UnpaddedRows
 from mithridate.training.processes import Processes
@@ -121,7 +123,8 @@ class Likelihood:
             return _without_rows(batch, output, kept, logits)
         if observe is not None:
             observe(output)
-        return ScoredRows(batch, output.log_probs, output.label_mask, kept, output.logits if logits else None)
+        told = output.logits if logits else None
+        return ScoredRows(batch, output.log_probs, output.label_mask, kept, told, output.entropy)
 
     def read(self, hidden: Tensor) -> Tensor:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
@@ -129,6 +132,26 @@ class Likelihood:
             logits = self.decoder.read(hidden)
         self._touch(logits)
         return logits
+
+    def read_nll(self, hidden: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Return the loss of labels as each hidden state reads: (tokens, features) each → (tokens,) each, in nats.
+
+        Args:
+            hidden: Hidden states of the same tokens.
+            labels: (tokens,) the token that follows each.
+        """
+
+        def measure(state: Tensor, following: Tensor) -> Tensor:
+            logits = self.read(state)
+            # In float32 at least, of which half precision would leave little.
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return cross_entropy(wide, following, reduction="none")
+
+        if self.is_sharded:
+            # FSDP2 gathers the head in the forward pass, which must not be made again while others are in theirs.
+            return [measure(state, labels) for state in hidden]
+        words = self.decoder.words * len(hidden)
+        return [by_tokens(measure, words, state, labels) for state in hidden]
 
     def tied(self, loss: Tensor) -> Tensor:
         """Return a loss whose backward pass goes through all that the forward passes since the last one went through.
@@ -183,4 +206,5 @@ def _without_rows(
         output.label_mask[:0],
         {part: [state[:0] for state in states] for part, states in hidden.items()},
         output.logits[:0] if logits else None,
+        output.entropy[:0],
     )

@@ -1,7 +1,7 @@
 """One optimizer step, as the verbs a defense is written with."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -145,7 +145,8 @@ class Step:
             # Only of the rows that are trained on: a mean weight of each is kept, by its position in the data set.
             if log_weights is not None and stream == self.main and completions is None:
                 found.row_shares = weighting.shares(self._processes)
-        return Gradient(found.tensors, self._frozen, found.row_shares, found.holders)
+        found.frozen = None if self._frozen is None else tuple(self._frozen)
+        return found
 
     def activation_gradient(
         self, stream: StreamOrRows, part: DecoderPart, layers: Sequence[int] | None = None
@@ -190,7 +191,7 @@ class Step:
     @property
     def position(self) -> Gradient:
         """A copy of the present weights, as a vector."""
-        return Gradient(self.weights.snapshot(), holders=self.weights.holders)
+        return Gradient.owning(self.weights.snapshot(), self.weights.holders)
 
     @contextmanager
     def precise(self) -> Iterator[None]:
@@ -202,11 +203,9 @@ class Step:
         with self._likelihood.precise():
             yield
 
-    @contextmanager
-    def moved(self, displacement: Gradient) -> Iterator[None]:
+    def moved(self, displacement: Gradient) -> AbstractContextManager[None]:
         """Displace the weights inside the block; they are restored bit for bit after it."""
-        with self.weights.moved(displacement):
-            yield
+        return self.weights.moved(displacement)
 
     @contextmanager
     def simulated(
@@ -282,6 +281,18 @@ class Step:
     def read(self, hidden: Tensor) -> Tensor:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""
         return self._likelihood.read(hidden)
+
+    def read_nll(self, hidden: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Return the loss of labels as each hidden state reads, without the logits of all tokens at once.
+
+        Args:
+            hidden: Hidden states of the same tokens, (tokens, features) each.
+            labels: (tokens,) the token that follows each.
+
+        Returns:
+            (tokens,) for each hidden state, in nats.
+        """
+        return self._likelihood.read_nll(hidden, labels)
 
     def output_directions(self, layers: Mapping[str, nn.Module], stream: StreamOrRows, k: int) -> list[Tensor]:
         """Return the top left singular directions of each linear layer's outputs W·X, without dropout (1 forward pass).

@@ -86,7 +86,7 @@ def step_loss_gradient(
     gradient = likelihood.weights.take_grad()
     if not likelihood.is_sharded:
         likelihood.processes.sum_all(gradient)
-    return Gradient(gradient, holders=likelihood.weights.holders)
+    return Gradient.owning(gradient, likelihood.weights.holders)
 
 
 def _slopes(

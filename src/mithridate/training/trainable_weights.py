@@ -84,7 +84,10 @@ class Weights:
             DefenseError: If they were not kept.
         """
         if self._start is None:
-            raise DefenseError("the weights the stage started from were not kept; register references=('start',)")
+            raise DefenseError(
+                "the weights the stage started from were not kept, or are in place already; register "
+                "references=('start',), and use one at_start block at a time"
+            )
         return self._start
 
     @start.setter
@@ -109,13 +112,14 @@ class Weights:
     @torch.no_grad()
     def add(self, displacement: Gradient) -> None:
         """Add a vector to the weights in place, rounded once to what they are stored in."""
-        torch._foreach_add_(self.shards, displacement.tensors)
+        displacement.add_to(self.shards)
 
     @torch.no_grad()
     def moved_since(self, before: Sequence[Tensor]) -> Moved:
         """Return how many weights differ from earlier values, and by which L2 norm together."""
         pairs = list(zip(self.shards, before, strict=True))
-        square = sum(float((now.double() - then.double()).square().sum()) for now, then in pairs)
+        # In place, since a matrix in float64 takes twice its room.
+        square = sum(float(now.to(torch.float64, copy=True).sub_(then).square_().sum()) for now, then in pairs)
         count = sum(int((now != then).sum()) for now, then in pairs)
         if (others := self.holders) is not None:
             square, count = others.total(square), int(others.total(count))
@@ -146,14 +150,38 @@ class Weights:
             )
         with self.kept():
             self.add(displacement)
+            # What it is made of may be needed by nobody else inside the block.
+            del displacement
             yield
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
-        """Inside the block the weights are those that the stage started from, and nothing is differentiated."""
-        with self.kept(), torch.no_grad():
-            self.restore(self.start)
-            yield
+        """Inside the block the weights are those that the stage started from, and nothing is differentiated.
+
+        The two change places, so that no third copy is needed beside a gradient that is being added up.
+
+        Raises:
+            DefenseError: If the weights are at the start already.
+        """
+        start = self.start
+        if any(a.dtype != b.dtype for a, b in zip(self.shards, start, strict=True)):
+            # Float32 stands in for half precision: exchanged, the present weights would be rounded.
+            with self.kept(), torch.no_grad():
+                self.restore(start)
+                yield
+            return
+        self._start = None
+        exchanged = 0
+        try:
+            for here, there in zip(self.shards, start, strict=True):
+                _exchange(here, there)
+                exchanged += 1
+            with torch.no_grad():
+                yield
+        finally:
+            for here, there in list(zip(self.shards, start, strict=True))[:exchanged]:
+                _exchange(here, there)
+            self._start = start
 
     @contextmanager
     def freezing(self, frozen: Sequence[bool]) -> Iterator[None]:
@@ -237,6 +265,14 @@ class _Gathered(Weights):
     def parameters(self) -> list[Tensor]:
         """The copies."""
         return self._copies
+
+
+@torch.no_grad()
+def _exchange(first: Tensor, second: Tensor) -> None:
+    """Exchange the values of two tensors, bit for bit."""
+    kept = first.clone()
+    first.copy_(second)
+    second.copy_(kept)
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
