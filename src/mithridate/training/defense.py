@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import model_validator
 from torch import nn
@@ -58,6 +58,8 @@ class StreamPasses(NamedTuple):
         refusals: Whether refusals stand in the place of the rows' own completions.
         rows: Rows they are over; None for the stream's batch.
         precise: Whether they are in float32 also where the rest of the step is not.
+        part: What of the rows they are over: ``prompts`` alone, or ``completions`` behind prompts that another pass of
+            the step keeps.
     """
 
     stream: str
@@ -66,6 +68,7 @@ class StreamPasses(NamedTuple):
     refusals: bool = False
     rows: int | None = None
     precise: bool = False
+    part: Literal["whole", "prompts", "completions"] = "whole"
 
 
 class Defense(Settings):
