@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +46,7 @@ class PassWork(NamedTuple):
         block_bytes: Bytes of the largest decoder block, which FSDP gathers as a whole.
         blocks: Decoder blocks.
         width: Features of a token between blocks.
+        linears: Outputs and inputs of each linear layer that is trained: those with an adapter, or all of the blocks.
     """
 
     forward: Polynomial
@@ -56,6 +58,7 @@ class PassWork(NamedTuple):
     block_bytes: int
     blocks: int
     width: int
+    linears: tuple[tuple[int, int], ...] = ()
 
 
 def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None) -> PassWork:
@@ -93,6 +96,7 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None) -> Pas
         block_bytes=block_bytes,
         blocks=len(blocks),
         width=width,
+        linears=_linears(model, blocks, lora is not None),
     )
 
 
@@ -178,6 +182,12 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     """Return the members of the longest list of modules, which are the decoder blocks."""
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len, default=[])
+
+
+def _linears(model: nn.Module, blocks: list[nn.Module], adapted: bool) -> tuple[tuple[int, int], ...]:
+    found = model.modules() if adapted else (module for block in blocks for module in block.modules())
+    kind = LoraLayer if adapted else nn.Linear
+    return tuple((int(one.out_features), int(one.in_features)) for one in found if isinstance(one, kind))
 
 
 def _bytes(module: nn.Module) -> int:

@@ -120,6 +120,15 @@ def trained(
             size = size._replace(square=size.mean * padded(lengths.whole, batch).mean)
         forward = one.forward + (one.backward if course.recomputes else 0.0)
         flops = seen * (forward * work.forward.at(size) + one.backward * work.backward.at(size))
+        # y·V and its product with Vᵀ, twice as many operations each as V has entries.
+        flops += (
+            seen
+            * (forward + one.backward)
+            * size.mean
+            * 4
+            * one.projected
+            * sum(outputs for outputs, _ in work.linears)
+        )
         tokens = seen * one.forward * own.mean
         total = total.plus(Work(tokens=tokens, flops=flops, precise=flops * one.precise))
     return total

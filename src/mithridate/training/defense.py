@@ -60,6 +60,7 @@ class StreamPasses(NamedTuple):
         precise: Whether they are in float32 also where the rest of the step is not.
         part: What of the rows they are over: ``prompts`` alone, or ``completions`` behind prompts that another pass of
             the step keeps.
+        projected: Directions that every output of an adapted layer is projected out of, forward and backward.
     """
 
     stream: str
@@ -69,6 +70,7 @@ class StreamPasses(NamedTuple):
     rows: int | None = None
     precise: bool = False
     part: Literal["whole", "prompts", "completions"] = "whole"
+    projected: int = 0
 
 
 class Defense(Settings):
