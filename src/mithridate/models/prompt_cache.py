@@ -73,7 +73,7 @@ def prompt_cache(model: nn.Module, batch: Batch, other: Batch) -> PromptCache | 
     names = inspect.signature(type(causal).forward).parameters
     if STAND_IN in batch or not {"past_key_values", "position_ids"} <= names.keys():
         return None
-    if drops(model) or (causal.is_gradient_checkpointing and model.training) or _is_given_prompts(model):
+    if drops(model) or _recomputes(model) or _is_given_prompts(model):
         return None
     config = causal.config.get_text_config(decoder=True)
     # Biases in the place of positions would count the tokens that are left out.
@@ -121,6 +121,11 @@ def _keeps(layer: Any, tokens: int) -> bool:
     if type(layer) is DynamicSlidingWindowLayer:
         return bool(tokens <= layer.sliding_window)
     return type(layer) is DynamicLayer
+
+
+def _recomputes(model: nn.Module) -> bool:
+    """Return whether a pass computes activations again in its backward pass, for which transformers drops the cache."""
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _is_given_prompts(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.planning.pass_work import PassWork
-from mithridate.planning.row_tokens import RowLengths, RowTokens, padded
+from mithridate.planning.row_tokens import Padded, RowLengths, RowTokens, padded
 from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.given_streams import TRAINED
 
@@ -63,6 +63,7 @@ class PlannedCourse(NamedTuple):
         micro_batch: Rows of a forward pass.
         recomputes: Whether activations are computed again in the backward pass.
         shares_prompts: Whether a second pass over the same prompts can leave them out.
+        unpadded: Whether the rows of a forward pass are laid end to end.
     """
 
     steps: int
@@ -71,6 +72,7 @@ class PlannedCourse(NamedTuple):
     micro_batch: int
     recomputes: bool = False
     shares_prompts: bool = False
+    unpadded: bool = False
 
     @classmethod
     def of(cls, settings: TrainingSettings, rows: int, dropout: float = 0.0) -> "PlannedCourse":
@@ -87,8 +89,9 @@ class PlannedCourse(NamedTuple):
         # The last batch of an epoch is smaller.
         seen = steps / an_epoch * rows
         batch = settings.stream_batch_size or settings.batch_size
-        recomputes = settings.gradient_checkpointing
-        return cls(steps, seen, batch, micro_batch, recomputes, not recomputes and not dropout)
+        recomputes, unpadded = settings.gradient_checkpointing, settings.padding_free
+        shares_prompts = not (recomputes or unpadded or dropout)
+        return cls(steps, seen, batch, micro_batch, recomputes, shares_prompts, unpadded)
 
 
 def trained(
@@ -115,7 +118,8 @@ def trained(
         seen = course.seen if one.stream == passes[0].stream else course.steps * (one.rows or course.batch)
         part = "whole" if one.part == "completions" and not course.shares_prompts else one.part
         own, batch = lengths.part(part), min(course.micro_batch, one.rows or course.batch)
-        size = padded(own.whole, batch)
+        # Attention that is no flash attention looks at all rows of a pass, and masks the others.
+        size = Padded(own.mean, own.mean**2 * batch) if course.unpadded else padded(own.whole, batch)
         if part == "completions":  # which look back at their prompts as well
             size = size._replace(square=size.mean * padded(lengths.whole, batch).mean)
         forward = one.forward + (one.backward if course.recomputes else 0.0)
