@@ -34,5 +34,6 @@ def growth(sizes: Sequence[float], figures: Sequence[float]) -> Growth:
     """
     found = stats.linregress([math.log(x) for x in sizes], [math.log(y) for y in figures])
     free = len(sizes) - 2
-    half = float(stats.t.ppf(0.975, free) * found.stderr) if free else 0.0
+    # Figures that are all alike leave nothing to estimate an error from, nor do two points.
+    half = float(stats.t.ppf(0.975, free) * found.stderr) if free and len(set(figures)) > 1 else 0.0
     return Growth(float(found.slope), float(found.slope) - half, float(found.slope) + half)

@@ -130,23 +130,24 @@ def _move(model: Any) -> None:
 
 def measured(every: Sequence[Point], options: Namespace, device: str) -> list[dict[str, Any]]:
     """Figures of every point; runs of all methods at a size take turns."""
-    figures = [{"varied": one.varied, "size": one.size, "method": one.method} for one in every]
-    for point, figure in zip(every, figures, strict=True):
-        figure["operations"] = operations(point, device)
-    if options.count:
-        return figures
-    now = clock(options.clock, device)
-    taken: dict[Point, list[float]] = {point: [] for point in every}
-    for _ in range(options.repeats):
-        for point, seconds in taken.items():
-            seconds.append(prepared(point, device, options.steps)(now))
     peaks = {point: peak_bytes(device, lambda p=point: _working(p, device)) for point in every}
     plain = {(point.varied, point.size): point for point in every if point.method == "sft"}
-    for point, figure in zip(every, figures, strict=True):
-        sft, seconds = plain[point.varied, point.size], taken[point]
-        figure |= {"seconds": spread(seconds), "every": [rounded(one) for one in seconds]}
-        figure |= {"ratio": spread([own / other for own, other in zip(seconds, taken[sft], strict=True)])}
-        figure |= memory(peaks[point], peaks[sft])
+    taken: dict[Point, list[float]] = {point: [] for point in every}
+    if not options.count:
+        now = clock(options.clock, device)
+        prepared(every[0], device, 1)(now)  # warms the process up
+        for _ in range(options.repeats):
+            for point, seconds in taken.items():
+                seconds.append(prepared(point, device, options.steps)(now))
+    figures = []
+    for point, seconds in taken.items():
+        sft = plain[point.varied, point.size]
+        figure = {"varied": point.varied, "size": point.size, "method": point.method}
+        figure |= {"operations": operations(point, device)} | memory(peaks[point], peaks[sft])
+        if seconds:
+            figure |= {"seconds": spread(seconds), "every": [rounded(one) for one in seconds]}
+            figure |= {"ratio": spread([own / other for own, other in zip(seconds, taken[sft], strict=True)])}
+        figures.append(figure)
     return figures
 
 
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.set_defaults(width=128, layers=2, vocabulary=1_000, rank=8, repeats=3)
     parser.add_argument("--steps", type=positive, default=2, help="steps of one run that are timed")
     parser.add_argument("--rows", type=positive, default=16, help="rows of the upload and of each provider's stream")
-    parser.add_argument("--count", action="store_true", help="count operations only, which needs no quiet machine")
+    parser.add_argument("--count", action="store_true", help="operations and memory only, which need no quiet machine")
     parser.add_argument("--methods", nargs="+", default=[*TRAINING, REPAIR], help="methods beside sft")
     for dimension, (option, sizes) in GRID.items():
         parser.add_argument(option, type=positive, nargs="*", default=sizes, dest=f"grid {dimension}", metavar="SIZE")
@@ -190,8 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = {dimension: getattr(options, f"grid {dimension}") for dimension in GRID}
     methods = dict.fromkeys(("sft", *options.methods))
     every = list(points(shape_of(options), options.rows, grid, tuple(methods)))
-    if not options.count:
-        prepared(every[0], device, 1)(clock(options.clock, device))  # warms the process up
     figures = measured(every, options, device)
     report("scale", options, device, [*figures, *({"exponents": True} | one for one in exponents(figures))])
 
