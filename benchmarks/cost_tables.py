@@ -128,7 +128,6 @@ def is_repair(name: str) -> bool:
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
     "steps-lora": ("cost_step_lora", steps),
-    "steps-full": ("cost_step_full", steps),
     "repairs-lora": ("cost_repair_lora", repairs),
     "growth": ("cost_growth", growth),
     "generation": ("cost_generation", generation),
