@@ -7,7 +7,7 @@ Both answer the same prompts greedily with the same model; the answers are compa
 
 import random
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     now = clock(options.clock, device)
     model, tokenizer = make_model(shape, device).eval(), make_tokenizer(shape)
     prompts = prompts_of(options.prompts, shape.sequence, shape.vocabulary)
-    ways = {
+    ways: dict[str, Callable[[], list[list[int]]]] = {
         "one by one": lambda: one_by_one(model, tokenizer, prompts, options.tokens),
         "batched": lambda: generate_ids(
             model, tokenizer, prompts, max_new_tokens=options.tokens, batch_size=options.batch

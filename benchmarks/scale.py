@@ -8,12 +8,13 @@ the size's, with its 95 % interval over sizes and repeats; operations are counte
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.growth import growth
+from benchmarks.growth import Growth, growth
 from benchmarks.measure import Now, Watch, clock, memory, peak_bytes, report, rounded, spread
 from benchmarks.repair_cost import repairer
 from benchmarks.step_cost import made
@@ -130,7 +131,7 @@ def _move(model: Any) -> None:
 
 def measured(every: Sequence[Point], options: Namespace, device: str) -> list[dict[str, Any]]:
     """Figures of every point; runs of all methods at a size take turns."""
-    peaks = {point: peak_bytes(device, lambda p=point: _working(p, device)) for point in every}
+    peaks = {point: peak_bytes(device, partial(_working, point, device)) for point in every}
     plain = {(point.varied, point.size): point for point in every if point.method == "sft"}
     taken: dict[Point, list[float]] = {point: [] for point in every}
     if not options.count:
@@ -142,7 +143,7 @@ def measured(every: Sequence[Point], options: Namespace, device: str) -> list[di
     figures = []
     for point, seconds in taken.items():
         sft = plain[point.varied, point.size]
-        figure = {"varied": point.varied, "size": point.size, "method": point.method}
+        figure: dict[str, Any] = {"varied": point.varied, "size": point.size, "method": point.method}
         figure |= {"operations": operations(point, device)} | memory(peaks[point], peaks[sft])
         if seconds:
             figure |= {"seconds": spread(seconds), "every": [rounded(one) for one in seconds]}
@@ -163,7 +164,7 @@ def exponents(figures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [one for one in figures if (one["varied"], one["method"]) == (varied, method)]
         if len(own) < 2:
             continue
-        fits = {
+        fits: dict[str, Growth] = {
             kind: growth([one["size"] for one in own], [one[kind] for one in own])
             for kind in ("operations", "peak_bytes")
             if kind in own[0]

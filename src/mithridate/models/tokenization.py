@@ -50,7 +50,7 @@ def tokenize(
     Raises:
         DataError: If a row has no prompt or completion, the chat template refuses it, or nothing is left.
     """
-    examples = []
+    examples: list[TokenizedRow] = []
     for position, row in enumerate(rows):
         if most is not None and len(examples) >= most:
             break
