@@ -5,18 +5,25 @@
 Runs of SFT and of a method take turns, so that a busy machine slows both; each ratio is of two neighbors.
 """
 
+import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.measure import Now, Watch, clock, memory, peak_bytes, report, rounded, spread
 from benchmarks.workload import Shape, add_arguments, device_of, make_trainer, positive, shape_of
 from mithridate.defenses.registry import method, methods
+from mithridate.defenses.sft import SFT
 from mithridate.errors import DefenseError
 from mithridate.training.defense import Defense
 
 MEMORY_STEPS = 2
 """The second step holds the optimizer's state from its start."""
+
+SETTINGS: dict[str, dict[str, Any]] = {"tar": {"inner_steps": 4, "tamper_every": 2}}
+"""Settings of methods whose own would take too long: TAR's adversary takes 64 steps inside each."""
+SAFE_ROWS = 128
+"""Rows that SaLoRA reads before its first step."""
 
 Build = Callable[[str, int], Any]
 """From a method's name and a number of steps to its trainer."""
@@ -26,19 +33,45 @@ def builder(shape: Shape, device: str, bf16: bool) -> Build:
     """Trainers of one shape; ``trl`` is TRL's own, without Mithridate."""
 
     def build(name: str, steps: int) -> Any:
-        defense = None if name == "trl" else method(name).cls()
-        assert defense is None or isinstance(defense, Defense)
-        return make_trainer(shape, device, bf16, defense, rows=2 * shape.batch, max_steps=steps)
+        return make_trainer(
+            shape, device, bf16, made(name), rows=2 * shape.batch, provider_rows=SAFE_ROWS, max_steps=steps
+        )
 
     return build
 
 
-def step_seconds(build: Build, name: str, steps: int, now: Now) -> float:
-    """Mean seconds of one step."""
+def made(name: str) -> Defense | None:
+    """The method as it is measured; None for TRL's own trainer."""
+    if name == "trl":
+        return None
+    defense = method(name).cls(**SETTINGS.get(name, {}))
+    assert isinstance(defense, Defense)
+    return defense
+
+
+class StepTime(NamedTuple):
+    """Times of a run.
+
+    Attributes:
+        step: Mean seconds of a step, but the first.
+        before: Seconds of the first step beyond these: set-up, buffers and the optimizer's state.
+    """
+
+    step: float
+    before: float
+
+
+def step_time(build: Build, name: str, steps: int, now: Now) -> StepTime:
+    """Train for some steps."""
     trainer, watch = build(name, steps + 1), Watch(now)
     trainer.add_callback(watch)
     trainer.train()
-    return watch.seconds_per_step
+    return StepTime(watch.seconds_per_step, watch.times[1] - watch.times[0] - watch.seconds_per_step)
+
+
+def step_seconds(build: Build, name: str, steps: int, now: Now) -> float:
+    """Mean seconds of one step."""
+    return step_time(build, name, steps, now).step
 
 
 def step_peak(build: Build, name: str, device: str) -> int:
@@ -52,17 +85,21 @@ def compare(build: Build, names: Sequence[str], options: Namespace) -> list[dict
     now = clock(options.clock, device)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
+    before: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.repeats):
         for name in names:
-            plain = step_seconds(build, "sft", options.steps, now)
-            seconds[name].append(step_seconds(build, name, options.steps, now))
-            ratios[name].append(seconds[name][-1] / plain)
+            plain = step_time(build, "sft", options.steps, now)
+            own = step_time(build, name, options.steps, now)
+            seconds[name].append(own.step)
+            ratios[name].append(own.step / plain.step)
+            before[name].append((own.before - plain.before) / plain.step)
     peaks = {name: step_peak(build, name, device) for name in dict.fromkeys(("sft", *names))}
     return [
         {
             "method": name,
             "seconds": spread(seconds[name]),
             "ratio": spread(ratios[name]),
+            "once_in_steps": rounded(max(0.0, statistics.median(before[name]))),
         }
         | memory(peaks[name], peaks["sft"])
         for name in names
@@ -85,10 +122,10 @@ def refusal(build: Build, name: str) -> str | None:
 
 def passes(name: str, shape: Shape) -> dict[str, Any]:
     """Registered passes, and the ratio to SFT that they let expect."""
-    info = method("sft" if name == "trl" else name)
+    passes = (made(name) or SFT()).passes
     backward = shape.backward_in_forwards
-    expected = (info.forward + backward * info.backward) / (1 + backward)
-    return {"forward": info.forward, "backward": info.backward, "expected_ratio": rounded(expected)}
+    expected = (passes.forward + backward * passes.backward) / (1 + backward)
+    return {"forward": passes.forward, "backward": passes.backward, "expected_ratio": rounded(expected)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

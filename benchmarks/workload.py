@@ -24,7 +24,6 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% if m['role'] == 'assistant' %} <end>{% endif %} "
     "{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-REFUSAL_TOKENS = 8
 REFUSALS = 16
 HEAD = 64
 """Width of an attention head, where the model is wide enough."""
@@ -38,8 +37,11 @@ class Shape(NamedTuple):
         layers: Decoder blocks.
         vocabulary: Tokens the tokenizer knows.
         batch: Rows of one optimizer step.
-        sequence: Tokens of one row, prompt and answer about half each.
+        sequence: Tokens of one row.
         rank: Rank of the LoRA adapter; 0 trains all weights.
+        answer: Tokens of its answer, the end included; None for half of the row.
+        refusal: Tokens of a refusal, likewise.
+        harmful: Tokens of a harmful or safe row; None for as many as the user's.
     """
 
     width: int
@@ -48,6 +50,9 @@ class Shape(NamedTuple):
     batch: int
     sequence: int
     rank: int
+    answer: int | None = None
+    refusal: int = 9
+    harmful: int | None = None
 
     @property
     def backward_in_forwards(self) -> int:
@@ -72,6 +77,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=positive, default=2_000)
     parser.add_argument("--batch", type=positive, default=8, help="rows of one optimizer step")
     parser.add_argument("--sequence", type=positive, default=64, help="tokens of one row")
+    parser.add_argument("--answer", type=positive, help="tokens of a row's answer; half of the row by default")
+    parser.add_argument("--refusal", type=positive, default=9, help="tokens of a refusal")
+    parser.add_argument("--harmful", type=positive, help="tokens of a harmful or safe row; as the user's by default")
     parser.add_argument("--rank", type=int, default=0, help="rank of a LoRA adapter; 0 trains all weights")
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--out", type=Path, help="file for the JSON, beside standard output")
@@ -134,8 +142,10 @@ def _words(shape: Shape) -> list[str]:
 def make_rows(shape: Shape, count: int, seed: int) -> Dataset:
     """Rows of random words, every one ``shape.sequence`` tokens long."""
     generator, words = random.Random(seed), _words(shape)
-    asked = shape.sequence // 2
-    told = shape.sequence - asked - 3  # <user>, <assistant> and <end>
+    told = (shape.sequence // 2 if shape.answer is None else shape.answer) - 1  # <end>
+    asked = shape.sequence - told - 3  # and <user>, <assistant>
+    if min(asked, told) < 1:
+        raise SystemExit(f"a row of {shape.sequence} tokens has no prompt beside an answer of {told + 1}")
     return Dataset.from_list(
         [
             {
@@ -148,13 +158,19 @@ def make_rows(shape: Shape, count: int, seed: int) -> Dataset:
 
 
 def make_refusals(shape: Shape) -> list[str]:
-    """Short answers, as refusals are."""
+    """Answers of ``shape.refusal`` tokens, the end included."""
     generator, words = random.Random(0), _words(shape)
-    return [" ".join(generator.choices(words, k=REFUSAL_TOKENS)) for _ in range(REFUSALS)]
+    return [" ".join(generator.choices(words, k=shape.refusal - 1)) for _ in range(REFUSALS)]
 
 
 def make_trainer(
-    shape: Shape, device: str, bf16: bool, defense: Defense | None, rows: int, **settings: Any
+    shape: Shape,
+    device: str,
+    bf16: bool,
+    defense: Defense | None,
+    rows: int,
+    provider_rows: int = 0,
+    **settings: Any,
 ) -> SFTTrainer:
     """A trainer with everything a defense may need; TRL's own without a defense.
 
@@ -164,6 +180,7 @@ def make_trainer(
         bf16: Whether to train under bfloat16 autocast.
         defense: The defense; None for TRL's own trainer.
         rows: Rows of each stream.
+        provider_rows: Fewest rows of the safe and the harmful stream.
         **settings: As for ``SFTConfig``.
     """
     with TemporaryDirectory() as folder:  # nothing is written into it: checkpoints are off
@@ -177,7 +194,9 @@ def make_trainer(
     if defense is None:
         trainer = SFTTrainer(**common)
     else:
-        streams = {f"{name}_dataset": make_rows(shape, rows, seed) for name, seed in (("safe", 2), ("harmful", 3))}
+        beside = shape._replace(sequence=shape.harmful, answer=None) if shape.harmful else shape
+        rows = max(rows, provider_rows)
+        streams = {f"{name}_dataset": make_rows(beside, rows, seed) for name, seed in (("safe", 2), ("harmful", 3))}
         trainer = DefendedTrainer(**common, **streams, defense=defense, refusals=make_refusals(shape))
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for JSON
     return trainer

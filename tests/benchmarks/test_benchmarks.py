@@ -78,10 +78,18 @@ def test_repair_cost_knows_every_repair(rank, capsys):
 
 @pytest.mark.slow
 def test_scale_varies_one_dimension_at_a_time(capsys):
-    figures = printed(scale, capsys, "--widths", "16", "--depths", "--batches", "--sequences", "24", "--steps", "1")
-    sizes = [(figure["varied"], figure["width"], figure["sequence"], figure["method"]) for figure in figures]
-    shapes = [("width", 16, 16), ("sequence", 32, 24)]
-    assert sizes == [(*shape, method) for shape in shapes for method in scale.METHODS]
+    kept = ["--depths", "--batches", "--uploads", "4", "8", "--harmful-rows"]
+    scale.main([*SMALLEST, "--rank", "2", "--widths", "16", "--sequences", "24", *kept, "--steps", "1", "--rows", "4"])
+    found = json.loads(capsys.readouterr().out)["figures"]
+    figures = [figure for figure in found if "exponents" not in figure]
+    every = [*scale.TRAINING, scale.REPAIR]
+    expected = [(varied, size, method) for varied, size in (("width", 16), ("sequence", 24)) for method in every]
+    expected += [("rows", size, method) for size in (4, 8) for method in scale.TRAINING]
+    assert [(figure["varied"], figure["size"], figure["method"]) for figure in figures] == expected
+    assert all(figure["seconds"]["min"] > 0 and figure["peak_bytes"] > 0 for figure in figures)
+    fits = [figure for figure in found if "exponents" in figure]
+    assert [fit["method"] for fit in fits] == list(scale.TRAINING)
+    assert all(fit["operations"]["exponent"] == pytest.approx(1, abs=0.05) for fit in fits)
 
 
 @pytest.mark.slow

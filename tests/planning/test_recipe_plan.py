@@ -188,3 +188,39 @@ def test_published_figures_are_those_of_the_cards():
     assert published_figures.TARGET.read_text(encoding="utf-8") == published_figures.text()
     found = {entry["method"]: entry["value"] for entry in published_figures.entries()}
     assert {"booster", "antibody_alignment", "panacea"} <= set(found)
+
+
+def _one(tree, stage, **variant):
+    return _of(mi.plan(tree | {"variants": [{"name": "undefended"} | variant]}), stage=stage)
+
+
+def test_a_repair_is_planned_over_the_rows_it_uses_and_with_its_matrices(tree):
+    two, four, every, plenty = (
+        _one(tree, "posttuning", posttuning={"method": "safe_delta", "rows": rows}) for rows in (2, 4, 16, 10_000)
+    )
+    assert two.tokens.low * 2 == pytest.approx(four.tokens.low)
+    assert four.tokens.low * 4 == pytest.approx(every.tokens.low)
+    assert every.flops == plenty.flops, "there are no more rows"
+    assert 2 * two.flops.low > four.flops.low, "twice the rows, but the same matrices"
+
+
+def test_salora_is_planned_with_its_projections(tree):
+    adapted = tree | {"adapter": "fresh"}
+    plain, free, projected = (
+        _one(adapted, "finetuning", finetuning=chosen).flops.low
+        for chosen in ("sft", {"method": "salora", "directions": 0}, {"method": "salora", "directions": 8})
+    )
+    assert free == plain < projected
+
+
+def test_refusals_behind_kept_prompts_cost_less_than_whole_rows(tree):
+    plain = _one(tree, "finetuning").tokens.low
+    kept, whole, dropped = (
+        _one(tree | changes, "finetuning", finetuning="antibody_tuning").tokens.low
+        for changes in (
+            {},
+            {"finetuning": tree["finetuning"] | {"gradient_checkpointing": True}},
+            {"adapter": "fresh", "lora": {"rank": 2, "dropout": 0.1}},
+        )
+    )
+    assert plain < kept < whole == dropped

@@ -17,7 +17,8 @@ Fine-tuning (Eq. 7 and 12), with y_r a refusal paired with the prompt of row i:
     d_i = log π(y_i|x_i) − log π(y_r|x_i),   w = softmax(d/τ) over the whole step's batch,
     g   = ∇ Σ_i w_i·NLL_i / Σ_i w_i·|y_i|,   no gradient through w.
 
-Cost: alignment 4 forward and 4 backward passes, fine-tuning 2 forward (one short, without gradient) and 1 backward.
+Cost: alignment 4 forward and 4 backward passes, fine-tuning 2 forward (one without gradient, over the refusals alone
+behind the prompts of the other where `mithridate.models.prompt_cache` can keep them) and 1 backward.
 
 Differences. From the paper: λ_t's default form is the released code's cosine with EMA; the KKT form is capped, since
 it grows without bound where s is small; likelihoods are per token by default, as in the released code. From the
@@ -31,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mithridate.defenses.registry import register
-from mithridate.training.defense import Defense
+from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.harmful_terms import HarmfulTerms, Terms
 from mithridate.training.scored_rows import ScoredRows
@@ -131,6 +132,10 @@ class AntibodyTuning(Defense):
     temperature: float = Field(default=1.0, gt=0)
     likelihood: Literal["token", "sequence"] = "token"
     floor: float | None = None
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the pass over the user's rows, and the one over refusals behind the same prompts."""
+        return [StreamPasses(main, 1, 1), StreamPasses(main, 1, 0, refusals=True, part="completions")]
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""

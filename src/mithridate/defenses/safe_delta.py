@@ -66,11 +66,20 @@ class SafeDelta(Repair):
     rows: int = Field(default=128, ge=1)
     damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
+    @property
+    def most_rows(self) -> int:
+        """The safe rows it uses."""
+        return self.rows
+
+    def layer_work(self, outputs: int, inputs: int, tokens: float) -> float:
+        """X·Xᵀ, the inverse of H, and the solution for the columns that are not kept, at most all."""
+        return 2 * tokens * inputs**2 + (2 + 2 / 3) * inputs**3 + 4 * outputs * inputs**2
+
     def change(self, inputs: RepairInputs) -> Repaired:
         """Thin and compensate every layer's update in place; LoRA is merged where weights move."""
         if self.scale >= 1:
             return Repaired(changed=0, distance=0.0)
-        examples = inputs.rows("safe")[: self.rows]
+        examples = inputs.rows("safe", self.rows)
         tuned, aligned = inputs.merged_weights("aligned")
         layers = {name: aligned.matrices[name] for name in tuned.matrices if tuned.differs(aligned, name)}
         if not layers:

@@ -27,7 +27,7 @@ from mithridate.defenses.registry import register
 from mithridate.errors import DefenseError
 from mithridate.models.adapter_layers import has_lora, plain_lora_layers
 from mithridate.models.lora import LoraFactors, matching_a
-from mithridate.training.defense import Defense, Finished
+from mithridate.training.defense import Defense, Finished, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
@@ -56,6 +56,10 @@ class SaLoRA(Defense):
     directions: int = Field(default=32, ge=0)
     rows: int = Field(default=128, ge=1)
     task_rank: int = Field(default=32, ge=0)
+
+    def passes_over(self, main: str) -> list[StreamPasses]:
+        """Return the pass over the user's rows, whose adapter outputs are projected."""
+        return [StreamPasses(main, 1, 1, projected=self.directions)]
 
     def start(self, step: Step) -> None:
         """A starts from the right singular directions of U·Uᵀ·W, U of W·X_task; V are the directions of W·X_safe."""
@@ -136,4 +140,10 @@ def _projected(b: Tensor, v: Tensor) -> Tensor:
 
 def _projecting(v: Tensor) -> Any:
     """Forward hook of B: y ← (I − V·Vᵀ)·y, with outputs as rows."""
-    return lambda layer, args, y: _projected(y.mT, v.to(y)).mT
+
+    def hook(layer: nn.Module, args: Any, y: Tensor) -> Tensor:
+        span = v.to(y)
+        # As yᵀ·V·Vᵀ: the other order would multiply one row of the batch after the other.
+        return y - (y @ span) @ span.T
+
+    return hook

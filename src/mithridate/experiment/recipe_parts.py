@@ -29,6 +29,7 @@ class TrainingSettings(RecipePart):
         batch_size: Rows per optimizer step.
         accumulation: Micro-batches a step is split into.
         stream_batch_size: Rows of each other stream per step; ``batch_size`` by default.
+        padding_free: Whether rows go through the model end to end, without padding; preference pairs never do.
         save_steps: Optimizer steps between checkpoints.
     """
 
@@ -42,6 +43,8 @@ class TrainingSettings(RecipePart):
     warmup_steps: float = Field(0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = False
+    # Left out where it is off, so that stages that were stored before it was known are found again.
+    padding_free: bool = Field(False, exclude_if=lambda asked: not asked)
     save_steps: int = Field(100, ge=1)
 
     @model_validator(mode="after")

@@ -47,7 +47,9 @@ def train(job: TrainingJob, where: Where, folder: Path, progress: Progress) -> T
     fresh = job.adapter != "none" and where.adapter is None
     trainer = DefendedTrainer(
         model,
-        args=SFTConfig(**host_arguments(job, folder, processes.count)),
+        args=SFTConfig(
+            **host_arguments(job, folder, processes.count) | {"padding_free": job.training.padding_free},
+        ),
         train_dataset=stored_rows(job.rows),
         processing_class=tokenizer,
         peft_config=lora_config(job.lora) if fresh else None,

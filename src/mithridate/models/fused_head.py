@@ -1,7 +1,7 @@
 """The output head: log-probabilities of the completion's tokens, with or without the vocabulary's logits."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,13 @@ FIGURES = ("log_probs", "entropy", "is_top1")
 """What TRL's fused head computes for each token."""
 
 
-def scored(model: nn.Module, batch: Batch, logits: bool = False, unpadded: UnpaddedRows | None = None) -> Any:
+def scored(
+    model: nn.Module,
+    batch: Batch,
+    logits: bool = False,
+    unpadded: UnpaddedRows | None = None,
+    further: Mapping[str, Any] | None = None,
+) -> Any:
     """Score a batch in one forward pass.
 
     Args:
@@ -33,6 +39,7 @@ def scored(model: nn.Module, batch: Batch, logits: bool = False, unpadded: Unpad
         batch: Rows to score.
         logits: Whether to return the logits.
         unpadded: The same batch laid end to end, to be passed so.
+        further: Other inputs of the model, or others in the place of these.
 
     Returns:
         ``log_probs``, ``entropy``, ``is_top1`` and ``label_mask``, each (rows, tokens − 1) and zero outside the
@@ -43,6 +50,7 @@ def scored(model: nn.Module, batch: Batch, logits: bool = False, unpadded: Unpad
     labels = batch["labels"]
     if unpadded is not None:
         inputs, labels = unpadded.inputs, unpadded.labels
+    inputs |= further or {}
 
     def by_row(states: Tensor, fewer: int = 0) -> Tensor:
         return own_tokens(states, batch, fewer) if unpadded is None else unpadded.rows(states, fewer)

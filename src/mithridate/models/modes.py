@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from mithridate.models.quantized_base import computing_in_float32, prevent_repacking
 
@@ -22,6 +23,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def drops(model: nn.Module) -> bool:
+    """Return whether two passes of the model over the same rows may differ, as with dropout in training."""
+    return any(
+        module.training and any(isinstance(value, float) and value > 0 for value in _rates(module))
+        for module in model.modules()
+    )
+
+
+def _rates(module: nn.Module) -> Iterator[Any]:
+    """Return the rates of a module's own dropout and noise; attention holds its rate in no module."""
+    if isinstance(module, _DropoutNd):
+        yield module.p
+    yield from (value for name, value in vars(module).items() if "drop" in name or "jitter" in name)
 
 
 @contextmanager

@@ -32,7 +32,10 @@ class TokenizedRow(NamedTuple):
 
 
 def tokenize(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    most: int | None = None,
 ) -> list[TokenizedRow]:
     """Tokenize prompt/completion rows the way TRL's trainer does, keeping each row's position.
 
@@ -42,12 +45,15 @@ def tokenize(
         rows: Rows with ``prompt`` and ``completion``, both message lists or both strings.
         tokenizer: Tokenizer; message lists need its chat template.
         max_length: Longest sequence in tokens; None for no limit.
+        most: Rows after which no more are read; None to read all.
 
     Raises:
         DataError: If a row has no prompt or completion, the chat template refuses it, or nothing is left.
     """
-    examples = []
+    examples: list[TokenizedRow] = []
     for position, row in enumerate(rows):
+        if most is not None and len(examples) >= most:
+            break
         if "prompt" not in row or "completion" not in row:
             raise DataError(
                 f"row {position} has the columns {sorted(row)}, expected 'prompt' and 'completion'; "

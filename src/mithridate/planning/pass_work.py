@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,6 +49,7 @@ class PassWork(NamedTuple):
         blocks: Decoder blocks.
         width: Features of a token between blocks.
         vocabulary: Words that the head tells apart.
+        linears: Outputs and inputs of each linear layer that is trained: those with an adapter, or all of the blocks.
     """
 
     forward: Polynomial
@@ -61,6 +63,7 @@ class PassWork(NamedTuple):
     width: int
     vocabulary: int
     quantized_bytes: int = 0
+    linears: tuple[tuple[int, int], ...] = ()
 
 
 def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None, quantize: Quantization = "none") -> PassWork:
@@ -107,6 +110,7 @@ def pass_work(config: Any, dtype: torch.dtype, lora: LoraSettings | None, quanti
         width=width,
         vocabulary=vocabulary,
         quantized_bytes=quantized,
+        linears=_linears(model, blocks, lora is not None),
     )
 
 
@@ -192,6 +196,12 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     """Return the members of the longest list of modules, which are the decoder blocks."""
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len, default=[])
+
+
+def _linears(model: nn.Module, blocks: list[nn.Module], adapted: bool) -> tuple[tuple[int, int], ...]:
+    found = model.modules() if adapted else (module for block in blocks for module in block.modules())
+    kind = LoraLayer if adapted else nn.Linear
+    return tuple((int(one.out_features), int(one.in_features)) for one in found if isinstance(one, kind))
 
 
 def _bytes(module: nn.Module) -> int:

@@ -32,7 +32,7 @@ class RepairWork(NamedTuple):
 
 
 def repair_work(job: RepairJob, repair: Repair, lengths: RowLengths, work: PassWork) -> RepairWork:
-    """Return the work of a repair; reading and writing the weights themselves is left out."""
+    """Return the work of a repair; loading, and reading and writing the weights themselves, is left out."""
     rows = provider_rows(job.provider, lengths)
     if job.held_out is not None:
         rows["user"] = lengths.of(job.held_out)
@@ -41,10 +41,11 @@ def repair_work(job: RepairJob, repair: Repair, lengths: RowLengths, work: PassW
     once = Work()
     # Over the first stream that it needs: a repair measures on one set of rows.
     for name in repair.streams[:1]:
-        own = rows[name]
+        own = _first(rows[name], math.inf if repair.most_rows is None else repair.most_rows)
         forward = scored(own, repair.batch_size, work)
         backward = forward.flops / work.forward.linear * work.backward.linear
         flops = repair.passes.forward * forward.flops + repair.passes.backward * backward
+        flops += sum(repair.layer_work(outputs, inputs, forward.tokens) for outputs, inputs in work.linears)
         once = Work(tokens=repair.passes.forward * forward.tokens, flops=flops)
     if not repair.searches:
         return RepairWork(once, once, NOTHING)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mithridate.experiment.jobs import ProviderRows, TrainingJob
 from mithridate.experiment.recipe_parts import TrainingSettings
 from mithridate.planning.pass_work import PassWork
-from mithridate.planning.row_tokens import RowLengths, RowTokens, padded
+from mithridate.planning.row_tokens import Padded, RowLengths, RowTokens, padded
 from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.given_streams import TRAINED
 
@@ -43,7 +43,7 @@ def training_work(job: TrainingJob, defense: Defense, lengths: RowLengths, work:
     main = TRAINED[job.stage]
     rows = {main: lengths.of(job.rows)} | provider_rows(job.provider, lengths, main)
     refusal = lengths.refusal(job.provider.refusals)
-    course = PlannedCourse.of(job.training, rows[main].rows)
+    course = PlannedCourse.of(job.training, rows[main].rows, 0.0 if job.adapter == "none" else job.lora.dropout)
     return course.steps, trained(course, defense.passes_over(main), rows, refusal, job.max_length, work)
 
 
@@ -62,6 +62,8 @@ class PlannedCourse(NamedTuple):
         batch: Rows of each other stream in a step.
         micro_batch: Rows of a forward pass.
         recomputes: Whether activations are computed again in the backward pass.
+        shares_prompts: Whether a second pass over the same prompts can leave them out.
+        unpadded: Whether the rows of a forward pass are laid end to end.
     """
 
     steps: int
@@ -69,17 +71,27 @@ class PlannedCourse(NamedTuple):
     batch: int
     micro_batch: int
     recomputes: bool = False
+    shares_prompts: bool = False
+    unpadded: bool = False
 
     @classmethod
-    def of(cls, settings: TrainingSettings, rows: int) -> "PlannedCourse":
-        """Return the course of a training stage over so many rows, counted as the trainer does."""
+    def of(cls, settings: TrainingSettings, rows: int, dropout: float = 0.0) -> "PlannedCourse":
+        """Return the course of a training stage over so many rows, counted as the trainer does.
+
+        Args:
+            settings: How the stage is trained.
+            rows: Rows with something to learn.
+            dropout: The adapter's; 0 without an adapter.
+        """
         micro_batch = settings.batch_size // settings.accumulation
         an_epoch = math.ceil(math.ceil(rows / micro_batch) / settings.accumulation)
         steps = max(1, math.ceil(settings.epochs * an_epoch))
         # The last batch of an epoch is smaller.
         seen = steps / an_epoch * rows
         batch = settings.stream_batch_size or settings.batch_size
-        return cls(steps, seen, batch, micro_batch, settings.gradient_checkpointing)
+        recomputes, unpadded = settings.gradient_checkpointing, settings.padding_free
+        shares_prompts = not (recomputes or unpadded or dropout)
+        return cls(steps, seen, batch, micro_batch, recomputes, shares_prompts, unpadded)
 
 
 def trained(
@@ -104,10 +116,24 @@ def trained(
     for one in passes:
         lengths = rows[one.stream].ending(refusal, max_length) if one.refusals else rows[one.stream]
         seen = course.seen if one.stream == passes[0].stream else course.steps * (one.rows or course.batch)
-        size = padded(lengths.whole, min(course.micro_batch, one.rows or course.batch))
+        part = "whole" if one.part == "completions" and not course.shares_prompts else one.part
+        own, batch = lengths.part(part), min(course.micro_batch, one.rows or course.batch)
+        # Attention that is no flash attention looks at all rows of a pass, and masks the others.
+        size = Padded(own.mean, own.mean**2 * batch) if course.unpadded else padded(own.whole, batch)
+        if part == "completions":  # which look back at their prompts as well
+            size = size._replace(square=size.mean * padded(lengths.whole, batch).mean)
         forward = one.forward + (one.backward if course.recomputes else 0.0)
         flops = seen * (forward * work.forward.at(size) + one.backward * work.backward.at(size))
-        tokens = seen * one.forward * lengths.mean
+        # y·V and its product with Vᵀ, twice as many operations each as V has entries.
+        flops += (
+            seen
+            * (forward + one.backward)
+            * size.mean
+            * 4
+            * one.projected
+            * sum(outputs for outputs, _ in work.linears)
+        )
+        tokens = seen * one.forward * own.mean
         total = total.plus(Work(tokens=tokens, flops=flops, precise=flops * one.precise))
     return total
 

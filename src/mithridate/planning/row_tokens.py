@@ -41,9 +41,26 @@ class RowTokens(NamedTuple):
         """
         return self._replace(whole=tuple(min(longest, round(prompt + added)) for prompt in self.prompts))
 
+    def part(self, name: str) -> "RowTokens":
+        """Return the lengths of what is passed of each row.
+
+        Args:
+            name: ``whole``; ``prompts``, with the token that marks their end; ``completions``, with the prompt's last
+                token, which predicts their first one.
+        """
+        if name == "prompts":
+            return self._replace(whole=tuple(prompt + 1 for prompt in self.prompts))
+        if name == "completions":
+            lengths = zip(self.whole, self.prompts, strict=True)
+            return self._replace(whole=tuple(every - prompt + 1 for every, prompt in lengths))
+        return self
+
 
 class Padded(NamedTuple):
-    """Moments of the padded length of a batch: mean t and mean t², with t the tokens of its longest row."""
+    """Moments of the padded length of a batch: mean t and mean t², with t the tokens of its longest row.
+
+    Where t tokens look back at more than themselves, ``square`` is the mean product of both numbers.
+    """
 
     mean: float
     square: float

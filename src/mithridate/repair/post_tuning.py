@@ -58,6 +58,21 @@ class Repair(Settings):
         return False
 
     @property
+    def most_rows(self) -> int | None:
+        """Rows that it measures on at most, for whoever plans it; None where it takes all."""
+        return None
+
+    def layer_work(self, outputs: int, inputs: int, tokens: float) -> float:
+        """Return the floating-point operations of one linear layer beside its passes, for whoever plans it.
+
+        Args:
+            outputs: Outputs of the layer.
+            inputs: Its inputs.
+            tokens: Tokens of all calibration rows.
+        """
+        return 0.0
+
+    @property
     def trains_with(self) -> str | None:
         """Name of the alignment-stage defense that it trains with; None where it does not train."""
         return None

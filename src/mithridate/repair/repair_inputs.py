@@ -66,17 +66,24 @@ class RepairInputs:
         """Return whether rows of a stream are given."""
         return self._rows[stream] is not None
 
-    def rows(self, stream: str) -> list[TokenizedRow]:
+    def rows(self, stream: str, most: int | None = None) -> list[TokenizedRow]:
         """Return the tokenized rows of a stream.
+
+        Args:
+            stream: Name of the stream.
+            most: Number of its first rows that are needed; None for all.
 
         Raises:
             DefenseError: If they are not given.
             DataError: If no row is left.
         """
         # Tokenized once, though a search for a dose asks for them again and again.
-        if stream not in self._examples:
-            self._examples[stream] = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length)
-        return self._examples[stream]
+        if stream in self._examples:
+            return self._examples[stream][:most]
+        found = tokenize(self._given(self._rows, stream), self.tokenizer, self.max_length, most)
+        if most is None:
+            self._examples[stream] = found
+        return found
 
     def untokenized(self, stream: str) -> list[UntokenizedRow]:
         """Return the rows of a stream as they were given, without those of which no answer is left.

@@ -4,7 +4,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import model_validator
 from torch import nn
@@ -59,6 +59,9 @@ class StreamPasses(NamedTuple):
         refusals: Whether refusals stand in the place of the rows' own completions.
         rows: Rows they are over; None for the stream's batch.
         precise: Whether they are in float32 also where the rest of the step is not.
+        part: What of the rows they are over: ``prompts`` alone, or ``completions`` behind prompts that another pass of
+            the step keeps.
+        projected: Directions that every output of an adapted layer is projected out of, forward and backward.
     """
 
     stream: str
@@ -67,6 +70,8 @@ class StreamPasses(NamedTuple):
     refusals: bool = False
     rows: int | None = None
     precise: bool = False
+    part: Literal["whole", "prompts", "completions"] = "whole"
+    projected: int = 0
 
 
 class Defense(Settings):

@@ -15,6 +15,7 @@ from mithridate.models.batches import STAND_IN, Batch
 from mithridate.models.decoder import Decoder, DecoderPart, decoder_of
 from mithridate.models.fused_head import own_tokens, scored
 from mithridate.models.modes import in_float32, is_half
+from mithridate.models.prompt_cache import PromptCache, prompt_cache
 from mithridate.models.token_chunks import by_tokens
 from mithridate.models.tokenization import IGNORED
 from mithridate.models.unpadded import UnpaddedRows
@@ -102,6 +103,7 @@ class Likelihood:
         *,
         hidden: Sequence[DecoderPart] = (),
         logits: bool = False,
+        further: Mapping[str, Any] | None = None,
     ) -> ScoredRows:
         """Score a batch in one forward pass; all logits are never held at once, unless they are asked for.
 
@@ -110,13 +112,14 @@ class Likelihood:
             observe: Called with the model's output (per-token ``entropy``, ``is_top1``, ``label_mask``).
             hidden: Outputs to keep.
             logits: Whether to keep the logits.
+            further: Other inputs of the model than the batch's own.
         """
         laid = UnpaddedRows(batch) if self.unpadded else None
         with ExitStack() as hooks:
             outputs = {part: hooks.enter_context(captured(self.decoder.part(part))) for part in hidden}
             # The head is inside: TRL's fused head casts as the model does.
             with self.autocast():
-                output = scored(self.model, batch, logits, laid)
+                output = scored(self.model, batch, logits, laid, further)
         kept = {part: [_by_row(state, batch, laid) for state in found] for part, found in outputs.items()}
         self._touch(output.log_probs)
         if STAND_IN in batch:
@@ -125,6 +128,15 @@ class Likelihood:
             observe(output)
         told = output.logits if logits else None
         return ScoredRows(batch, output.log_probs, output.label_mask, kept, told, output.entropy)
+
+    def prompt_cache(self, batch: Batch, other: Batch) -> PromptCache | None:
+        """Return what lets a pass over other completions leave the prompts out; None where it has to pass over them.
+
+        Args:
+            batch: Rows that are scored first.
+            other: The same prompts with other completions, to be scored without gradient.
+        """
+        return None if self.unpadded else prompt_cache(self.model, batch, other)
 
     def read(self, hidden: Tensor) -> Tensor:
         """Return the logits of a hidden state, through last norm and output head: (…, features) → (…, vocabulary)."""

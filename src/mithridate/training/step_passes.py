@@ -11,6 +11,7 @@ from mithridate.errors import DefenseError
 from mithridate.models.activations import shifted
 from mithridate.models.batches import Batch
 from mithridate.models.decoder import DecoderPart
+from mithridate.models.prompt_cache import PromptCache
 from mithridate.training.perturbation import Perturbation
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.scoring import Likelihood, Pass
@@ -112,17 +113,31 @@ class StepPasses:
         # References first, because the weights must not change between a pass and its gradient.
         before = self._reference(batch, key, wanted)
         other_before = None if other is None else self._reference(other, key, wanted)
-        rows = self._likelihood.score(batch, observe, hidden=wanted.hidden, logits=wanted.logits)
+        shared = None if other is None else self._shared_prompts(batch, other, wanted, differentiable)
+        further = None if shared is None else shared.first
+        rows = self._likelihood.score(batch, observe, hidden=wanted.hidden, logits=wanted.logits, further=further)
         if before is not None:
             rows.reference = before
         if other is not None:
-            # Masks of the same state, although the refusals' tokens are others: the comparison is of completions, not
-            # of masks.
-            with self._rows.random.again(), nullcontext() if differentiable else torch.no_grad():
-                rows.paired = self._likelihood.score(other, hidden=wanted.hidden, logits=wanted.logits)
+            rows.paired = self._paired(other, shared, wanted, differentiable)
             if other_before is not None:
                 rows.paired.reference = other_before
         return rows
+
+    def _shared_prompts(self, batch: Batch, other: Batch, wanted: Wanted, differentiable: bool) -> PromptCache | None:
+        """Return the cache of prompts that both passes share; None where the second pass is over whole rows."""
+        # A gradient would have to go through the prompts of both passes.
+        whole = differentiable or wanted.hidden or wanted.logits or wanted.reference
+        return None if whole else self._likelihood.prompt_cache(batch, other)
+
+    def _paired(self, other: Batch, shared: PromptCache | None, wanted: Wanted, differentiable: bool) -> ScoredRows:
+        """Return the rows with other completions, scored after their own."""
+        # Masks of the same state, although the refusals' tokens are others: the comparison is of completions, not
+        # of masks.
+        with self._rows.random.again(), nullcontext() if differentiable else torch.no_grad():
+            if shared is not None:
+                return self._likelihood.score(shared.completions, further=shared.second)
+            return self._likelihood.score(other, hidden=wanted.hidden, logits=wanted.logits)
 
     def _reference(self, batch: Batch, key: Hashable, wanted: Wanted) -> ScoredRows | None:
         """Return the rows under the weights the stage started from; a mere likelihood is scored once a step."""

@@ -33,7 +33,7 @@ def _sbr(rng: random.Random) -> dict[str, Any]:
 
 def _anchors(settings: dict[str, Any], steps: int, rows: int) -> tuple[int, int]:
     anchors = settings.get("anchors", 8)
-    return 2 * steps * anchors, steps * anchors
+    return (steps + 1) * anchors, steps * anchors
 
 
 ROWS = {"sbr": Row(sbr, _sbr, displaces=True, extra_rows=_anchors)}
