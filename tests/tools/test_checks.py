@@ -14,6 +14,7 @@ from tools.measure_checks import checked, kept_runs
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
+from mithridate.report.axis_results import Setting
 from mithridate.report.results import Failure, Results
 from mithridate.report.scores import over_seeds
 from mithridate.report.seed_statistics import paired_bootstrap
@@ -142,8 +143,19 @@ def test_what_no_run_holds_is_not_measured_and_says_why():
 
 def test_a_method_that_could_not_act_says_why_itself():
     failed = run()
+    setting = Setting(
+        ratio=0.2, learning_rate=1e-4, epochs=3, size=704, alignment_learning_rate=2e-3, alignment_epochs=2
+    )
     failed.failures = [
-        Failure.model_construct(variant="lisa", method="lisa", reason="no dose is within the budget", seed=1)
+        Failure(
+            variant="lisa",
+            setting=setting,
+            at_base=True,
+            stage="finetuning",
+            method="lisa",
+            reason="no dose is within the budget",
+            seed=1,
+        )
     ]
     check = found(whole(fresh=failed)).fresh_prompts
     assert (check.passes, "no dose is within the budget" in check.why) == (None, True)
