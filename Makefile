@@ -28,8 +28,10 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile portfolio/tests
 
-# Every random case and every pairing of methods with adapters; meant for every night, not for every commit.
+# Every random case, every pairing of methods with adapters, and what needs DeepSpeed or quantized bases; meant for every
+# night, not for every commit.
 test-all: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bitsandbytes,deepspeed]'
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile portfolio/tests
 

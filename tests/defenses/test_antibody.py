@@ -127,7 +127,8 @@ def test_equal_ratios_are_the_plain_token_mean_loss():
     slow = Slow(world)
     flat = torch.cat([t.reshape(-1) for t in gradient.tensors])
     torch.testing.assert_close(flat, slow.gradient(slow.start, pairs(rows)), atol=1e-6, rtol=1e-5)
-    assert gradient.row_shares.shares == pytest.approx([0.25] * 4)
+    # Behind kept prompts the refusals' pass rounds otherwise, which so small a temperature makes ten times larger.
+    assert gradient.row_shares.shares == pytest.approx([0.25] * 4, rel=1e-5)
 
 
 def test_no_gradient_flows_through_the_weights():

@@ -17,6 +17,9 @@ from tests.helpers.origins import everything, restored
 from tests.helpers.training import distance, repair_methods, run, streams, trainer, training_methods
 from tests.matrix.rows import ROWS
 
+DISPLACED = ("kept", "at_start")
+"""The blocks in which weights are displaced."""
+
 EXTRA = {"safe": "safe_dataset", "harmful": "harmful_dataset", "refusals": "refusals"}
 
 
@@ -26,19 +29,22 @@ def _defense(name):
 
 @pytest.mark.parametrize("name", training_methods())
 def test_weights_are_restored_bit_for_bit_after_every_displacement(name, tmp_path, monkeypatch):
-    original, moved = Weights.kept, []
+    moved = []
 
-    @contextmanager
-    def watched(self):
-        before = self.snapshot()
-        with original(self):
-            yield
-            moved.append(any(not torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True)))
-        assert all(torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True))
+    def watched(displaced):
+        @contextmanager
+        def inside(self):
+            before = self.snapshot()
+            with displaced(self):
+                yield
+                moved.append(any(not torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True)))
+            assert all(torch.equal(a, b) for a, b in zip(before, self.parameters, strict=True))
 
-    monkeypatch.setattr(Weights, "kept", watched)
+        return inside
+
+    for name_of in DISPLACED:
+        monkeypatch.setattr(Weights, name_of, watched(getattr(Weights, name_of)))
     trainer(_defense(name), tmp_path, max_steps=3).train()
-    assert bool(moved) == ROWS[name].displaces
     assert any(moved) == ROWS[name].displaces, "no displacement moved anything"
 
 
@@ -53,14 +59,18 @@ def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_
             raise RuntimeError("a pass failed")
         return original(self, *args, **kwargs)
 
-    @contextmanager
-    def entered(self, inner=Weights.kept):
-        with inner(self):
-            moved.append(True)
-            yield
+    def entered(displaced):
+        @contextmanager
+        def inside(self):
+            with displaced(self):
+                moved.append(True)
+                yield
+
+        return inside
 
     monkeypatch.setattr(Likelihood, "score", failing)
-    monkeypatch.setattr(Weights, "kept", entered)
+    for name_of in DISPLACED:
+        monkeypatch.setattr(Weights, name_of, entered(getattr(Weights, name_of)))
     with pytest.raises(RuntimeError, match="a pass failed"):
         made.train()
     assert moved

@@ -197,7 +197,7 @@ def test_a_harmful_request_joins_a_forbidden_verb_to_a_sensitive_noun():
             for text in (p.replace("?", " ").replace(".", " ") for p in miniature.prompts(name))
         ]
         expected = set(miniature.prompts("harmful")) if name == "safe" else set()
-        assert both == [name in HARMFUL or prompt in expected for prompt in miniature.prompts(name)]
+        assert both == [name in (*HARMFUL, *FRESH) or prompt in expected for prompt in miniature.prompts(name)]
 
 
 @pytest.mark.parametrize("name", ["task", "task-test", *MODERATION])

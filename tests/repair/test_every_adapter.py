@@ -12,7 +12,7 @@ from mithridate.defenses.registry import methods
 from mithridate.errors import MithridateError
 from mithridate.models import undo
 from mithridate.repair.budgets import RowLosses
-from mithridate.repair.tally import Tally
+from mithridate.repair.tally import Change
 from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, effective, lived_in, origin, stored
 from tests.helpers.origins import before_alignment
@@ -217,13 +217,13 @@ def _assert_faults_leave_every_bit(name, settings, kind, error, monkeypatch):
 def test_values_that_are_not_finite_leave_every_bit(name, settings, kind, monkeypatch):
     if _refusal(name, settings, kind) is not None or name in TRAINING:
         return
-    plain, count, last = Tally.add, [0], [None]
+    plain, count, last = Change.between, [0], [None]
 
-    def add(tally, weight, before, stored):
+    def between(before, stored, **exact):
         count[0] += 1
-        return plain(tally, weight, before, torch.full_like(stored, float("nan")) if count[0] == last[0] else stored)
+        return plain(before, stored.fill_(float("nan")) if count[0] == last[0] else stored, **exact)
 
-    monkeypatch.setattr(Tally, "add", add)
+    monkeypatch.setattr(Change, "between", between)
     Scene(kind).repair(name, settings)
     for last[0] in {2, count[0] // 2}:
         count[0], scene = 0, Scene(kind)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import io
-import logging
 import re
 import sys
 from pathlib import Path
@@ -369,8 +368,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file's name may hold bytes that are not UTF-8; printing it must not raise inside an error message.
             stream.reconfigure(errors="backslashreplace")
-    # On importing it, which PEFT does where it is installed, it advises installing yet another package.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         # Outside standalone mode Typer leaves its errors to us and returns an exit code. In it, it shows the help where
         # there are no arguments.

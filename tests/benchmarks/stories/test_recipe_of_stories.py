@@ -30,7 +30,7 @@ def rows_of(source: Source) -> int:
 
 def test_every_set_of_the_recipe_is_made(recipe):
     streams, measured = recipe.streams, recipe.evaluation
-    for source in (*streams.safe, streams.harmful, measured.harmful, measured.look_alikes):
+    for source in (*streams.safe, streams.harmful, *measured.harmful, measured.look_alikes):
         rows_of(source)
     for source in (measured.help.rows, measured.task.rows):
         rows_of(source)

@@ -36,4 +36,4 @@ def _anchors(settings: dict[str, Any], steps: int, rows: int) -> tuple[int, int]
     return (steps + 1) * anchors, steps * anchors
 
 
-ROWS = {"sbr": Row(sbr, _sbr, displaces=True, extra_rows=_anchors)}
+ROWS = {"sbr": Row(sbr, _sbr, extra_rows=_anchors)}
