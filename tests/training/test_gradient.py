@@ -1,6 +1,9 @@
 """The vector's arithmetic against one flat float64 vector."""
 
+import copy
 import math
+import pickle
+import random
 
 import pytest
 import torch
@@ -181,6 +184,13 @@ def test_vectors_over_different_weights_are_not_combined():
         _owned(0) + _owned(1, sizes=(3, 5))
     with pytest.raises(DefenseError, match="over different weights"):
         Gradient([torch.ones(3)]) - Gradient([torch.ones(3), torch.ones(2)])
+    held = _owned(0)
+    for sizes in ((3, 5), (3, 5, 2, 1), (3, 5, 1)):
+        for combine in (held.__add__, held.dot, (2.0 * held).dot):
+            with pytest.raises(DefenseError, match="over different weights"):
+                combine(_owned(1, sizes))
+        with pytest.raises(DefenseError, match="over different weights"):
+            (2.0 * held).add_to(_owned(1, sizes).tensors)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.floats(0, 40))
@@ -195,3 +205,81 @@ def test_adding_to_tensors_is_adding_the_vector():
     first, second, into = _owned(0), _owned(1), [torch.ones(3), torch.ones(5), torch.ones(2)]
     (first - 2.0 * second).add_to(into)
     assert torch.equal(torch.cat(into), torch.ones(10) + (_values(first) - 2.0 * _values(second)))
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda gradient: pickle.loads(pickle.dumps(gradient))])
+def test_a_copy_does_not_change_with_the_vector(how):
+    for made in (_owned(0), 2.0 * _owned(0)):
+        before, copied = _values(made), how(made)
+        made += _owned(1)
+        assert torch.equal(_values(copied), before)
+        copied += _owned(2)
+        assert torch.equal(_values(made), before + _values(_owned(1)))
+
+
+def test_a_sum_into_a_vector_changes_it_under_all_its_names_and_a_multiple_does_not():
+    first = _owned(0)
+    other, before = first, _values(first)
+    other += _owned(1)
+    assert other is first
+    other *= 2.0
+    assert torch.equal(_values(first), before + _values(_owned(1)))
+
+
+def test_a_factor_that_changes_later_changes_nothing():
+    factor, first = torch.tensor(2.0), _owned(0)
+    scaled, divided = first * factor, first / factor
+    factor.zero_()
+    assert torch.equal(_values(scaled), 2.0 * _values(first))
+    assert torch.equal(_values(divided), _values(first) / 2.0)
+
+
+def test_a_sum_that_fails_halfway_is_no_value(monkeypatch):
+    total = 2.0 * _owned(0)
+    total = total + _owned(1)
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "_foreach_add_", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        total.norm()
+    monkeypatch.undo()
+    with pytest.raises(DefenseError, match="over different weights"):
+        total + _owned(1)
+
+
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.bfloat16], [torch.float32, torch.bfloat16]])
+def test_random_formulas_have_the_bits_of_torch_and_change_no_other_vector(dtypes):
+    chance = random.Random(0)
+    torch.manual_seed(0)
+    for _ in range(6):
+        held = []
+        for step in range(60):
+            if step < 3 or chance.random() < 0.1:
+                tensors = [torch.randn(size).to(chance.choice(dtypes)) for size in ((3, 2), (), (0,), (5,))]
+                make = chance.choice([Gradient, Gradient.owning, Gradient.reading])
+                held.append((make([t.clone() for t in tensors]), tensors))
+            here, there = chance.randrange(len(held)), chance.randrange(len(held))
+            (a, x), (b, y), s = held[here], held[there], chance.choice([2.0, -0.3, 1 / 3, 0.0])
+            added, scaled = torch._foreach_add(x, y), torch._foreach_mul(y, s)
+            held.append(
+                chance.choice(
+                    [
+                        lambda a=a, b=b, v=added: (a + b, v),
+                        lambda b=b, s=s, v=scaled: (b * s, v),
+                        lambda a=a, x=x: (-a / 3.0, torch._foreach_div(torch._foreach_neg(x), 3.0)),
+                        lambda a=a, b=b, s=s, x=x, v=scaled: (a - s * b, torch._foreach_sub(x, v)),
+                    ]
+                )()
+            )
+            held[chance.randrange(len(held))][0].norm()
+            if chance.random() < 0.3:
+                a += b
+                held[here] = a, added
+            if len(held) > 6:
+                # What nobody holds any longer may be overwritten.
+                del held[chance.randrange(len(held))], a, b
+        for found, expected in held:
+            pairs = list(zip(found.tensors, expected, strict=True))
+            assert all(one.dtype is two.dtype and torch.equal(one, two) for one, two in pairs)

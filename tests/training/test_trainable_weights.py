@@ -1,5 +1,7 @@
 """Weights: chosen by name, moved and put back bit for bit."""
 
+import signal
+
 import pytest
 import torch
 
@@ -43,8 +45,10 @@ def test_what_moved_is_counted_and_measured_as_stored():
 def test_a_displacement_of_a_wrong_shape_leaves_the_weights():
     weights = Weights(tiny.model())
     before = weights.snapshot()
-    with pytest.raises(RuntimeError), weights.moved(Gradient([torch.ones(7) for _ in before])):
-        pass
+    for wrong in ([torch.ones(7) for _ in before], [torch.ones_like(p) for p in before[1:]]):
+        for made in (Gradient(wrong), 2.0 * Gradient.reading(wrong)):
+            with pytest.raises(DefenseError, match="over different weights"), weights.moved(made):
+                pass
     assert all(torch.equal(a, b) for a, b in zip(weights.parameters, before, strict=True))
 
 
@@ -82,6 +86,30 @@ def test_at_the_start_both_values_survive_whatever_happens(fails):
             raise KeyError("inside")
     assert all(torch.equal(a, b) for a, b in zip(weights.parameters, now, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights.start, start, strict=True))
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_an_interrupt_while_the_weights_are_exchanged_loses_none(at, monkeypatch):
+    weights = Weights(tiny.model())
+    weights.start = weights.snapshot()
+    weights.add(Gradient([torch.full_like(p, 0.1) for p in weights.parameters]))
+    start, now = [t.clone() for t in weights.start], weights.snapshot()
+    copy, calls = torch.Tensor.copy_, []
+
+    def interrupted(self, *given):
+        copy(self, *given)
+        calls.append(self)
+        # Between the two copies of an exchange, on the way there and on the way back.
+        if len(calls) == (at if at < 7 else 2 * len(start) + at):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt), weights.at_start():
+        pass
+    monkeypatch.undo()
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters, now, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights.start, start, strict=True))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_at_the_start_there_is_no_other_start():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,9 @@ class Gradient:
     over the processes in one message, and all of them must ask for one at the same time.
 
     Each vector takes as much memory as the weights, so sums and multiples are computed when their value is needed, in
-    the memory of terms that nothing else holds by then. ``+=`` and ``-=`` compute at once. Tensors that a vector was
-    made of from outside are never overwritten.
+    the memory of terms that nothing else holds by then. ``+=`` and ``-=`` compute at once and, as with tensors, change
+    the vector under each of its names; what was made of it before does not change. Tensors that a vector was made of
+    from outside are never overwritten.
 
     What was found while a gradient was taken goes with it through the arithmetic: a sum leaves alone what all its
     terms leave alone, and has the row weights of the one term that has some.
@@ -72,7 +74,7 @@ class Gradient:
         found = self._stored()
         if found.access is not Access.LENT:
             # From here on the caller may write to them, which must not change what others make of the same term.
-            alone = found.access is Access.OURS and set(found.holders) <= {self}
+            alone = found.access is Access.OURS and set(found.users) <= {self}
             found = Stored(found.tensors if alone else [t.clone() for t in found.tensors], Access.LENT)
             self._hold(found)
         return found.tensors
@@ -88,6 +90,7 @@ class Gradient:
 
     def add_to(self, tensors: Sequence[Tensor]) -> None:
         """Add this vector to tensors in place, without a copy of it."""
+        _require_same_weights(terms(self._vector)[0].tensors, tensors)
         done = 0
         for (found,) in values(self._vector):
             torch._foreach_add_(list(tensors[done : done + len(found)]), list(found))
@@ -100,15 +103,19 @@ class Gradient:
         return self._with(Sum(self._term(), other._term(), minus=True), other)
 
     def __mul__(self, scale: float) -> "Gradient":
-        return self._with(Scaled(self._term(), scale))
+        return self._with(Scaled(self._term(), float(scale)))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> "Gradient":
-        return self._with(Scaled(self._term(), divisor, divides=True))
+        return self._with(Scaled(self._term(), float(divisor), divides=True))
 
     def __neg__(self) -> "Gradient":
         return self._with(Scaled(self._term(), -1.0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy that the terms do not know of would change when they are overwritten.
+        return Gradient, (self.tensors, self.frozen, self.row_shares, self.holders)
 
     def __iadd__(self, other: "Gradient") -> "Gradient":
         return self._become(self + other)
@@ -118,10 +125,12 @@ class Gradient:
 
     def dot(self, other: "Gradient") -> float:
         """Return the inner product over all parameters (each tensor's in float32, their sum in float64)."""
+        vectors = self._term(), other._term()
+        _require_same_weights(*(terms(vector)[0].tensors for vector in vectors))
         # One number per tensor, and those in float64: millions of small squares would be lost in a float32 sum.
         parts = [
             torch.dot(_flat(a), _flat(b)).double()
-            for mine, theirs in values(self._term(), other._term())
+            for mine, theirs in values(*vectors)
             for a, b in zip(mine, theirs, strict=True)
         ]
         return float(self._over_all(torch.stack(parts).sum(), other))
@@ -156,9 +165,9 @@ class Gradient:
     def _hold(self, vector: Vector) -> None:
         if hasattr(self, "_vector"):
             for term in terms(self._vector):
-                term.holders.discard(self)
+                term.users.discard(self)
         for term in terms(vector):
-            term.holders.add(self)
+            term.users.add(self)
         self._vector = vector
 
     def _term(self) -> Vector:
@@ -166,7 +175,10 @@ class Gradient:
         if not isinstance(self._vector, Stored):
             spare = spare_terms(self._vector, self)
             if spare or len(terms(self._vector)) > LONGEST:
-                self._hold(Stored(computed(self._vector, spare), Access.OURS))
+                vector = self._vector
+                # Whatever fails midway has overwritten a part of the terms: it must not leave them as a value.
+                self._hold(Stored([], Access.LENT))
+                self._hold(Stored(computed(vector, spare), Access.OURS))
         return self._vector
 
     def _stored(self) -> Stored:
@@ -187,8 +199,7 @@ class Gradient:
 
     def _with(self, vector: Vector, other: "Gradient | None" = None) -> "Gradient":
         found = terms(vector)
-        if len({len(term.tensors) for term in found}) > 1:
-            raise DefenseError("two vectors over different weights are combined; take both over the same weights")
+        _require_same_weights(*(term.tensors for term in found))
         if any(term.access is Access.LENT for term in found):
             vector = Stored(computed(vector), Access.OURS)
         if other is None:
@@ -214,6 +225,12 @@ def require_direction(norm: float) -> None:
             f"a gradient with norm {norm} has no direction, so the defense cannot act; "
             "check that its stream has trained tokens and that the loss is finite"
         )
+
+
+def _require_same_weights(*vectors: Sequence[Tensor]) -> None:
+    shapes = [tensor.shape for tensor in vectors[0]]
+    if any([tensor.shape for tensor in vector] != shapes for vector in vectors[1:]):
+        raise DefenseError("two vectors over different weights are combined; take both over the same weights")
 
 
 def _in_both(first: Sequence[bool] | None, second: Sequence[bool] | None) -> list[bool] | None:

@@ -1,7 +1,10 @@
 """The trainable weights of a model: read, displaced and restored in one place."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -173,15 +176,17 @@ class Weights:
         self._start = None
         exchanged = 0
         try:
-            for here, there in zip(self.shards, start, strict=True):
-                _exchange(here, there)
-                exchanged += 1
+            with _uninterrupted():
+                for here, there in zip(self.shards, start, strict=True):
+                    _exchange(here, there)
+                    exchanged += 1
             with torch.no_grad():
                 yield
         finally:
-            for here, there in list(zip(self.shards, start, strict=True))[:exchanged]:
-                _exchange(here, there)
-            self._start = start
+            with _uninterrupted():
+                for here, there in list(zip(self.shards, start, strict=True))[:exchanged]:
+                    _exchange(here, there)
+                self._start = start
 
     @contextmanager
     def freezing(self, frozen: Sequence[bool]) -> Iterator[None]:
@@ -265,6 +270,24 @@ class _Gathered(Weights):
     def parameters(self) -> list[Tensor]:
         """The copies."""
         return self._copies
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended, since weights that are half exchanged are neither's."""
+    usual = signal.getsignal(signal.SIGINT)
+    # Python calls its own handlers, and lets them be changed, in the main thread only.
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if waiting:
+            usual(*waiting[0])
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from mithridate.models.modes import is_half
+
 SHARE = 32
 """An expression is computed in pieces of about this share of it, which is the room that it takes."""
 
@@ -33,12 +35,12 @@ class Stored:
     Attributes:
         tensors: One tensor per trainable parameter.
         access: Who may write to them.
-        holders: The objects whose expressions it is a term of.
+        users: The objects whose expressions it is a term of.
     """
 
     tensors: list[Tensor]
     access: Access
-    holders: WeakSet[object] = field(default_factory=WeakSet)
+    users: WeakSet[object] = field(default_factory=WeakSet)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,15 +74,15 @@ def terms(vector: Vector) -> list[Stored]:
     return terms(vector.first) + terms(vector.second)
 
 
-def spare_terms(vector: Vector, holder: object) -> list[Stored]:
-    """Return the terms that only one holder needs, and in one place, so that they may be overwritten with a result.
+def spare_terms(vector: Vector, user: object) -> list[Stored]:
+    """Return the terms that only one user needs, and in one place, so that they may be overwritten with a result.
 
     Args:
         vector: The expression.
-        holder: Who holds it.
+        user: Whose expression it is.
     """
     every = terms(vector)
-    return [t for t in every if t.access is Access.OURS and every.count(t) == 1 and set(t.holders) <= {holder}]
+    return [t for t in every if t.access is Access.OURS and every.count(t) == 1 and set(t.users) <= {user}]
 
 
 def computed(vector: Vector, spare: Collection[Stored] = ()) -> list[Tensor]:
@@ -136,10 +138,15 @@ def _value(vector: Vector, piece: slice, spare: Collection[Stored]) -> tuple[lis
 
 
 def _scaled(inner: list[Tensor], is_new: bool, by: Scaled) -> list[Tensor]:
-    if is_new:
+    if is_new and not any(is_half(tensor) for tensor in inner):
         (torch._foreach_div_ if by.divides else torch._foreach_mul_)(inner, by.factor)
         return inner
-    return list((torch._foreach_div if by.divides else torch._foreach_mul)(inner, by.factor))
+    scaled = list((torch._foreach_div if by.divides else torch._foreach_mul)(inner, by.factor))
+    if is_new:
+        # On CPUs torch rounds the factor too where it multiplies half precision in place, which gives other bits.
+        torch._foreach_copy_(inner, scaled)
+        return inner
+    return scaled
 
 
 def _widest(into: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
