@@ -79,9 +79,7 @@ def test_a_merged_release_states_what_merging_loses(tree: dict[str, Any], adapte
     assert json.loads((tmp_path / "variants/repaired/seed-0/manifest.json").read_text())["merging"] == loss
 
 
-def test_the_form_is_in_keys_and_hashes_only_where_a_base_is_quantized(
-    tree: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_form_is_in_keys_and_hashes_only_where_a_base_is_quantized(tree: dict[str, Any], tmp_path: Path) -> None:
     require_bitsandbytes()
     for quantize in ("none", "nf4"):
         recipe = make_recipe(tree | {"quantize": quantize})
