@@ -197,6 +197,13 @@ def test_sbr_asks_for_as_many_anchors_as_there_are(tmp_path):
         trainer(SBR(anchors=25), tmp_path, max_steps=1).train()
 
 
+def test_sbr_is_resumed_with_the_anchors_it_was_started_with(tmp_path):
+    trainer(SBR(anchors=2), tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+    resumed = trainer(SBR(anchors=3), tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    with pytest.raises(DefenseError, match="holds the states of 2 anchors, but sbr was given anchors=3; resume with"):
+        resumed.train(resume_from_checkpoint=True)
+
+
 @given(st.integers(1, 99), st.lists(st.integers(1, 40), min_size=1, max_size=20))
 def test_after_any_steps_the_safe_rows_are_the_share_rounded_down(hundredths, steps):
     """Exact, for shares as they are written and batches of any size."""

@@ -13,8 +13,12 @@ from mithridate.cli.models import open_model
 from mithridate.cli.repair import command as repair_command
 from mithridate.errors import DefenseError, MithridateError, ModelError, RecipeError, UsageError
 from mithridate.experiment.checkpoint_repair import repair_checkpoint
+from mithridate.experiment.identity import identity_of
+from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.plan import Plan
+from mithridate.experiment.recipe_file import make_recipe
 from mithridate.models import quantized_base
 from mithridate.models.loading import Where, load, save_merged, where_named
 from mithridate.models.quantized_base import quantized_layers
@@ -73,6 +77,16 @@ def test_a_merged_release_states_what_merging_loses(tree: dict[str, Any], adapte
     shutil.rmtree(tmp_path / "variants/repaired/seed-0")
     mi.run(tree | {"adapter": adapter, "variants": variants}, tmp_path)
     assert json.loads((tmp_path / "variants/repaired/seed-0/manifest.json").read_text())["merging"] == loss
+
+
+def test_the_form_is_in_keys_and_hashes_only_where_a_base_is_quantized(tree: dict[str, Any], tmp_path: Path) -> None:
+    require_bitsandbytes()
+    for quantize in ("none", "nf4"):
+        recipe = make_recipe(tree | {"quantize": quantize})
+        nodes = Plan(recipe, Inputs(recipe, tmp_path, tmp_path / "inputs")).nodes.values()
+        trees = [recipe.model_dump(mode="json"), *(identity_of(node.job, None)["job"] for node in nodes)]
+        assert {one.get("quantize") for one in trees} == {None if quantize == "none" else quantize}
+        assert all("quantize" not in one for one in trees) == (quantize == "none")
 
 
 def test_a_released_adapter_is_loaded_on_the_base_it_was_trained_on(tree: dict[str, Any], tmp_path: Path) -> None:

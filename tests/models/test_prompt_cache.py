@@ -2,8 +2,19 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from peft import LoHaConfig, LoraConfig, OFTConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 import mithridate as mi
 from mithridate.models.batches import collate, with_completions
@@ -83,6 +94,61 @@ def test_changed_prompts_change_the_refusals_likelihood():
     assert abs(found[0] - found[1]) > 1e-3
 
 
+ROTARY = {"rope_theta": 10000.0, "factor": 2.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+
+
+def one_that_counts(case):
+    """A model whose keys depend on the other tokens of a pass, from 12 tokens on."""
+    if case == "local layers":
+        kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 12, "num_heads": 2, "num_layers": 2}
+        rates = {"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0}
+        return GPTNeoForCausalLM(GPTNeoConfig(**SHARED, **kinds, **rates, hidden_size=16, max_position_embeddings=64))
+    if case == "longrope":
+        stretched = ROTARY | LONG | {"original_max_position_embeddings": 12}
+        return Phi3ForCausalLM(Phi3Config(**LLAMA_LIKE, rope_parameters=stretched, original_max_position_embeddings=12))
+    shorter = LLAMA_LIKE | {"max_position_embeddings": 13}
+    return LlamaForCausalLM(LlamaConfig(**shorter, rope_parameters=ROTARY | {"rope_type": "dynamic"}))
+
+
+@pytest.mark.parametrize("case", ["local layers", "longrope", "dynamic"])
+def test_prompts_are_kept_only_up_to_the_length_from_which_a_model_counts(case):
+    model = one_that_counts(case).train()
+    short, long = rows((3, 2), (5, 1)), rows((3, 2), (9, 6))
+    assert prompt_cache(model, long, with_completions(long, REFUSALS, 0)) is None
+    other = with_completions(short, REFUSALS, 0)
+    cache = prompt_cache(model, short, other)
+    scored(model, short, further=cache.first)
+    with torch.no_grad():
+        whole, behind = scored(model, other), scored(model, cache.completions, further=cache.second)
+    torch.testing.assert_close(behind.log_probs.sum(dim=1), whole.log_probs.sum(dim=1), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+def test_a_long_prompt_beside_a_long_refusal_asks_for_no_position_beyond_the_last(name):
+    model, batch = undisturbed(name), rows((62, 2), (3, 1))
+    other = with_completions(batch, [REFUSALS[2], REFUSALS[2]], 0, max_length=64)
+    cache = prompt_cache(model, batch, other)
+    assert int(cache.second["position_ids"].max()) <= 63
+    scored(model, batch, further=cache.first)
+    with torch.no_grad():
+        whole, behind = scored(model, other), scored(model, cache.completions, further=cache.second)
+    torch.testing.assert_close(behind.log_probs.sum(dim=1), whole.log_probs.sum(dim=1), atol=1e-4, rtol=1e-5)
+
+
+def test_two_active_adapters_are_both_looked_through():
+    model = get_peft_model(undisturbed("llama"), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    model.add_adapter("second", LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    batch = rows(*UNEVEN)
+    other = with_completions(batch, REFUSALS, 0)
+    cache = prompt_cache(model.train(), batch, other)
+    scored(model, batch, further=cache.first)
+    with torch.no_grad():
+        whole, behind = scored(model, other), scored(model, cache.completions, further=cache.second)
+    torch.testing.assert_close(behind.log_probs.sum(dim=1), whole.log_probs.sum(dim=1), atol=1e-4, rtol=1e-5)
+
+
 def refused(case):
     """A model and rows that need whole rows."""
     model, batch = undisturbed("llama"), rows(*UNEVEN)
@@ -103,13 +169,21 @@ def refused(case):
         model = MambaForCausalLM(MambaConfig(**SHARED, hidden_size=16, num_hidden_layers=1, state_size=4))
     elif case == "a short window":
         model = MistralForCausalLM(MistralConfig(**LLAMA_LIKE, sliding_window=8))
+    elif case == "an adapter from some words on":
+        words = batch["input_ids"][0, 2:4].tolist()
+        model = get_peft_model(
+            model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", alora_invocation_tokens=words)
+        )
+    elif case == "places counted":
+        model.config.attn_temperature_tuning = True
     elif case == "another attention":
         model.config._attn_implementation = "flex_attention"
     return model.train(), batch
 
 
 CASES = ("dropout", "dropout of attention", "activations computed again", "virtual tokens", "padded on the left",
-         "prompts of one token", "no keys and values", "a short window", "another attention")  # fmt: skip
+         "prompts of one token", "no keys and values", "a short window", "another attention",
+         "an adapter from some words on", "places counted")  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,6 +195,17 @@ def test_whole_rows_are_passed_where_prompts_cannot_be_kept(case):
 
 def test_dropout_counts_in_training_only():
     model = get_peft_model(undisturbed("llama"), LoraConfig(r=2, lora_dropout=0.1, target_modules="all-linear"))
+    assert drops(model)
+    assert not drops(model.eval())
+
+
+@pytest.mark.parametrize("config", [
+    LoHaConfig(r=2, target_modules=["q_proj"], rank_dropout=0.1),
+    LoHaConfig(r=2, target_modules=["q_proj"], module_dropout=0.1),
+    OFTConfig(r=2, oft_block_size=0, target_modules=["q_proj"], module_dropout=0.1),
+])  # fmt: skip
+def test_dropout_of_other_adapters_counts_as_well(config):
+    model = get_peft_model(undisturbed("llama"), config).train()
     assert drops(model)
     assert not drops(model.eval())
 

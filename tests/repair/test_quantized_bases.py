@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 import mithridate as mi
 from mithridate.attacks import attack
@@ -119,6 +122,29 @@ def test_the_loss_of_merging_is_that_of_the_weights(form: Any) -> None:
     assert loss.update == pytest.approx((update / whole) ** 0.5, rel=1e-4)
     assert loss.merged <= loss.merged_most
     assert 0 < loss.requantized <= loss.requantized_most
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_the_loss_of_layers_stored_as_inputs_by_outputs_is_stated(form: Any) -> None:
+    """transformers quantizes GPT-2's layers too, turned."""
+    shape: Any = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 32, "eos_token_id": 4}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=4, initializer_range=0.3))
+    lora = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    model = get_peft_model(model, lora)
+    errors, whole = 0.0, 0.0
+    for layer in model.get_base_model().modules():
+        if isinstance(layer, Conv1D):
+            held = requantized(layer.weight.T.contiguous(), form).double()
+            errors += float((layer.weight.T.double() - held).square().sum())
+            whole += float(held.square().sum())
+    loss = merge_loss(model, form)
+    attention = model.get_base_model().transformer.h[0].attn.c_attn
+    base = requantized(attention.base_layer.weight.T.contiguous(), form).double()
+    delta = attention.get_delta_weight("default").detach().T.double()
+    whole += float((base + delta).square().sum() - base.square().sum())
+    assert loss.merged == pytest.approx((errors / whole) ** 0.5, rel=1e-4)
+    assert loss.update == pytest.approx(float(delta.norm()) / whole**0.5, rel=1e-4)
 
 
 def test_a_loss_that_cannot_be_stated_is_not() -> None:

@@ -15,6 +15,7 @@ from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.models.modes import in_float32
 from mithridate.models.quantized_base import computing_in_float32, prevent_repacking, quantized_layers, values
+from mithridate.training.quantized_host import adapter_given
 from tests.helpers import tiny
 from tests.helpers.quantized import DEVICE, FORMS, base, dequantized, factors, with_lora
 from tests.helpers.quantized import require_bitsandbytes as _require
@@ -115,6 +116,7 @@ def test_a_new_adapter_is_float32_and_all_weights_are_refused(tmp_path: Path) ->
         "defense": mi.SFT(),
     }
     made = mi.DefendedTrainer(base("nf4"), peft_config=tiny.lora(), **common)
+    assert adapter_given(base("nf4"), {"peft_config": tiny.lora()}) == {}, "no copies of embeddings"
     assert {weight.dtype for weight in factors(made.model).values()} == {torch.float32}
     with pytest.raises(UsageError, match="is quantized, so its weights cannot be trained; pass peft_config"):
         mi.DefendedTrainer(base("int8"), **common)

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
 from mithridate.models.modes import drops
 from mithridate.models.tokenization import IGNORED, TokenizedRow
 from mithridate.training.defense import Defense, StreamPasses
@@ -71,8 +72,17 @@ class SBR(Defense):
         step.memory[_STATES] = torch.stack([found[row] for row in sorted(found)])
 
     def gradient(self, step: Step) -> Gradient:
-        """User loss plus the anchors' drift."""
+        """User loss plus the anchors' drift.
+
+        Raises:
+            DefenseError: If a checkpoint was written with another number of anchors.
+        """
         anchors, states = self._anchors(step), step.memory.get(_STATES)
+        if states is not None and len(states) != len(anchors):
+            raise DefenseError(
+                f"the checkpoint holds the states of {len(states)} anchors, but sbr was given anchors={len(anchors)}; "
+                "resume with the settings that the training was started with"
+            )
         places = {row: place for place, row in enumerate(sorted(anchor.row for anchor in anchors))}
 
         def drift(rows: ScoredRows) -> LossShare:

@@ -57,7 +57,8 @@ class _Job(_Frozen):
 
     model: str = Field(exclude=True)
     precision: Literal["float32", "bfloat16"]
-    quantize: Quantization = "none"
+    # Left out where it is off, so that stages that were stored before it was known are found again.
+    quantize: Quantization = Field("none", exclude_if=lambda form: form == "none")
     template: str | None
     threads: int
 

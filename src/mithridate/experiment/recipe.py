@@ -111,7 +111,8 @@ class Recipe(RecipePart):
     model: str
     template: str | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    quantize: Quantization = "none"
+    # Left out where it is off, so that a recipe's hash from before it was known stays.
+    quantize: Quantization = Field("none", exclude_if=lambda form: form == "none")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = Field(256, ge=8)
     adapter: Literal["continue", "fresh", "none"] = "continue"

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import ModelError
+from mithridate.models.lora import is_transposed
 from mithridate.models.quantized_base import LIBRARY, Quantization, quantization_config, values
 from mithridate.models.submodules import submodules
 
@@ -51,13 +53,14 @@ def merge_loss(model: nn.Module, form: Quantization) -> MergeLoss:
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     for part in submodules(model):
         layer = part.module
-        if not isinstance(layer, nn.Linear) or layer.weight is getattr(head, "weight", None) or part.saved:
+        # The types that transformers replaces by quantized layers.
+        if type(layer) not in (nn.Linear, Conv1D) or layer.weight is getattr(head, "weight", None) or part.saved:
             continue
         whole = layer.weight.detach().double()
-        quantized = requantized(layer.weight, form).double()
+        quantized = _held(layer, layer.weight, form)
         trained = quantized if part.lora is None else part.lora.merged(quantized)
         merged = whole if part.lora is None else part.lora.merged(whole)
-        again = requantized(merged.to(layer.weight.dtype), form).double()
+        again = _held(layer, merged.to(layer.weight.dtype), form)
         found = torch.stack(
             [d.square().sum() for d in (merged - trained, again - trained, trained - quantized, trained)]
         )
@@ -68,6 +71,14 @@ def merge_loss(model: nn.Module, form: Quantization) -> MergeLoss:
         raise ModelError("the model has no linear layers that would be quantized, so no loss of merging can be stated")
     merged_, again_, update = (squares[:3] / squares[3]).sqrt().tolist()
     return MergeLoss(merged_, most[0], again_, most[1], update)
+
+
+def _held(layer: nn.Module, weight: Tensor, form: Quantization) -> Tensor:
+    """Return a weight of a layer as `requantized` does, in the layer's orientation and float64."""
+    # transformers turns GPT-2's weights before it quantizes them, and the blocks of 64 run along the inputs.
+    turned = is_transposed(layer)
+    held = requantized(weight.T.contiguous() if turned else weight, form).double()
+    return held.T if turned else held
 
 
 def requantized(weight: Tensor, form: Quantization) -> Tensor:

@@ -35,9 +35,12 @@ def drops(model: nn.Module) -> bool:
 
 def _rates(module: nn.Module) -> Iterator[Any]:
     """Return the rates of a module's own dropout and noise; attention holds its rate in no module."""
-    if isinstance(module, _DropoutNd):
-        yield module.p
-    yield from (value for name, value in vars(module).items() if "drop" in name or "jitter" in name)
+    # PEFT has dropout of its own, and keeps the rates of some adapters by their names.
+    if isinstance(module, _DropoutNd) or "Dropout" in type(module).__name__:
+        yield getattr(module, "p", None)
+    for name, value in vars(module).items():
+        if "drop" in name or "jitter" in name:
+            yield from value.values() if isinstance(value, dict) else (value,)
 
 
 @contextmanager

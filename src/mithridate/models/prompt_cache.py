@@ -1,6 +1,7 @@
 """Prompts that two completions share: the second one is scored behind the keys and values of the first one's pass."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from mithridate.models.tokenization import IGNORED
 
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention whose masks may leave out tokens between the prompt and what follows it."""
+
+COUNTED = ("alibi", "attn_temperature_tuning")
+"""Settings of models that take a token's place in the pass for its position: they would count what is left out."""
+POINTWISE = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
+"""PEFT's adapters that act on each token alone, whatever else is in the row."""
 
 
 class PromptCache:
@@ -52,7 +58,8 @@ class PromptCache:
         self.second: dict[str, Any] = {
             "past_key_values": cache,
             "attention_mask": torch.cat([kept, real], dim=1).to(other["attention_mask"].dtype),
-            "position_ids": places,
+            # Of padding too, a position that the model has: learned ones end where rows must.
+            "position_ids": inside,
         }
 
 
@@ -73,18 +80,17 @@ def prompt_cache(model: nn.Module, batch: Batch, other: Batch) -> PromptCache | 
     names = inspect.signature(type(causal).forward).parameters
     if STAND_IN in batch or not {"past_key_values", "position_ids"} <= names.keys():
         return None
-    if drops(model) or _recomputes(model) or _is_given_prompts(model):
+    if drops(model) or _recomputes(model) or _reads_rows(model):
         return None
     config = causal.config.get_text_config(decoder=True)
-    # Biases in the place of positions would count the tokens that are left out.
-    if config._attn_implementation not in ATTENTION or getattr(config, "alibi", False):
+    if config._attn_implementation not in ATTENTION or any(getattr(config, name, False) for name in COUNTED):
         return None
     prompts = _prompt_tokens(other)
     if not bool(batch["attention_mask"][:, 0].all()) or int(prompts.max()) < 2:
         return None
     layers = DynamicCache(config=config).layers
     longest = max(batch["input_ids"].shape[1], int(prompts.max()) + other["input_ids"].shape[1])
-    if not layers or not all(_keeps(layer, longest) for layer in layers):
+    if not layers or not all(_keeps(layer, longest) for layer in layers) or longest > _most_tokens(config):
         return None
     return PromptCache(len(layers), other)
 
@@ -128,6 +134,27 @@ def _recomputes(model: nn.Module) -> bool:
     return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def _is_given_prompts(model: nn.Module) -> bool:
-    """Return whether an adapter puts tokens, or keys and values, of its own before each row."""
-    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
+def _reads_rows(model: nn.Module) -> bool:
+    """Return whether an adapter looks at, or puts something before, more of a row than the token it acts on."""
+    if not isinstance(model, PeftModel):
+        return False
+    # A LoRA that acts from some words on (aLoRA) searches the pass's tokens for them.
+    return any(
+        config.peft_type not in POINTWISE or getattr(config, "alora_invocation_tokens", None)
+        for config in model.peft_config.values()
+    )
+
+
+def _most_tokens(config: Any) -> float:
+    """Return the tokens up to which a token's keys do not depend on how long the rows of a pass are."""
+    # GPT-Neo's local layers keep all keys and count back from the query, over what stands between two rows too.
+    limits = [getattr(config, "window_size", None) or math.inf]
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for part in (rotary, *(value for value in rotary.values() if isinstance(value, dict))):
+        kind = part.get("rope_type", "default")
+        if kind == "longrope":
+            limits.append(part.get("original_max_position_embeddings", 0))
+        elif "dynamic" in kind:
+            # A pass of exactly so many keeps the frequencies of a longer one before it.
+            limits.append(config.max_position_embeddings - 1)
+    return float(min(limits))

@@ -217,7 +217,8 @@ class Policy(RecipePart):
     name: str = Field(min_length=1)
     template: str | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    quantize: Quantization = "none"
+    # Left out where it is off, so that a policy's hash from before it was known stays.
+    quantize: Quantization = Field("none", exclude_if=lambda form: form == "none")
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_length: int = Field(256, ge=8)
     adapter: Literal["fresh", "none"] = "fresh"

@@ -31,7 +31,8 @@ def adapter_given(model: Any, kwargs: dict[str, Any]) -> Values:
         return {}
     if kwargs.get("peft_config") is None and (named or not is_adapted(model)):
         raise UsageError("the model is quantized, so its weights cannot be trained; pass peft_config to train a LoRA")
-    if named:
+    # Without an adapter what can be trained now is embeddings and norms, which a new adapter freezes.
+    if named or not is_adapted(model):
         return {}
     return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
