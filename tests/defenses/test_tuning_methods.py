@@ -197,11 +197,15 @@ def test_sbr_asks_for_as_many_anchors_as_there_are(tmp_path):
         trainer(SBR(anchors=25), tmp_path, max_steps=1).train()
 
 
-def test_sbr_is_resumed_with_the_anchors_it_was_started_with(tmp_path):
-    trainer(SBR(anchors=2), tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
-    resumed = trainer(SBR(anchors=3), tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
-    with pytest.raises(DefenseError, match="holds the states of 2 anchors, but sbr was given anchors=3; resume with"):
-        resumed.train(resume_from_checkpoint=True)
+def test_sbr_resumed_with_other_anchors_holds_those_where_the_aligned_model_had_them(tmp_path):
+    often = {"save_strategy": "steps", "save_steps": 1}
+    trainer(SBR(anchors=2), tmp_path / "a", max_steps=1, **often).train()
+    resumed, fresh = (trainer(SBR(anchors=3), tmp_path / name, max_steps=2, **often) for name in "ab")
+    resumed.train(resume_from_checkpoint=True)
+    fresh.train()
+    here, there = (one._training.memory["anchor_states"] for one in (resumed, fresh))
+    assert len(here) == 3
+    torch.testing.assert_close(here, there)
 
 
 @given(st.integers(1, 99), st.lists(st.integers(1, 40), min_size=1, max_size=20))

@@ -13,12 +13,14 @@ step, with the step's own masks, so that a model that has not moved has not drif
 Difference. From the released script, which lacks an import and does not start: none is known beyond that.
 """
 
+from collections.abc import Sequence
+from zlib import crc32
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mithridate.defenses.registry import register
-from mithridate.errors import DefenseError
 from mithridate.models.modes import drops
 from mithridate.models.tokenization import IGNORED, TokenizedRow
 from mithridate.training.defense import Defense, StreamPasses
@@ -59,31 +61,11 @@ class SBR(Defense):
         """Return the pass over the user's rows, and that over the anchors' prompts."""
         return [StreamPasses(main, 1, 1), StreamPasses("harmful", 1, 1, rows=self.anchors, part="prompts")]
 
-    def start(self, step: Step) -> None:
-        """Find the anchors' states under the aligned model."""
-        if drops(step.model):
-            return
-        with step.at_start():
-            scored = step.score(self._anchors(step), hidden=("final",))
-        mine = [
-            (row, state.cpu()) for rows in scored for row, state in zip(rows.row.tolist(), _ends(rows), strict=True)
-        ]
-        found = {row: state for part in step.gather(mine) for row, state in part}
-        step.memory[_STATES] = torch.stack([found[row] for row in sorted(found)])
-
     def gradient(self, step: Step) -> Gradient:
-        """User loss plus the anchors' drift.
-
-        Raises:
-            DefenseError: If a checkpoint was written with another number of anchors.
-        """
-        anchors, states = self._anchors(step), step.memory.get(_STATES)
-        if states is not None and len(states) != len(anchors):
-            raise DefenseError(
-                f"the checkpoint holds the states of {len(states)} anchors, but sbr was given anchors={len(anchors)}; "
-                "resume with the settings that the training was started with"
-            )
-        places = {row: place for place, row in enumerate(sorted(anchor.row for anchor in anchors))}
+        """User loss plus the anchors' drift."""
+        anchors = self._anchors(step)
+        # With dropout the aligned model is asked in every step, under the masks of that step.
+        states = None if drops(step.model) else self._states(step, anchors)
 
         def drift(rows: ScoredRows) -> LossShare:
             """Mean over anchors and features of the squared change at the prompt's last token."""
@@ -91,7 +73,7 @@ class SBR(Defense):
             if states is None:
                 then = _ends(rows.reference)
             else:
-                then = states[[places[row] for row in rows.row.tolist()]].to(now)
+                then = states[rows.row.cpu()].to(now)
             return rows.per_row((now - then).square().mean(dim=1))
 
         found = step.gradient(anchors, loss=drift, hidden=("final",), reference=states is None)
@@ -99,20 +81,38 @@ class SBR(Defense):
         step.log(extra_gradient_norm=extra.norm())
         return step.gradient("user") + extra
 
+    def _states(self, step: Step, anchors: Sequence[TokenizedRow]) -> Tensor:
+        """Return the anchors' states under the aligned model, (anchors, features); found once."""
+        # A training that is resumed may have been given others.
+        of = crc32(repr([list(anchor.input_ids) for anchor in anchors]).encode())
+        if step.memory.get(_ANCHORS) != of:
+            with step.at_start():
+                scored = step.score(anchors, hidden=("final",))
+            mine = [
+                (place, end.cpu()) for rows in scored for place, end in zip(rows.row.tolist(), _ends(rows), strict=True)
+            ]
+            found = dict(pair for part in step.gather(mine) for pair in part)
+            step.memory[_STATES] = torch.stack([found[place] for place in range(len(anchors))])
+            step.memory[_ANCHORS] = of
+        states: Tensor = step.memory[_STATES]
+        return states
+
     def _anchors(self, step: Step) -> list[TokenizedRow]:
         # Always the same prompts, which is what ties the state down.
-        return [_cut(row) for row in step.first("harmful", self.anchors)]
+        return [_cut(row, place) for place, row in enumerate(step.first("harmful", self.anchors))]
 
 
 _STATES = "anchor_states"
-"""Name under which the anchors' states under the aligned model are remembered, (anchors, features) by row."""
+"""Name under which the anchors' states under the aligned model are remembered, (anchors, features)."""
+_ANCHORS = "anchors"
+"""Name under which a checksum of the anchors is remembered."""
 
 
-def _cut(row: TokenizedRow) -> TokenizedRow:
-    """Return a row up to its first trained token, which marks the prompt's end."""
+def _cut(row: TokenizedRow, place: int) -> TokenizedRow:
+    """Return a row up to its first trained token, which marks the prompt's end, known by its place."""
     # Nothing predicts a row's first token, so its label does not count.
     end = next((place for place, label in enumerate(row.labels) if place and label != IGNORED), len(row.labels))
-    return TokenizedRow(row.input_ids[: end + 1], row.labels[: end + 1], row.row)
+    return TokenizedRow(row.input_ids[: end + 1], row.labels[: end + 1], place)
 
 
 def _ends(rows: ScoredRows) -> Tensor:

@@ -52,7 +52,7 @@ def merge_loss(model: nn.Module, form: Quantization) -> MergeLoss:
     # The output head stays whole, as in bitsandbytes.
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     for part in submodules(model):
-        layer = part.module
+        layer: Any = part.module
         # The types that transformers replaces by quantized layers.
         if type(layer) not in (nn.Linear, Conv1D) or layer.weight is getattr(head, "weight", None) or part.saved:
             continue
