@@ -70,10 +70,7 @@ class SBR(Defense):
         def drift(rows: ScoredRows) -> LossShare:
             """Mean over anchors and features of the squared change at the prompt's last token."""
             now = _ends(rows)
-            if states is None:
-                then = _ends(rows.reference)
-            else:
-                then = states[rows.row.cpu()].to(now)
+            then = _ends(rows.reference) if states is None else states[rows.row.cpu()].to(now)
             return rows.per_row((now - then).square().mean(dim=1))
 
         found = step.gradient(anchors, loss=drift, hidden=("final",), reference=states is None)
