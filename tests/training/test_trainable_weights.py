@@ -88,6 +88,15 @@ def test_at_the_start_both_values_survive_whatever_happens(fails):
     assert all(torch.equal(a, b) for a, b in zip(weights.start, start, strict=True))
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where the tests run in the background, whose processes a shell makes deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_an_interrupt_while_the_weights_are_exchanged_loses_none(at, monkeypatch):
     weights = Weights(tiny.model())
