@@ -122,7 +122,9 @@ def report(benchmark: str, options: Namespace, device: str, figures: list[dict[s
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    settings = {name: value for name, value in vars(options).items() if name != "out"} | {"device": device}
+    # Places on this machine are no setting.
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "folder")}
+    settings["device"] = device
     content = {"benchmark": benchmark, "settings": settings, "machine": machine, "versions": versions()}
     text = json.dumps(content | {"figures": figures}, indent=2, default=str)  # a setting may be a path
     print(text)
