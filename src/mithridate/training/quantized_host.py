@@ -3,13 +3,11 @@
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor
 
 from mithridate.errors import UsageError
 from mithridate.models.quantized_base import keep_differentiable, quantized_layers
 from mithridate.models.submodules import is_adapted
-from mithridate.training.host import require
 
 Values = dict[str, Tensor]
 """Trainable weights by name."""
@@ -48,13 +46,10 @@ def settle_quantized(trainer: Any, given: Values) -> None:
         given: What `adapter_given` returned.
 
     Raises:
-        UsageError: If the weights are to be split over processes.
         ModelError: If bitsandbytes has repacked weights.
     """
     if not quantized_layers(trainer.model):
         return
-    kind = trainer.accelerator.distributed_type
-    require({"a quantized model under DeepSpeed (never tested; use DDP)": kind == DistributedType.DEEPSPEED})
     keep_differentiable(trainer.model)
     for name, weight in trainer.model.named_parameters():
         if name in given:
