@@ -72,6 +72,21 @@ def test_a_parameter_that_took_no_part_has_a_zero_gradient():
     assert all(p.grad is None for p in weights.parameters)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scaled_gradients_are_rounded_once(dtype):
+    """By a factor that half precision does not hold: 1/3 in bfloat16 is 0.2 % too large."""
+    weights = Weights(tiny.model().to(dtype))
+    weights.clear_grad()
+    torch.manual_seed(1)
+    for parameter in weights.parameters[1:]:
+        parameter.grad = torch.randn_like(parameter)
+    before = [p.grad.float() for p in weights.parameters[1:]]
+    weights.scale_grad(1 / 3)
+    assert weights.parameters[0].grad is None
+    for parameter, grad in zip(weights.parameters[1:], before, strict=True):
+        assert torch.equal(parameter.grad, (grad / 3).to(dtype))
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_at_the_start_both_values_survive_whatever_happens(fails):
     weights = Weights(tiny.model())

@@ -13,6 +13,7 @@ from mithridate.training.gradient import Gradient
 from mithridate.training.perturbation import Perturbation
 from mithridate.training.scored_rows import LogWeights, Loss, LossShare, ScoredRows, Totals, uniform
 from mithridate.training.scoring import Likelihood, Pass
+from mithridate.training.vector_terms import scale
 
 
 def weighted_gradient(likelihood: Likelihood, passes: Iterable[Pass], log_weights: LogWeights = uniform) -> Gradient:
@@ -123,10 +124,10 @@ def _reduced(likelihood: Likelihood, maximum: float, total: float, seen: int) ->
     elif processes.count > 1:
         # exp(maximum − peak) brings this process's sums to the scale of the one with the largest log-weight.
         peak = processes.largest(maximum)
-        scale = 0.0 if maximum == -math.inf else math.exp(maximum - peak)
-        torch._foreach_mul_(grads, scale)
+        factor = 0.0 if maximum == -math.inf else math.exp(maximum - peak)
+        scale(grads, factor)
         processes.sum_all(grads)
-        total = processes.total(total * scale)
+        total = processes.total(total * factor)
         seen = int(processes.total(seen))
     if seen == 0:
         raise DefenseError("a gradient was asked for on rows without a single trained token")

@@ -16,6 +16,7 @@ from mithridate.models.modes import is_half
 from mithridate.training.gradient import Gradient
 from mithridate.training.processes import Processes
 from mithridate.training.sharding import holders, of_shards, own, reshard, whole, write_whole
+from mithridate.training.vector_terms import scale
 
 
 class Moved(NamedTuple):
@@ -224,9 +225,7 @@ class Weights:
     def scale_grad(self, factor: float) -> None:
         """Multiply the gradients in place that were accumulated since ``clear_grad``."""
         # Those of `clear_grad`: between a pass and its gradient FSDP2 must not reshard what the pass made whole.
-        grads = [own(parameter.grad) for parameter in self._summed if parameter.grad is not None]
-        if grads:
-            torch._foreach_mul_(grads, factor)
+        scale([own(parameter.grad) for parameter in self._summed if parameter.grad is not None], factor)
 
     def set_grad(self, gradient: Gradient) -> None:
         """Hand a finished gradient to the optimizer; frozen parameters get none, so that it leaves them alone."""

@@ -114,6 +114,17 @@ def pieces_of(tensors: Sequence[Tensor], size: float) -> Iterator[slice]:
             start, held = place, 0
 
 
+def scale(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply tensors in place, each product rounded once to what it is stored in."""
+    # On CPUs this kernel rounds the factor too where it multiplies half precision in place: by up to 0.2 % in bfloat16,
+    # and all entries alike. Others do not.
+    if any(tensor.is_cpu and is_half(tensor) for tensor in tensors):
+        for tensor in tensors:
+            tensor.mul_(factor)
+    elif tensors:
+        torch._foreach_mul_(tensors, factor)
+
+
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[slice]:
     return pieces_of(tensors, sum(tensor.numel() * tensor.element_size() for tensor in tensors) / SHARE)
 
@@ -138,15 +149,10 @@ def _value(vector: Vector, piece: slice, spare: Collection[Stored]) -> tuple[lis
 
 
 def _scaled(inner: list[Tensor], is_new: bool, by: Scaled) -> list[Tensor]:
-    if is_new and not any(is_half(tensor) for tensor in inner):
-        (torch._foreach_div_ if by.divides else torch._foreach_mul_)(inner, by.factor)
-        return inner
-    scaled = list((torch._foreach_div if by.divides else torch._foreach_mul)(inner, by.factor))
-    if is_new:
-        # On CPUs torch rounds the factor too where it multiplies half precision in place, which gives other bits.
-        torch._foreach_copy_(inner, scaled)
-        return inner
-    return scaled
+    if not is_new:
+        return list((torch._foreach_div if by.divides else torch._foreach_mul)(inner, by.factor))
+    (torch._foreach_div_ if by.divides else scale)(inner, by.factor)
+    return inner
 
 
 def _widest(into: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
