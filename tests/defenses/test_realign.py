@@ -334,6 +334,18 @@ def test_what_is_missing_is_told_and_nothing_moves(settings, given, error, messa
     assert record.changes() == []
 
 
+@pytest.mark.parametrize("settings", [{"learning_rate": 1e-3}, {}], ids=["given", "auto"])
+def test_an_adapter_on_the_head_is_refused_before_any_pass_and_trained_once_it_is_merged(settings, monkeypatch):
+    model = lived_in(KINDS["lm_head"]())
+    record = Everything(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowLosses, "__call__", lambda losses: pytest.fail("a pass"))
+        with pytest.raises(UsageError, match=r"merge it into the model first \(model = model\.merge_and_unload\(\)\)"):
+            _repaired(mi.Realign(**settings), model)
+    assert record.changes() == []
+    assert _repaired(mi.Realign(learning_rate=1e-3), model.merge_and_unload()).changed > 0
+
+
 @pytest.mark.parametrize("longest", [None, 14])
 def test_rows_of_which_no_answer_is_left_are_not_counted(longest):
     long = tiny.row("how " * 20, "no i cannot")

@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.sft import SFT
+from mithridate.errors import UsageError
 from mithridate.models.batches import batches
 from mithridate.models.fused_head import fused_head
 from mithridate.models.tokenization import IGNORED, tokenize
@@ -83,6 +84,11 @@ def test_a_saved_head_is_trained_and_evaluated(tmp_path):
     scored = [_nll(made.model, example) for example in tokenize(tiny.rows("user", 8), tiny.tokenizer())]
     expected = float(sum(nll.detach() for nll, _ in scored)) / sum(tokens for _, tokens in scored)
     assert made.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_head_that_the_host_does_not_train_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="the adapter is on the output head too, and TRL trains no such adapter"):
+        trainer(SFT(), tmp_path, full=True, extra={"model": _adapted(ADAPTED["lora"])})
 
 
 def test_without_the_flag_such_a_model_runs_as_ever():

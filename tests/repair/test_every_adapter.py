@@ -62,9 +62,10 @@ FACTORS = {
     "embeddings": "is an embedding",
     "embeddings, tied head": "is an embedding",
 } | dict.fromkeys(("whole", "whole, tied head", "whole, bf16", "whole, int8", "gpt2"), "no LoRA adapter to repair")
-HALF = {
+UNTRAINED = {
     "whole, bf16": r"is half precision, .* load the model and its adapter in float32",
     "lora, bf16": r"is half precision, .* load the model and its adapter in float32",
+    "lm_head": "TRL trains no such adapter; merge it into the model first",
 }
 
 
@@ -75,7 +76,7 @@ def _refusal(name, settings, kind):
     if name == "antidote" and scope != "weights":
         tables.insert(0, FACTORS)
     if name in TRAINING:
-        tables.append(HALF)
+        tables.append(UNTRAINED)
     if methods()[name].references or scope != "adapter":
         tables.append(REWRITING)
     return next((table[kind] for table in tables if kind in table), None)

@@ -16,6 +16,7 @@ from mithridate.models.undo import about_to_overwrite
 from mithridate.repair.repair_inputs import RepairInputs, UntokenizedRow
 from mithridate.repair.unchanged import unchanged
 from mithridate.training.defense import Defense
+from mithridate.training.host import refuse_adapted_head
 from mithridate.training.logged_figures import logged_means
 from mithridate.training.processes import launched_processes
 from mithridate.training.trainable_weights import Weights
@@ -65,11 +66,13 @@ class Realignment:
 
     Raises:
         DefenseError: If the weights are half precision, or rows that the defense needs are not given.
-        UsageError: If a step's rows cannot be shared by the processes that a launcher started.
+        UsageError: If a step's rows cannot be shared by the processes that a launcher started, or the output head has
+            an adapter.
     """
 
     def __init__(self, inputs: RepairInputs, weights: Weights, defense: Defense, course: Course) -> None:
         _refuse_half(weights)
+        refuse_adapted_head(inputs.model)
         self._step_rows = _own_rows(course.step_rows)
         self.weights, self.rows = weights, 0
         self._inputs, self._defense, self._course = inputs, defense, course

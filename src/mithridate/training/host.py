@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.training_args import OptimizerNames
 from transformers.utils import strtobool
@@ -113,6 +115,19 @@ def refuse_host(trainer: Any) -> None:
             ),
         }
     )
+
+
+def refuse_adapted_head(model: Any) -> None:
+    """Refuse an adapter on the output head, which TRL's trainer refuses whatever loss it would compute.
+
+    Raises:
+        UsageError: If the model comes with one.
+    """
+    if isinstance(model, PeftModel) and isinstance(causal_of(model).get_output_embeddings(), BaseTunerLayer):
+        raise UsageError(
+            "the adapter is on the output head too, and TRL trains no such adapter; merge it into the model first "
+            "(model = model.merge_and_unload()), then train all weights or a new adapter without the head"
+        )
 
 
 def require(absent: dict[str, Any]) -> None:

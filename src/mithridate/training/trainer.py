@@ -29,6 +29,7 @@ from mithridate.training.host import (
     forwards_kept,
     padded_by_the_host,
     recompute_soundly,
+    refuse_adapted_head,
     refuse_host,
     refuse_settings,
     require,
@@ -75,7 +76,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
     Raises:
         DefenseError: If a stream the defense needs is not given.
         DataError: If more than a fifth of the rows is lost to truncation, or a row's text holds control tokens.
-        UsageError: If a setting of ``args`` cannot be combined with a defense.
+        UsageError: If a setting of ``args`` cannot be combined with a defense, or ``model`` has an adapter on its head.
 
     Attributes:
         defense: The defense.
@@ -113,6 +114,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         if isinstance(args, SFTConfig):
             refuse_settings(args, self._rows.column_names)
             refuse_zero(args)
+        refuse_adapted_head(model)
         if isinstance(model, str):
             model = locate(model, tokenizer="processing_class" not in kwargs)
         # A row's position must survive TRL's filtering and the sampler's shuffling.
