@@ -68,6 +68,19 @@ def package(folder: Path, text: str, value: str = "gentle_defenses") -> Path:
     return folder
 
 
+def test_packages_are_asked_once_until_one_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, plain = [], plugins.entry_points
+    monkeypatch.setattr(plugins, "entry_points", lambda **given: asked.append(given) or plain(**given))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "gentle" not in methods()
+    before = len(asked)
+    methods()
+    assert len(asked) == before
+    package(tmp_path, good())
+    assert "gentle" in methods()
+    assert len(asked) == before + 1
+
+
 def test_a_file_brings_a_defense_that_trains(tmp_path: Path) -> None:
     load_plugins([written(tmp_path, good())])
     gentle = mi.Gentle

@@ -5,6 +5,7 @@ registers its defenses with `register` as it is imported. It is code, and runs w
 plug-ins you trust.
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -54,7 +55,7 @@ def load_named() -> None:
     Raises:
         UsageError: As `load_plugins` does.
     """
-    for entry in sorted(entry_points(group=GROUP)):
+    for entry in _offered():
         if entry.value not in _PACKAGES:
             _PACKAGES.add(entry.value)  # before it runs, as it may ask for the defenses itself
             with _forgotten_on_failure(_PACKAGES.discard, entry.value):
@@ -68,7 +69,19 @@ def load_named() -> None:
 
 def any_named() -> bool:
     """Return whether there are plug-ins to load, without importing any."""
-    return bool(os.environ.get(VARIABLE)) or bool(entry_points(group=GROUP))
+    return bool(os.environ.get(VARIABLE)) or bool(_offered())
+
+
+def _offered() -> tuple[EntryPoint, ...]:
+    """Return what installed packages offer, read anew only when a package has come or gone."""
+    places = [Path(place) for place in sys.path]
+    return _entries(tuple((place, place.stat().st_mtime_ns) for place in places if place.exists()))
+
+
+@functools.lru_cache(maxsize=1)
+def _entries(installed: tuple[tuple[Path, int], ...]) -> tuple[EntryPoint, ...]:
+    # Reading the metadata of all packages takes 10 ms, and the table of defenses is asked for at every turn.
+    return tuple(sorted(entry_points(group=GROUP)))
 
 
 def fingerprint(cls: type) -> str | None:
