@@ -114,7 +114,7 @@ def pieces_of(tensors: Sequence[Tensor], size: float) -> Iterator[slice]:
             start, held = place, 0
 
 
-def scale(tensors: Sequence[Tensor], factor: float) -> None:
+def scale(tensors: list[Tensor], factor: float) -> None:
     """Multiply tensors in place, each product rounded once to what it is stored in."""
     # On CPUs this kernel rounds the factor too where it multiplies half precision in place: by up to 0.2 % in bfloat16,
     # and all entries alike. Others do not.
