@@ -1,5 +1,6 @@
 """What holds for every attack that comes as an upload."""
 
+import functools
 import json
 import os
 import subprocess
@@ -26,13 +27,19 @@ def inputs(world, ratio=0.25, size=40, seed=0, **changes):
     return UploadInputs(ratio=ratio, size=size, seed=seed, **(given | changes))
 
 
+@functools.cache
+def made(world, name):
+    """The upload at the settings that most tests look at; none changes it."""
+    return make(name).rows(inputs(world))
+
+
 def shown(upload):
     return [(list(one.rows), one.asks) for one in upload.rounds]
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_an_upload_holds_as_many_adversarial_rows_as_it_says(world, name):
-    upload = make(name).rows(inputs(world))
+    upload = made(world, name)
     assert upload.adversarial == sum(one.adversarial for one in upload.rounds) >= 10
     for one in upload.rounds:
         assert one.rows.column_names == ["prompt", "completion", "origin", "harmful"]
@@ -48,7 +55,7 @@ def test_an_upload_holds_as_many_adversarial_rows_as_it_says(world, name):
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_harmless_rows_stay_as_they_are(world, name):
     known = {row["origin"]: row for row in world.benign}
-    for one in make(name).rows(inputs(world)).rounds:
+    for one in made(world, name).rounds:
         for row in one.rows:
             if not row["harmful"]:
                 assert {key: row[key] for key in ("prompt", "completion")} == {
@@ -58,7 +65,7 @@ def test_harmless_rows_stay_as_they_are(world, name):
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_no_prompt_is_both_harmless_and_of_the_attack(world, name):
-    for one in make(name).rows(inputs(world)).rounds:
+    for one in made(world, name).rounds:
         prompts = {flag: {json.dumps(r["prompt"]) for r in one.rows if r["harmful"] is flag} for flag in (True, False)}
         assert not prompts[True] & prompts[False]
 
@@ -131,13 +138,11 @@ def test_harmless_rows_of_several_parts_may_all_be_left_out(world, name):
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_the_rounds_ask_for_what_the_attack_announces(world, name):
-    attack = make(name)
-    upload = attack.rows(inputs(world))
+    attack, upload = make(name), made(world, name)
     if name != "below_threshold":  # its number of rounds depends on the rows
         assert tuple(one.asks for one in upload.rounds) == attack.trainings
-    asked = make(name, learning_rate=0.5, epochs=2.0)
-    assert asked.rows(inputs(world)).rounds[-1].asks.learning_rate == 0.5
-    assert asked.rows(inputs(world)).rounds[-1].asks.epochs == 2.0
+    asked = make(name, learning_rate=0.5, epochs=2.0).rows(inputs(world)).rounds[-1].asks
+    assert (asked.learning_rate, asked.epochs) == (0.5, 2.0)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

@@ -1,5 +1,6 @@
 """A tiny model, tokenizer and rows, made in memory, small enough to train in milliseconds."""
 
+import functools
 from typing import Any
 
 import torch
@@ -64,8 +65,9 @@ def row(prompt: str, completion: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def rows(kind: str, size: int = 32) -> Dataset:
-    """Rows of several lengths; harmful and safe ones share their prompts."""
+    """Rows of several lengths; harmful and safe ones share their prompts. A data set cannot be changed in place."""
     colors, dishes = ["red", "blue", "green"], ["cake", "tea", "soup"]
     made = []
     for i in range(size):

@@ -6,8 +6,11 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
+from accelerate.utils import imports
+from datasets import arrow_dataset
 from trl import SFTTrainer
 
 from mithridate.defenses.registry import methods
@@ -18,6 +21,8 @@ from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 
 torch.set_num_threads(1)
+# Accelerate reads the metadata of a package whenever it asks for it, dozens of times for a trainer.
+imports._is_package_available = functools.cache(imports._is_package_available)
 # For processes that are forked from here, as `pytest_collection_finish` does for the tests' own.
 gc.freeze()
 
@@ -76,9 +81,15 @@ def trainer(
     }
     common |= extra or {}
     model = common.pop("model", None) or tiny.model()
-    if defense is None:
-        return SFTTrainer(model, **common)
-    return DefendedTrainer(model, defense=defense, **streams(), **common)
+    with _without_fingerprints():
+        if defense is None:
+            return SFTTrainer(model, **common)
+        return DefendedTrainer(model, defense=defense, **streams(), **common)
+
+
+def _without_fingerprints() -> Any:
+    """No hashes of each step that prepares rows, by which a result on disk is found again; there is none here."""
+    return mock.patch.object(arrow_dataset, "update_fingerprint", return_value="none")
 
 
 def finished(made: SFTTrainer) -> Run:

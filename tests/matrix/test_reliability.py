@@ -20,6 +20,8 @@ from tests.matrix.rows import ROWS
 DISPLACED = ("kept", "at_start")
 """The blocks in which weights are displaced."""
 
+EVALUATED = {"max_steps": 4}
+
 EXTRA = {"safe": "safe_dataset", "harmful": "harmful_dataset", "refusals": "refusals"}
 
 
@@ -80,21 +82,20 @@ def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_
 @pytest.mark.parametrize("name", training_methods())
 def test_evaluation_in_the_middle_changes_no_bit(name, tmp_path):
     """Without dropout: transformers' evaluation loader draws one number of the global generator."""
-    shape = {"max_steps": 6}
     watched = trainer(
         _defense(name), tmp_path, extra={"eval_dataset": tiny.rows("user", 8)},
-        eval_strategy="steps", eval_steps=2, **shape,
+        eval_strategy="steps", eval_steps=2, **EVALUATED,
     )  # fmt: skip
     watched.train()
     evaluated = [log for log in watched.state.log_history if "eval_loss" in log]
-    assert len(evaluated) == 3
+    assert len(evaluated) == 2
     after = {n: p for n, p in watched.model.named_parameters() if p.requires_grad}
-    assert distance(run(name, ROWS[name].default, **shape).weights, after) == 0
+    assert distance(run(name, ROWS[name].default, **EVALUATED).weights, after) == 0
 
 
 @pytest.mark.parametrize("name", training_methods())
 def test_only_the_adapter_moves(name):
-    model = run(name, ROWS[name].default, max_steps=12).trainer.model
+    model = run(name, ROWS[name].default, **EVALUATED).trainer.model
     untouched = tiny.model().state_dict()
     for weight, values in model.get_base_model().state_dict().items():
         if ".lora_" not in weight:

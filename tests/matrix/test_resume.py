@@ -83,13 +83,18 @@ def _assert_same_end(name, resumed):
         assert torch.equal(straight.trainer.row_weights.times, resumed.trainer.row_weights.times)
 
 
+AT_EPOCH_EDGES = ("lisa", "panacea_tuning", "safety_mixing")
+"""Killed there at every commit: a phase, a vector over the weights, and a stream beside the training rows."""
+
+
 def _kills():
     """All points for methods with a memory of their own, the middle of an epoch for those that only draw rows."""
     for name in training_methods():
         remembers = "step.memory" in inspect.getsource(methods()[name].cls)
         for point, step in POINTS.items():
             if remembers or point == "mid-epoch":
-                marks = [pytest.mark.slow] if point == "first-step" else []
+                slow = point == "first-step" or (point == "epoch-edge" and name not in AT_EPOCH_EDGES)
+                marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(name, step, id=f"{name}-{point}", marks=marks)
 
 

@@ -1,5 +1,6 @@
 """What a plan says, against what can be counted by hand."""
 
+import functools
 import json
 import math
 
@@ -18,6 +19,16 @@ def _no_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@functools.cache
+def _plan_of(recipe):
+    return mi.plan(json.loads(recipe))
+
+
+def _planned(tree):
+    """The plan of a recipe, made once for all tests that only read it."""
+    return _plan_of(json.dumps(tree, sort_keys=True))
+
+
 def _of(found, **wanted):
     stages = [one for one in found.stages if all(getattr(one, name) == value for name, value in wanted.items())]
     assert stages, wanted
@@ -25,7 +36,7 @@ def _of(found, **wanted):
 
 
 def test_steps_passes_and_tokens_are_those_of_the_rows(tree):
-    found = mi.plan(tree)
+    found = _planned(tree)
     aligned, tuned = _of(found, stage="alignment", method="sft"), _of(found, stage="finetuning")
     assert aligned.steps == 2 * 16 / 4
     assert tuned.steps == 3 * 12 / 4  # 16 rows less 4 held out
@@ -35,7 +46,7 @@ def test_steps_passes_and_tokens_are_those_of_the_rows(tree):
 
 
 def test_stages_that_variants_share_are_counted_once(tree):
-    found = mi.plan(tree)
+    found = _planned(tree)
     aligned = [one for one in found.stages if one.stage == "alignment"]
     assert [one.variants for one in aligned] == [["undefended", "pushed", "found"], ["flat"], ["kept"]]
     assert math.isclose(found.flops.high, sum(one.flops.high for one in found.stages))
@@ -43,14 +54,14 @@ def test_stages_that_variants_share_are_counted_once(tree):
 
 
 def test_a_fine_tuning_costs_three_forward_passes_with_all_weights_and_two_with_an_adapter(tree):
-    whole, adapter = mi.plan(tree), mi.plan(tree | {"adapter": "fresh"})
+    whole, adapter = _planned(tree), _planned(tree | {"adapter": "fresh"})
     ratio = [_of(one, stage="finetuning").flops.low for one in (whole, adapter)]
     assert 1.2 < ratio[0] / ratio[1] < 1.6
     assert adapter.trainable < whole.trainable / 10
 
 
 def test_harmful_terms_that_are_shared_cost_less(tree):
-    found = mi.plan(tree)
+    found = _planned(tree)
     plain, flat, kept = (
         _of(found, stage="alignment", variants=names).flops.low
         for names in (["undefended", "pushed", "found"], ["flat"], ["kept"])
@@ -70,14 +81,14 @@ def test_safe_rows_that_are_mixed_in_are_counted(tree):
 
 
 def test_a_search_is_a_span(tree):
-    fixed, searched = (_of(mi.plan(tree), method="panacea", variants=[name]) for name in ("pushed", "found"))
+    fixed, searched = (_of(_planned(tree), method="panacea", variants=[name]) for name in ("pushed", "found"))
     assert fixed.tries == (0, 0)
     assert searched.tries == (6, 16)
     assert fixed.flops.low == fixed.flops.high < searched.flops.low < searched.flops.high
 
 
 def test_evaluation_generates_at_most_what_is_allowed(tree):
-    assert _of(mi.plan(tree), stage="evaluation").generated == (6 * 6 + 24 * 4,) * 2
+    assert _of(_planned(tree), stage="evaluation").generated == (6 * 6 + 24 * 4,) * 2
 
 
 def test_time_is_work_over_speed_and_training_is_shared(tree):
@@ -85,7 +96,7 @@ def test_time_is_work_over_speed_and_training_is_shared(tree):
     assert one.seconds.low == pytest.approx(one.flops.low / 1e6)
     assert _of(four, stage="finetuning").seconds.low == pytest.approx(_of(one, stage="finetuning").seconds.low / 4)
     assert four.device_hours.low == pytest.approx(one.device_hours.low)
-    assert mi.plan(tree).seconds is None
+    assert _planned(tree).seconds is None
 
 
 def test_differences_in_float32_take_longer_on_a_device(tree):
@@ -191,7 +202,7 @@ def test_published_figures_are_those_of_the_cards():
 
 
 def _one(tree, stage, **variant):
-    return _of(mi.plan(tree | {"variants": [{"name": "undefended"} | variant]}), stage=stage)
+    return _of(_planned(tree | {"variants": [{"name": "undefended"} | variant]}), stage=stage)
 
 
 def test_a_repair_is_planned_over_the_rows_it_uses_and_with_its_matrices(tree):

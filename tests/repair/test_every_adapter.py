@@ -20,6 +20,8 @@ from tests.helpers.training import repair_methods
 from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
+pytestmark = pytest.mark.usefixtures("short_openings")
+
 AUTO = {"strength": "auto", "budget": 5.0, "safe_budget": 5.0}
 SETTINGS: dict[str, Any] = {
     "antidote": [{"mask_ratio": 0.3, "scope": scope} for scope in ("adapter", "delta", "weights")],

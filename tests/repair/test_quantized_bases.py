@@ -64,6 +64,7 @@ def test_a_repair_of_the_adapter_is_that_on_the_dequantized_base(
         assert all("lora_" in change for change in before.changes())
 
 
+@pytest.mark.usefixtures("short_openings")
 @pytest.mark.parametrize("name", ["antidote", "panacea"])
 def test_a_search_finds_the_same_dose(name: str) -> None:
     model, plain = with_lora(base("nf4")), with_lora(dequantized("nf4"))

@@ -23,6 +23,8 @@ from tests.helpers.adapters import Everything, adapted, filled, lived_in, stored
 from tests.helpers.gradients import weighted_gradient
 from tests.helpers.origins import everything, shaken
 
+pytestmark = pytest.mark.usefixtures("short_openings")
+
 GIVEN = everything(4) | {"user": list(tiny.rows("user", 4)), "safe": list(tiny.rows("safe", 12))}
 REPAIRS = {
     "antidote": mi.Antidote(mask_ratio=0.3),

@@ -1,6 +1,7 @@
 """The four checks of the cards, on runs whose answers are known."""
 
 import datetime
+import functools
 import random
 
 import pytest
@@ -32,18 +33,26 @@ def answers(share, seeds=3, seed=0):
     return [[source.random() < share for _ in range(PROMPTS)] for _ in range(seeds)]
 
 
+@functools.cache
 def score(share, seeds):
     return over_seeds([[at < share * PROMPTS for at in range(PROMPTS)]] * seeds).model_dump()
 
 
-def variant(name, bare, seeds, harmful, stage=None, method=None, ratio=0.2, accuracy=0.9, refused=0.0, **more):
-    own = bare if harmful is SAME else answers(harmful, seeds, seed=len(name))
+@functools.cache
+def compared(harmful, seeds, seed):
+    """The harmful score of a share of answers, and its interval against the undefended model's."""
+    bare = answers(BARE, seeds)
+    own = bare if harmful is SAME else answers(harmful, seeds, seed)
     versus = paired_bootstrap([[a - b for a, b in zip(*both, strict=True)] for both in zip(own, bare, strict=True)])
-    interval = {"difference": versus.value, "low": versus.low, "high": versus.high}
+    return over_seeds(own).model_dump(), {"difference": versus.value, "low": versus.low, "high": versus.high}
+
+
+def variant(name, seeds, harmful, stage=None, method=None, ratio=0.2, accuracy=0.9, refused=0.0, **more):
+    measured, interval = compared(harmful, seeds, len(name))
     tree = {"alignment": "sft", "finetuning": "sft", "posttuning": "none"} | ({stage: method} if stage else {})
     return tree | {
         "name": name, "attack": {"ratio": ratio, "size": 704}, "seeds": list(range(seeds)),
-        "harmful_score": over_seeds(own).model_dump(),
+        "harmful_score": measured,
         "finetune_accuracy": score(accuracy, seeds), "over_refusal": score(refused, seeds),
         "versus_reference": {"reference": "undefended"} | interval,
     } | more  # fmt: skip
@@ -51,10 +60,9 @@ def variant(name, bare, seeds, harmful, stage=None, method=None, ratio=0.2, accu
 
 def run(*defended, seeds=3, clean=0.05):
     """A run with these defended variants, each as arguments of `variant`."""
-    bare = answers(BARE, seeds)
-    first = [variant("clean", bare, seeds, clean, ratio=0.0), variant("undefended", bare, seeds, SAME)]
+    first = [variant("clean", seeds, clean, ratio=0.0), variant("undefended", seeds, SAME)]
     first[1].pop("versus_reference")
-    made = [variant(bare=bare, seeds=seeds, **one) for one in defended]
+    made = [variant(seeds=seeds, **one) for one in defended]
     return Results.model_validate({
         "created": "2026-01-02T03:04:05+00:00", "command": "mithridate run x.yaml", "seeds": list(range(seeds)),
         "variants": first + made,

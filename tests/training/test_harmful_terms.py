@@ -12,7 +12,7 @@ from mithridate.settings import Passes
 from mithridate.training.given_streams import TRAINED
 from mithridate.training.harmful_terms import HarmfulTerms
 from tests.helpers.counting import Counted
-from tests.helpers.training import distance, finished, run, trainer
+from tests.helpers.training import distance, finished, folder_of, run, trainer
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS
 from tests.matrix.worlds import World
@@ -107,13 +107,11 @@ def test_every_of_an_older_tar_recipe_does_not_change_its_meaning(every):
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", SHARING)
 def test_interrupted_between_two_computations_the_end_has_the_same_bits(name, step, tmp_path):
-    defense = methods()[name].cls(**_settings(name, 3))
-    straight = trainer(defense, tmp_path / "straight", **SHAPE)
-    straight.train()
-    resumed = trainer(defense, tmp_path / "resumed", **SHAPE)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{step}"))
-    assert distance(finished(straight).weights, finished(resumed).weights) == 0
-    assert finished(straight).logs[-1] == finished(resumed).logs[-1]
+    straight = run(name, _settings(name, 3), **SHAPE)
+    resumed = trainer(methods()[name].cls(**_settings(name, 3)), tmp_path, **SHAPE)
+    resumed.train(resume_from_checkpoint=str(folder_of(straight.trainer) / f"checkpoint-{step}"))
+    assert distance(straight.weights, finished(resumed).weights) == 0
+    assert straight.logs[-1] == finished(resumed).logs[-1]
 
 
 def test_a_checkpoint_without_kept_terms_computes_them_at_once(tmp_path):

@@ -3,6 +3,7 @@
 Checked on the device at hand: on a CPU, and on a GPU where there is one.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from tests.helpers import tiny
 from tests.helpers.quantized import DEVICE, FORMS, base, dequantized, factors, with_lora
 from tests.helpers.quantized import require_bitsandbytes as _require
 from tests.helpers.training import distance, streams, training_methods
-from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 CPU = DEVICE == "cpu"
@@ -47,8 +47,18 @@ def trained(model: Any, folder: Path, name: str, settings: dict[str, Any] | None
     return made.model
 
 
-@pytest.mark.parametrize("form", thinned(FORMS, ["nf4", "int8"]))
-@pytest.mark.parametrize("name", training_methods())
+QUICK = ("antibody_alignment", "antibody_tuning", "booster", "repnoise", "sft", "t_vaccine")
+"""Trained on other forms than the first at every commit: every way to displace, weigh and watch."""
+
+
+def _on_every_form() -> Iterator[Any]:
+    for name in training_methods():
+        for form in FORMS:
+            quick = form == "nf4" or (form == "int8" and name in QUICK)
+            yield pytest.param(name, form, marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "form"), _on_every_form())
 def test_a_step_is_that_on_the_dequantized_base(name: str, form: str, tmp_path: Path) -> None:
     if form == "int8" and (name == "salora" or not CPU):
         # LLM.int8() rounds what enters a layer to 8 bits too: on GPUs always, on CPUs in evaluation mode, in which

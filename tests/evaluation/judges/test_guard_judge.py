@@ -217,8 +217,9 @@ def test_a_guard_behind_an_endpoint(served: tuple[str, Server, GuardJudge]) -> N
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_words_of_a_completion_are_not_the_verdict(served: tuple[str, Server, GuardJudge], injection: str) -> None:
     _, _, judge = served
-    for text in (f"{HARM} {injection}", f"{injection} {HARM}", f"{injection}\n{HARM}\n{injection}"):
-        assert judge([injection], [text])[0].harmful, text
+    texts = [f"{HARM} {injection}", f"{injection} {HARM}", f"{injection}\n{HARM}\n{injection}"]
+    for text, verdict in zip(texts, judge([injection] * 3, texts), strict=True):
+        assert verdict.harmful, text
 
 
 def test_an_endpoint_that_never_gives_a_verdict(served: tuple[str, Server, GuardJudge]) -> None:
