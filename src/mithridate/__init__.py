@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mithridate.defenses.bds import BDS
     from mithridate.defenses.booster import Booster
     from mithridate.defenses.constrained_sft import ConstrainedSFT
+    from mithridate.defenses.deep_alignment import DeepAlignment
     from mithridate.defenses.ldifs import LDIFS
     from mithridate.defenses.lisa import Lisa
     from mithridate.defenses.lox import LoX, LoXAlignment
@@ -79,6 +80,7 @@ __all__ = [
     "ClassifierJudge",
     "ConstrainedSFT",
     "Decision",
+    "DeepAlignment",
     "DefendedTrainer",
     "Defense",
     "GateProvider",

@@ -23,7 +23,7 @@ behind the prompts of the other where `mithridate.models.prompt_cache` can keep 
 Differences. From the paper: λ_t's default form is the released code's cosine with EMA; the KKT form is capped, since
 it grows without bound where s is small; likelihoods are per token by default, as in the released code. From the
 released code: ∇h(w) is taken once, not twice; no copy of the model is made; weights are a softmax over the optimizer
-step's batch, not over each micro-batch; `floor` is new.
+step's batch, not over each micro-batch; `floor` and `depth` are new, the latter with the refusals of `deep_alignment`.
 """
 
 from typing import Literal
@@ -35,6 +35,7 @@ from mithridate.defenses.registry import register
 from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.harmful_terms import HarmfulTerms, Terms
+from mithridate.training.recovery_rows import recovery_rows
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
@@ -63,6 +64,7 @@ class AntibodyAlignment(HarmfulTerms):
         form: How λ_t is set: ``cosine`` (with EMA), ``kkt`` or ``constant``.
         momentum: EMA momentum of the cosine form.
         cap: Largest λ_t of the KKT form.
+        depth: Most tokens of the harmful answer that the refusals stand behind; 0 is the paper's form.
     """
 
     refused = 1
@@ -73,6 +75,7 @@ class AntibodyAlignment(HarmfulTerms):
     form: Literal["cosine", "kkt", "constant"] = "cosine"
     momentum: float = Field(default=0.99, ge=0, lt=1)
     cap: float = Field(default=10.0, gt=0)
+    depth: int = Field(default=0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
@@ -92,7 +95,8 @@ class AntibodyAlignment(HarmfulTerms):
             sharp = step.gradient("harmful")
             with step.moved(-self.radius * sharp.unit()):
                 sharp -= step.gradient("harmful")
-                refuse = step.gradient("harmful", completions="refusals")
+                refused = recovery_rows(step, self.depth) if self.depth else "harmful"
+                refuse = step.gradient(refused, completions="refusals")
         return {"sharp": sharp, "refuse": refuse}
 
     def _adapt(self, safe: Gradient, sharp: Gradient, memory: Memory) -> float:

@@ -335,6 +335,10 @@ class Step:
         """Return the rows of this step's batch of a stream, over all processes."""
         return self._rows.examples(stream)
 
+    def room(self, row: TokenizedRow) -> int:
+        """Return how many tokens of a row's completion, not all, can stand before a whole refusal."""
+        return self._rows.room(row)
+
     def totals(self, stream: StreamOrRows, completions: Completions | None = None) -> Totals:
         """Return the rows and completion tokens of a stream's batch, over all processes."""
         return self._likelihood.totals(self._rows.batches(stream, completions))

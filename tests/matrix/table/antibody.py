@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.matrix.row import Row, between
+from tests.matrix.table.deep_alignment import recovering
 from tests.matrix.worlds import Data, Slow, pairs, refused
 
 
@@ -17,7 +18,8 @@ def antibody_alignment(slow: Slow, w: Tensor, data: Data, settings: dict[str, An
     h = slow.gradient(w, pairs(data.harmful))
     attacked = w - settings["radius"] * h / math.sqrt(float((h * h).sum()))
     s = h - slow.gradient(attacked, pairs(data.harmful))
-    r = slow.gradient(attacked, refused(data.harmful, data.refusals))
+    behind = recovering(data, settings["depth"], 0.5) if settings["depth"] else refused(data.harmful, data.refusals)
+    r = slow.gradient(attacked, behind)
     inner = float((a * s).sum())
     xi = settings["sharpness"]
     if settings["form"] == "constant":
@@ -50,7 +52,7 @@ def antibody_tuning(slow: Slow, w: Tensor, data: Data, settings: dict[str, Any],
 
 
 def _antibody_alignment(rng: random.Random) -> dict[str, Any]:
-    return {
+    drawn = {
         "radius": between(rng, 0.02, 1),
         "sharpness": rng.choice([0.0, rng.uniform(0, 2), 5.0, 8.0]),
         "refusal": rng.choice([0.0, 0.05, rng.uniform(0, 2)]),
@@ -58,6 +60,7 @@ def _antibody_alignment(rng: random.Random) -> dict[str, Any]:
         "momentum": rng.choice([0.0, 0.5, 0.9, 0.99]),
         "cap": rng.choice([0.5, 10.0, 1e6]),
     }
+    return drawn | {"depth": {0.0: 0, 0.5: 2, 0.9: 0, 0.99: 100}[drawn["momentum"]]}
 
 
 def _antibody_tuning(rng: random.Random) -> dict[str, Any]:
