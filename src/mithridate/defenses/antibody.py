@@ -142,7 +142,7 @@ TEMPERATURE = "temperature"
     forward=2,
     backward=1,
     off={"temperature": float("inf")},
-    extra="temperature auto: once 2 forward over 128 safe and 128 harmful rows",
+    extra="with temperature auto once 2 forward over 128 safe and 128 harmful rows",
 )
 class AntibodyTuning(Defense):
     """Antibody, fine-tuning: rows weighted by softmax((refusal NLL − answer NLL)/τ)  (2 forward, 1 backward).
@@ -151,7 +151,8 @@ class AntibodyTuning(Defense):
         temperature: τ of the softmax, in nats; ``auto`` for ``spread`` times the standard deviation of d_i over the
             provider's safe and harmful rows, which are needed then, under the weights that fine-tuning starts from.
         spread: For ``auto``: τ as a multiple of that standard deviation.
-        rows: For ``auto``: rows of each of both streams that it is measured on at most, drawn by the run's seed.
+        rows: For ``auto``: rows of either stream that it is measured on, drawn by the run's seed; all where it has
+            fewer, and at least 8.
         likelihood: ``token`` compares mean likelihoods per token, ``sequence`` those of whole answers.
         floor: Rows whose log-likelihood ratio d_i lies below are not learned at all; None for no floor. Without
             it a batch of nothing but harmful rows is learned at full strength, since weights are relative.
@@ -171,6 +172,18 @@ class AntibodyTuning(Defense):
     def passes_over(self, main: str) -> list[StreamPasses]:
         """Return the pass over the user's rows, and the one over refusals behind the same prompts."""
         return [StreamPasses(main, 1, 1), StreamPasses(main, 1, 0, refusals=True, part="completions")]
+
+    def passes_before(self) -> list[StreamPasses]:
+        """Return the same passes over the rows that τ is measured on."""
+        streams = MEASURED if self.temperature == "auto" else ()
+        return [
+            passed
+            for stream in streams
+            for passed in (
+                StreamPasses(stream, 1, 0, rows=self.rows),
+                StreamPasses(stream, 1, 0, refusals=True, rows=self.rows, part="completions"),
+            )
+        ]
 
     def start(self, step: Step) -> None:
         """Measure τ where it is ``auto``.
