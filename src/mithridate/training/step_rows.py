@@ -168,6 +168,12 @@ class StepRows:
             raise DefenseError(f"the stream '{stream}' has {len(examples)} rows, but {size} are needed; give more rows")
         return examples[:size]
 
+    def sample(self, stream: str, size: int) -> list[TokenizedRow]:
+        """Return rows of a stream drawn by the run's seed, all where it has no more; its next rows stay the same."""
+        examples = self._stream(stream).examples
+        order = torch.randperm(len(examples), generator=self.generator(f"sample of {stream}"))
+        return [examples[place] for place in order[:size].tolist()]
+
     def examples(self, stream: StreamOrRows) -> list[TokenizedRow]:
         """Return the rows of this step's batch of a stream, over all processes."""
         if not isinstance(stream, str):
