@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mithridate.defenses.booster import Booster
     from mithridate.defenses.constrained_sft import ConstrainedSFT
     from mithridate.defenses.deep_alignment import DeepAlignment
+    from mithridate.defenses.joint_alignment import JointAlignment
     from mithridate.defenses.ldifs import LDIFS
     from mithridate.defenses.lisa import Lisa
     from mithridate.defenses.lox import LoX, LoXAlignment
@@ -86,6 +87,7 @@ __all__ = [
     "GateProvider",
     "Gradient",
     "GuardJudge",
+    "JointAlignment",
     "Judge",
     "Lisa",
     "LoX",
