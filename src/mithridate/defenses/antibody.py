@@ -29,8 +29,8 @@ forward over up to 128 safe and 128 harmful rows.
 Differences. From the paper: λ_t's default form is the released code's cosine with EMA; the KKT form is capped, since
 it grows without bound where s is small; likelihoods are per token by default, as in the released code. From the
 released code: ∇h(w) is taken once, not twice; no copy of the model is made; weights are a softmax over the optimizer
-step's batch, not over each micro-batch; `floor`, `temperature="auto"` and `depth` are new, the last with the refusals of
-`deep_alignment`.
+step's batch, not over each micro-batch; `floor`, `temperature="auto"` and `depth` (the refusals of `deep_alignment`)
+are new.
 """
 
 import math

@@ -5,8 +5,8 @@ ICLR 2025, arXiv 2406.05946, the paper's data augmentation (its other half is `c
 
     g = (1 − α)·∇f(w) + α·∇L_recovery(w),   L_recovery = −log π(refusal | x, h_≤k), per token
 
-with f the loss of safe answers, h a harmful answer to x, and k = 0 with the probability `shallow`, else uniform from 1 to
-`depth`, drawn anew for every row and step. Cost: 2 forward and 2 backward passes.
+with f the loss of safe answers, h a harmful answer to x, and k = 0 with the probability `shallow`, else uniform from 1
+to `depth`, drawn anew for every row and step. Cost: 2 forward and 2 backward passes.
 
 Differences. From the paper: refusals are generic instead of the aligned model's own to each prompt, and the safe rows,
 refusals and help, take the place of its rows of Alpaca. From the released code: α stands before a mean, where the code

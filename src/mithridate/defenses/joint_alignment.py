@@ -1,13 +1,14 @@
 """Joint alignment: the user's rows by Antibody's weights, the provider's by a defense of the alignment stage.
 
-No paper of its own. Antibody weighs rows by what the model that is being tuned would rather say than refuse; its weights
-are as good as the refusals that are left. Here every step also aligns, so that they stay.
+No paper of its own. Antibody weighs rows by what the model that is being tuned would rather say than refuse; its
+weights are as good as the refusals that are left. Here every step also aligns, so that they stay.
 
     g = (1 − m)·g_A(w) + m·g_align(w)
 
-with g_A Antibody's fine-tuning gradient (arXiv 2603.00498, Eq. 12) and g_align the gradient of any alignment-stage defense on
-the provider's rows: ∇f (with which this is the mixing of arXiv 2309.07875, its user's rows weighed), `deep_alignment`'s,
-Antibody's. Cost: Antibody's 2 forward and 1 backward passes and those of the defense inside, over a batch of either.
+with g_A Antibody's fine-tuning gradient (arXiv 2603.00498, Eq. 12) and g_align the gradient of any alignment-stage
+defense on the provider's rows: ∇f (with which this is the mixing of arXiv 2309.07875, its user's rows weighed),
+`deep_alignment`'s, Antibody's. Cost: Antibody's 2 forward and 1 backward passes and those of the defense inside, over
+a batch of either.
 """
 
 from typing import Annotated, Any, Literal
