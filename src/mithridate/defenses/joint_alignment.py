@@ -64,6 +64,11 @@ class JointAlignment(AntibodyTuning):
         return self
 
     @property
+    def trains_with(self) -> str | None:
+        """The defense inside."""
+        return self.inner
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """What Antibody and the defense inside need."""
         inner = self._inner()
