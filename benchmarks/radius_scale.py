@@ -1,6 +1,6 @@
 """How far the harmful loss falls over the simulated attack step of Antibody's alignment, Booster and Panacea.
 
-    python -m benchmarks.radius_scale recipes/methods.yaml --models stories260k --out build/radius.json
+    python -m benchmarks.radius_scale recipes/methods.yaml --models stories260k --template alpaca
 
 The step is w_ρ = w − ρ·∇h(w)/‖∇h(w)‖, h the mean token loss of the provider's harmful rows. Figures are h(w), ‖w‖ of
 the weights that are trained, ‖∇h(w)‖, and h(w) − h(w_ρ) for ρ at shares of ‖w‖, and at lengths that recipes and papers
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--models", nargs="*", default=[], help="other models, with the recipe's rows and adapter")
+    parser.add_argument("--template", help="chat template of these, where they have none")
     parser.add_argument("--rows", type=int, default=64, help="harmful rows, the first ones")
     parser.add_argument("--out", type=Path, help="file for the JSON, beside standard output")
     options = parser.parse_args(arguments)
@@ -90,12 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = []
 
         def add(name: str, form: str, model: Any, words: Any) -> None:
-            found = falls(model, tokenize(harmful, words, job.max_length), words.pad_token_id, SHARES, RADII)
+            found = falls(model, tokenize(harmful, words), words.pad_token_id, SHARES, RADII)
             figures.append({"model": name, "form": form} | found)
             print(figures[-1], flush=True)
 
         for name in (job.model, *map(locate, options.models)):
-            where, words = Where(name, None), load_tokenizer(name, job.template)
+            template = job.template if name == job.model else options.template
+            where, words = Where(name, None), load_tokenizer(name, template)
             called = Path(name).name
             add(called, "all weights", load(where, "float32", trainable=True), words)
             torch.manual_seed(0)
