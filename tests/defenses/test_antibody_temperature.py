@@ -12,6 +12,7 @@ from peft import get_peft_model
 from mithridate.defenses.antibody import AntibodyTuning
 from mithridate.errors import CheckpointError, DefenseError, SettingError
 from mithridate.models.tokenization import IGNORED, completion_ids, tokenize
+from mithridate.training.logged_figures import logged_means
 from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.training import distance, finished, run, streams, trainer
@@ -54,6 +55,11 @@ def test_it_is_a_share_of_the_ratios_deviation_under_the_aligned_model(likelihoo
     found = _temperatures(run("antibody_tuning", chosen, **SHAPE))
     assert found == [found[0]] * 4, "it was measured again on a model that had moved"
     assert found[0] == pytest.approx(spread * _deviation(likelihood), rel=1e-5)
+
+
+def test_results_show_it():
+    made = run("antibody_tuning", AUTO, **SHAPE)
+    assert logged_means(made.trainer.state.log_history)["temperature"] == pytest.approx(_temperatures(made)[0])
 
 
 def test_the_training_is_that_at_the_same_number_bit_for_bit():
