@@ -28,7 +28,7 @@ from mithridate.training.step import Step
 @register(
     "joint_alignment",
     stage="finetuning",
-    paper="no paper: Antibody's fine-tuning and alignment in every step",
+    paper="ours: Antibody's fine-tuning and alignment in every step",
     streams=("refusals", "safe"),
     forward=3,
     backward=2,
