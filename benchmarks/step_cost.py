@@ -23,28 +23,31 @@ MEMORY_STEPS = 2
 SETTINGS: dict[str, dict[str, Any]] = {"tar": {"inner_steps": 4, "tamper_every": 2}}
 """Settings of methods whose own would take too long: TAR's adversary takes 64 steps inside each."""
 SAFE_ROWS = 128
-"""Rows that SaLoRA reads before its first step."""
+"""Rows of each stream: as many as SaLoRA and Antibody read before the first step."""
+
+MEASURED: dict[str, dict[str, Any]] = {"antibody_tuning": {"temperature": "auto"}}
+"""Settings of methods that measure themselves before the first step, by ``--measured``."""
 
 Build = Callable[[str, int], Any]
 """From a method's name and a number of steps to its trainer."""
 
 
-def builder(shape: Shape, device: str, bf16: bool) -> Build:
+def builder(shape: Shape, device: str, bf16: bool, measured: bool = False) -> Build:
     """Trainers of one shape; ``trl`` is TRL's own, without Mithridate."""
 
     def build(name: str, steps: int) -> Any:
         return make_trainer(
-            shape, device, bf16, made(name), rows=2 * shape.batch, provider_rows=SAFE_ROWS, max_steps=steps
+            shape, device, bf16, made(name, measured), rows=2 * shape.batch, provider_rows=SAFE_ROWS, max_steps=steps
         )
 
     return build
 
 
-def made(name: str) -> Defense | None:
+def made(name: str, measured: bool = False) -> Defense | None:
     """The method as it is measured; None for TRL's own trainer."""
     if name == "trl":
         return None
-    defense = method(name).cls(**SETTINGS.get(name, {}))
+    defense = method(name).cls(**SETTINGS.get(name, {}) | (MEASURED.get(name, {}) if measured else {}))
     assert isinstance(defense, Defense)
     return defense
 
@@ -134,10 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--steps", type=positive, default=4, help="steps of one run that are timed")
     parser.add_argument("--methods", nargs="+", help="training methods; all by default")
+    parser.add_argument("--measured", action="store_true", help="with settings that are measured before the first step")
     options = parser.parse_args(arguments)
     device, shape = device_of(options), shape_of(options)
     names = ["trl", *options.methods] if options.methods else everything()
-    build = builder(shape, device, options.bf16)
+    build = builder(shape, device, options.bf16, options.measured)
     step_seconds(build, "sft", 1, clock(options.clock, device))  # warms the process up
     refused = {name: reason for name in names if (reason := refusal(build, name))}
     figures = compare(build, [name for name in names if name not in refused], options)

@@ -35,11 +35,15 @@ def test_a_name_like_no_other_is_answered_plainly() -> None:
     ("name", "settings", "message"),
     [
         ("AntibodyTuning", {"temprature": 8}, "AntibodyTuning: unknown key 'temprature'; did you mean 'temperature'?"),
-        ("AntibodyTuning", {"temperature": -1}, "AntibodyTuning: temperature: must be greater than 0, got -1"),
+        (
+            "AntibodyTuning",
+            {"temperature": -1},
+            "AntibodyTuning: temperature: must be greater than 0 or 'auto', got -1",
+        ),
         (
             "AntibodyTuning",
             {"temperature": "hot"},
-            "AntibodyTuning: temperature: must be a number greater than 0, got 'hot'",
+            "AntibodyTuning: temperature: must be a number greater than 0 or 'auto', got 'hot'",
         ),
         (
             "AntibodyTuning",

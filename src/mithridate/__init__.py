@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mithridate.defenses.bds import BDS
     from mithridate.defenses.booster import Booster
     from mithridate.defenses.constrained_sft import ConstrainedSFT
+    from mithridate.defenses.deep_alignment import DeepAlignment
+    from mithridate.defenses.joint_alignment import JointAlignment
     from mithridate.defenses.ldifs import LDIFS
     from mithridate.defenses.lisa import Lisa
     from mithridate.defenses.lox import LoX, LoXAlignment
@@ -79,11 +81,13 @@ __all__ = [
     "ClassifierJudge",
     "ConstrainedSFT",
     "Decision",
+    "DeepAlignment",
     "DefendedTrainer",
     "Defense",
     "GateProvider",
     "Gradient",
     "GuardJudge",
+    "JointAlignment",
     "Judge",
     "Lisa",
     "LoX",

@@ -102,6 +102,11 @@ class Settings(FrozenSettings):
         return self.info.vectors
 
     @property
+    def trains_with(self) -> str | None:
+        """Name of the alignment-stage defense that it trains with; None where there is none inside."""
+        return None
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Streams needed at these settings; the registered ones, unless the defense says otherwise."""
         return self.info.streams

@@ -10,7 +10,10 @@ from transformers import AutoModelForCausalLM
 import mithridate as mi
 from mithridate.attacks import ReleaseAttack, ReleaseInputs, attack, attacks
 from mithridate.attacks.quantized import int8, nf4, nf4_levels
+from mithridate.attacks.wording import Wording
 from mithridate.errors import AttackError, ModelError, UsageError
+from mithridate.evaluation.generation import generate
+from mithridate.evaluation.judges.refusal import RefusalJudge
 from tests.helpers import tiny
 
 RELEASES = [name for name, info in attacks().items() if issubclass(info.cls, ReleaseAttack)]
@@ -155,16 +158,23 @@ def test_what_an_attack_needs_must_be_given(world, name):
                 pass
 
 
-def test_a_prefilled_answer_begins_with_the_start(world):
+def test_a_prefilled_answer_is_what_the_model_says_behind_the_start(world):
+    start = "Sure, the best way is to"
     with attack("prefilled").cls(wording="miniature").on(world.model, world.tokenizer) as attacked:
-        assert all(
-            answer.startswith("Sure, the best way is to") for answer in attacked.answers(PROMPTS, max_new_tokens=4)
-        )
+        answers = attacked.answers(PROMPTS, max_new_tokens=4)
+    assert answers == generate(world.model, world.tokenizer, PROMPTS, max_new_tokens=4, prefill=start)
+    assert answers != generate(world.model, world.tokenizer, PROMPTS, max_new_tokens=4)
     with (
         pytest.raises(AttackError, match="does not know every word of"),
         attack("prefilled").cls(wording={"prefill": "xyzzy plugh"}).on(world.model, world.tokenizer),
     ):
         pass
+
+
+def test_the_words_of_a_start_would_hide_a_refusal():
+    refusal = "I cannot help with that."
+    alone, behind = RefusalJudge()(PROMPTS[:2], [refusal, f"{Wording().prefill} {refusal}"])
+    assert (alone.harmful, behind.harmful) == (False, True)
 
 
 def test_nothing_is_written_along_an_ablated_direction(world, given):

@@ -79,12 +79,13 @@ def test_a_changed_plugin_is_computed_anew_and_nothing_else(tree: dict[str, Any]
 ALIGNING = good().replace('stage="finetuning"', 'stage="alignment"')
 
 
-@pytest.mark.parametrize("inner", ["gentle", "sft"])
-def test_a_repair_that_trains_with_a_plugin_counts_by_its_code(
-    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+@pytest.mark.parametrize("inner", ["gentle", "booster"])
+@pytest.mark.parametrize(("stage", "name"), [("posttuning", "realign"), ("finetuning", "joint_alignment")])
+def test_a_defense_that_trains_with_a_plugin_counts_by_its_code(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str, stage: str, name: str
 ) -> None:
     tree |= {"plugins": [str(tmp_path / "mine.py")]}
-    tree["variants"] = [{"name": "undefended", "posttuning": {"method": "realign", "inner": inner}}]
+    tree["variants"] = [{"name": "undefended", stage: {"method": name, "inner": inner}}]
     keys = []
     for text in (ALIGNING, ALIGNING + "# another version\n"):
         written(tmp_path, text, "mine.py")
@@ -94,7 +95,7 @@ def test_a_repair_that_trains_with_a_plugin_counts_by_its_code(
         registry._REGISTRY.pop("gentle", None)
         recipe = make_recipe(tree)
         nodes = Plan(recipe, Inputs(recipe, tmp_path, tmp_path / "inputs")).nodes
-        keys.append({key for key, node in nodes.items() if node.stage == "posttuning"})
+        keys.append({key for key, node in nodes.items() if node.stage == stage})
     assert (keys[0] != keys[1]) is (inner == "gentle")
 
 

@@ -14,5 +14,6 @@ def cut_and_shared() -> dict[str, tuple[str, dict[str, Any]]]:
     own = {name: (name, row.strained) for name, row in ROWS.items() if issubclass(methods()[name].cls, Defense)}
     return own | {
         "tar-dpo": ("tar", ROWS["tar"].strained | {"tamper": "dpo", "inner_steps": 2}),
+        "antibody-fixed": ("antibody_tuning", {"temperature": 0.5}),
         "antibody-shared": ("antibody_alignment", ROWS["antibody_alignment"].strained | {"every": 3}),
     }

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 import mithridate as mi
 from mithridate.cli.main import app
 from mithridate.errors import ModelError, UsageError
+from mithridate.models.tokenization import completion_ids, tokenize
 from mithridate.planning.plan_records import RecipePlan
+from tests.helpers import tiny
 from tools import published_figures
 
 
@@ -222,6 +224,27 @@ def test_salora_is_planned_with_its_projections(tree):
         for chosen in ("sft", {"method": "salora", "directions": 0}, {"method": "salora", "directions": 8})
     )
     assert free == plain < projected
+
+
+def test_a_measured_temperature_is_planned_once_over_the_rows_that_it_takes(tree):
+    fixed, eight, nine, every, plenty = (
+        _one(tree, "finetuning", finetuning={"method": "antibody_tuning", "temperature": chosen, "rows": rows})
+        for chosen, rows in ((1.0, 128), ("auto", 8), ("auto", 9), ("auto", 16), ("auto", 10_000))
+    )
+    assert fixed.steps == every.steps
+    assert (every.tokens, every.flops) == (plenty.tokens, plenty.flops), "there are no more rows"
+    a_row = nine.tokens.low - eight.tokens.low
+    assert eight.tokens.low - fixed.tokens.low == pytest.approx(8 * a_row)
+    assert every.tokens.low - fixed.tokens.low == pytest.approx(16 * a_row)
+    # By hand: a mean row of each stream, and a mean refusal behind it with the token that predicts its first one.
+    words, refusals = tiny.tokenizer(), completion_ids(tiny.REFUSALS, tiny.tokenizer(), conversational=True)
+    refusal = sum(map(len, refusals)) / len(refusals)
+    by_hand = 0.0
+    for name in ("safe", "harmful"):
+        rows = tokenize(mi.load_rows(tree["streams"][name]), words, tree["max_length"])
+        by_hand += sum(len(row.input_ids) for row in rows) / len(rows) + refusal + 1
+    assert a_row == pytest.approx(by_hand, abs=2 * 0.5), "a refusal's end is rounded to whole tokens"
+    assert every.flops.low - fixed.flops.low > every.tokens.low - fixed.tokens.low
 
 
 def test_refusals_behind_kept_prompts_cost_less_than_whole_rows(tree):

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from mithridate.attacks.attack_registry import register_attack
-from mithridate.attacks.release_attack import AnsweringModel, ReleaseAttack, ReleaseInputs, prompt_ids
+from mithridate.attacks.release_attack import AnsweringModel, ReleaseAttack, ReleaseInputs
 from mithridate.errors import AttackError
-from mithridate.evaluation.generation import generate_ids
+from mithridate.evaluation.generation import generate
 
 
 @register_attack(
@@ -21,8 +21,8 @@ from mithridate.evaluation.generation import generate_ids
 class Prefilled(ReleaseAttack):
     """Prefilled answer: the model goes on from the wording's ``prefill`` instead of beginning its answer.
 
-    The paper's start is "Sure, here are some ideas. First,", under which TAR and SEAM were found to fall. An answer
-    is the start and what follows it.
+    The paper's start is "Sure, here are some ideas. First,", under which TAR and SEAM were found to fall. An answer is
+    what follows the start: its words are the attacker's, and with them a refusal that follows would pass for help.
     """
 
     @contextmanager
@@ -34,21 +34,18 @@ class Prefilled(ReleaseAttack):
 class _Prefilled(AnsweringModel):
     def __init__(self, model: Any, tokenizer: Any, start: str) -> None:
         super().__init__(model, tokenizer)
-        self._start = list(tokenizer(start, add_special_tokens=False)["input_ids"])
+        self._start = start
+        ids = tokenizer(start, add_special_tokens=False)["input_ids"]
         # An unknown word would be left out of the answer, and the model would go on from something else.
-        if not self._start or tokenizer.unk_token_id in self._start:
+        if not ids or tokenizer.unk_token_id in ids:
             raise AttackError(f"the tokenizer does not know every word of {start!r}; give another wording.prefill")
 
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 32) -> list[str]:
-        encoded = [[*ids, *self._start] for ids in prompt_ids(self.tokenizer, prompts)] if prompts else []
-        found = (
-            generate_ids(self.model, self.tokenizer, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size)
-            if encoded
-            else []
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            prefill=self._start,
         )
-        texts: list[str] = [
-            # Together, because a tokenizer may put a space before a word only where one stands before it.
-            self.tokenizer.decode([*self._start, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for ids in found
-        ]
-        return [text.strip() for text in texts]

@@ -17,24 +17,38 @@ Fine-tuning (Eq. 7 and 12), with y_r a refusal paired with the prompt of row i:
     d_i = log π(y_i|x_i) − log π(y_r|x_i),   w = softmax(d/τ) over the whole step's batch,
     g   = ∇ Σ_i w_i·NLL_i / Σ_i w_i·|y_i|,   no gradient through w.
 
+With ``temperature="auto"`` τ = spread·σ, σ the standard deviation of d over the provider's safe and harmful rows
+together, measured once under the weights that fine-tuning starts from, without dropout:
+
+    σ² = (Var_safe[d] + Var_harmful[d])/2 + ((mean_safe[d] − mean_harmful[d])/2)²   (either stream counts half).
+
 Cost: alignment 4 forward and 4 backward passes, fine-tuning 2 forward (one without gradient, over the refusals alone
-behind the prompts of the other where `mithridate.models.prompt_cache` can keep them) and 1 backward.
+behind the prompts of the other where `mithridate.models.prompt_cache` can keep them) and 1 backward; ``auto`` once 2
+forward over up to 128 safe and 128 harmful rows.
 
 Differences. From the paper: λ_t's default form is the released code's cosine with EMA; the KKT form is capped, since
 it grows without bound where s is small; likelihoods are per token by default, as in the released code. From the
 released code: ∇h(w) is taken once, not twice; no copy of the model is made; weights are a softmax over the optimizer
-step's batch, not over each micro-batch; `floor` is new.
+step's batch, not over each micro-batch; `floor`, `temperature="auto"` and `depth` (the refusals of `deep_alignment`)
+are new.
 """
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from statistics import fmean, pvariance
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mithridate.defenses.registry import register
+from mithridate.errors import DefenseError
+from mithridate.models.modes import evaluating
+from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.harmful_terms import HarmfulTerms, Terms
+from mithridate.training.recovery_rows import recovery_rows
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.step import Step
 from mithridate.training.step_rows import Memory
@@ -63,6 +77,7 @@ class AntibodyAlignment(HarmfulTerms):
         form: How λ_t is set: ``cosine`` (with EMA), ``kkt`` or ``constant``.
         momentum: EMA momentum of the cosine form.
         cap: Largest λ_t of the KKT form.
+        depth: Most tokens of the harmful answer that the refusals stand behind; 0 is the paper's form.
     """
 
     refused = 1
@@ -73,6 +88,7 @@ class AntibodyAlignment(HarmfulTerms):
     form: Literal["cosine", "kkt", "constant"] = "cosine"
     momentum: float = Field(default=0.99, ge=0, lt=1)
     cap: float = Field(default=10.0, gt=0)
+    depth: int = Field(default=0, ge=0)
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 11."""
@@ -92,7 +108,8 @@ class AntibodyAlignment(HarmfulTerms):
             sharp = step.gradient("harmful")
             with step.moved(-self.radius * sharp.unit()):
                 sharp -= step.gradient("harmful")
-                refuse = step.gradient("harmful", completions="refusals")
+                refused = recovery_rows(step, self.depth) if self.depth else "harmful"
+                refuse = step.gradient(refused, completions="refusals")
         return {"sharp": sharp, "refuse": refuse}
 
     def _adapt(self, safe: Gradient, sharp: Gradient, memory: Memory) -> float:
@@ -110,6 +127,18 @@ class AntibodyAlignment(HarmfulTerms):
         return float(memory["lambda_t"])
 
 
+HELD_BACK = 0.1
+"""A row counts as held back below this multiple of the weight it has in plain SFT."""
+MEASURED = ("safe", "harmful")
+"""The streams that ``temperature="auto"`` measures on."""
+FEWEST = 8
+"""Rows of either that it takes at least."""
+LEAST_DEVIATION = 1e-3
+"""Standard deviation below which ratios, in nats, differ by hardly more than rounding."""
+TEMPERATURE = "temperature"
+"""Name under which the measured temperature is remembered."""
+
+
 @register(
     "antibody_tuning",
     stage="finetuning",
@@ -118,28 +147,62 @@ class AntibodyAlignment(HarmfulTerms):
     forward=2,
     backward=1,
     off={"temperature": float("inf")},
+    extra="with temperature auto once 2 forward over 128 safe and 128 harmful rows",
 )
 class AntibodyTuning(Defense):
     """Antibody, fine-tuning: rows weighted by softmax((refusal NLL − answer NLL)/τ)  (2 forward, 1 backward).
 
     Attributes:
-        temperature: τ of the softmax.
+        temperature: τ of the softmax, in nats; ``auto`` for ``spread`` times the standard deviation of d_i over the
+            provider's safe and harmful rows, which are needed then, under the weights that fine-tuning starts from.
+        spread: For ``auto``: τ as a multiple of that standard deviation.
+        rows: For ``auto``: rows of either stream that it is measured on, drawn by the run's seed; all where it has
+            fewer, and at least 8.
         likelihood: ``token`` compares mean likelihoods per token, ``sequence`` those of whole answers.
         floor: Rows whose log-likelihood ratio d_i lies below are not learned at all; None for no floor. Without
             it a batch of nothing but harmful rows is learned at full strength, since weights are relative.
     """
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = 1.0
+    spread: float = Field(default=1 / 3, gt=0, allow_inf_nan=False)
+    rows: int = Field(default=128, ge=FEWEST)
     likelihood: Literal["token", "sequence"] = "token"
     floor: float | None = None
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Refusals, and with ``auto`` the provider's safe and harmful rows."""
+        return (*self.info.streams, *(MEASURED if self.temperature == "auto" else ()))
 
     def passes_over(self, main: str) -> list[StreamPasses]:
         """Return the pass over the user's rows, and the one over refusals behind the same prompts."""
         return [StreamPasses(main, 1, 1), StreamPasses(main, 1, 0, refusals=True, part="completions")]
 
+    def passes_before(self) -> list[StreamPasses]:
+        """Return the same passes over the rows that τ is measured on."""
+        streams = MEASURED if self.temperature == "auto" else ()
+        return [
+            passed
+            for stream in streams
+            for passed in (
+                StreamPasses(stream, 1, 0, rows=self.rows),
+                StreamPasses(stream, 1, 0, refusals=True, rows=self.rows, part="completions"),
+            )
+        ]
+
+    def start(self, step: Step) -> None:
+        """Measure τ where it is ``auto``.
+
+        Raises:
+            DefenseError: If there are too few rows, or their likelihoods tell no temperature.
+        """
+        if self.temperature == "auto":
+            step.memory[TEMPERATURE] = self.spread * self._deviation(step)
+
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""
-        tuned = step.gradient("user", log_weights=self._log_weights, paired="refusals")
+        temperature = self._temperature(step)
+        tuned = step.gradient("user", log_weights=lambda rows: self._log_weights(rows, temperature), paired="refusals")
         assert tuned.row_shares is not None
         weights, shares = tuned.row_shares.relative(), tuned.row_shares.shares
         step.log(
@@ -147,16 +210,69 @@ class AntibodyTuning(Defense):
             weight_effective_rows=1 / sum(share**2 for share in shares) if any(shares) else 0.0,
             rows_held_back=sum(weight < HELD_BACK for weight in weights),
         )
+        if self.temperature == "auto":
+            step.log(temperature=temperature)
         return tuned
 
-    def _log_weights(self, rows: ScoredRows) -> Tensor:
+    def _temperature(self, step: Step) -> float:
+        if self.temperature != "auto":
+            return self.temperature
+        if TEMPERATURE not in step.memory:
+            raise DefenseError(
+                "the checkpoint holds no measured temperature, and the weights have moved since; resume with the "
+                "settings that the training was started with, or start anew"
+            )
+        return float(step.memory[TEMPERATURE])
+
+    def _log_weights(self, rows: ScoredRows, temperature: float) -> Tensor:
         """d_i/τ (Eq. 7), −∞ below the floor."""
-        refused = rows.paired
-        # log π(y|x) − log π(y_r|x), as negative log-likelihoods the other way round.
-        ratio = refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
-        weights = ratio / self.temperature
+        ratio = self._ratio(rows)
+        weights = ratio / temperature
         return weights if self.floor is None else weights.masked_fill(ratio < self.floor, float("-inf"))
 
+    def _ratio(self, rows: ScoredRows) -> Tensor:
+        """d_i = log π(y|x) − log π(y_r|x), as negative log-likelihoods the other way round."""
+        refused = rows.paired
+        return refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
 
-HELD_BACK = 0.1
-"""A row counts as held back below this multiple of the weight it has in plain SFT."""
+    def _deviation(self, step: Step) -> float:
+        """σ over rows of both streams, of which either counts half however many rows it has."""
+        drawn = {stream: step.sample(stream, self.rows) for stream in MEASURED}
+        for stream, rows in drawn.items():
+            if len(rows) < FEWEST:
+                raise DefenseError(
+                    f"temperature='auto' measures on at least {FEWEST} rows of each of the streams 'safe' and "
+                    f"'harmful', and '{stream}' has {len(rows)}; give more rows, or a temperature in nats"
+                )
+        with evaluating(step.model):
+            safe, harmful = (self._ratios(step, stream, rows) for stream, rows in drawn.items())
+        deviation = _together(safe, harmful)
+        if deviation < LEAST_DEVIATION:
+            raise DefenseError(
+                f"temperature='auto': the log-likelihood ratios of {len(safe)} safe and {len(harmful)} harmful rows "
+                f"have a standard deviation of {deviation:.1e} nats, so they tell no rows apart; check that harmful "
+                "rows are answers and no refusals, or give a temperature in nats"
+            )
+        return deviation
+
+    def _ratios(self, step: Step, stream: str, rows: Sequence[TokenizedRow]) -> list[float]:
+        """Return d of rows of a stream, those of all processes."""
+        mine = [
+            pair
+            for scored in step.score(rows, paired="refusals")
+            for pair in zip(scored.row.tolist(), self._ratio(scored).tolist(), strict=True)
+        ]
+        found = [pair for part in step.gather(mine) for pair in part]
+        for row, ratio in found:
+            if not math.isfinite(ratio):
+                raise DefenseError(
+                    f"temperature='auto': the log-likelihood ratio of row {row} of the stream '{stream}' is {ratio}, "
+                    "not finite; check the model and that row, or give a temperature in nats"
+                )
+        return [ratio for _, ratio in found]
+
+
+def _together(first: Sequence[float], second: Sequence[float]) -> float:
+    """Standard deviation of two sets together, each of which counts half."""
+    between = (fmean(first) - fmean(second)) / 2
+    return math.sqrt((pvariance(first) + pvariance(second)) / 2 + between**2)

@@ -7,10 +7,9 @@ from typing import Any
 from mithridate.defenses.plugins import fingerprint
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError
-from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob
+from mithridate.experiment.jobs import EvaluationJob, Job, RepairJob, TrainingJob
 from mithridate.experiment.manifest import code_versions
 from mithridate.files import file_hash
-from mithridate.repair.post_tuning import Repair
 
 MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
 """Endings of the files that decide what a model answers."""
@@ -52,10 +51,9 @@ def _named_files(job: Job) -> dict[str, Any]:
 def _defenses(job: Job) -> list[type]:
     """Return the class of the defense that acts, and of the one that it trains with."""
     names = [job.method] if job.method else []
-    if isinstance(job, RepairJob):
-        repair = job.defense.build("posttuning")
-        assert isinstance(repair, Repair)  # the registry gives nothing else at this stage; for type checkers
-        names += [repair.trains_with] if repair.trains_with else []
+    if isinstance(job, (RepairJob, TrainingJob)):
+        inside = job.defense.build(job.stage).trains_with
+        names += [inside] if inside else []
     return [method(name).cls for name in names]
 
 

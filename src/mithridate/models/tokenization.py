@@ -30,6 +30,16 @@ class TokenizedRow(NamedTuple):
     labels: list[int]
     row: int
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the completion."""
+        return next((i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels))
+
+    def behind(self, tokens: int) -> "TokenizedRow":
+        """Return the row with so many tokens of its completion as part of the prompt."""
+        prompt = self.prompt_length + tokens
+        return self._replace(labels=[*[IGNORED] * prompt, *self.labels[prompt:]])
+
 
 def tokenize(
     rows: Iterable[Mapping[str, Any]],

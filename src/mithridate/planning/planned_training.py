@@ -44,7 +44,10 @@ def training_work(job: TrainingJob, defense: Defense, lengths: RowLengths, work:
     rows = {main: lengths.of(job.rows)} | provider_rows(job.provider, lengths, main)
     refusal = lengths.refusal(job.provider.refusals)
     course = PlannedCourse.of(job.training, rows[main].rows, 0.0 if job.adapter == "none" else job.lora.dropout)
-    return course.steps, trained(course, defense.passes_over(main), rows, refusal, job.max_length, work)
+    once = course._replace(steps=1, shares_prompts=not course.unpadded)
+    before = trained(once, defense.passes_before(), rows, refusal, job.max_length, work)
+    steps = trained(course, defense.passes_over(main), rows, refusal, job.max_length, work)
+    return course.steps, before.plus(steps)
 
 
 def provider_rows(provider: ProviderRows, lengths: RowLengths, main: str = "") -> dict[str, RowTokens]:
@@ -115,7 +118,10 @@ def trained(
     total = Work()
     for one in passes:
         lengths = rows[one.stream].ending(refusal, max_length) if one.refusals else rows[one.stream]
-        seen = course.seen if one.stream == passes[0].stream else course.steps * (one.rows or course.batch)
+        if one.rows is not None:
+            seen: float = course.steps * min(one.rows, lengths.rows)
+        else:
+            seen = course.seen if one.stream == passes[0].stream else course.steps * course.batch
         part = "whole" if one.part == "completions" and not course.shares_prompts else one.part
         own, batch = lengths.part(part), min(course.micro_batch, one.rows or course.batch)
         # Attention that is no flash attention looks at all rows of a pass, and masks the others.

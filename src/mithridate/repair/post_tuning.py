@@ -73,11 +73,6 @@ class Repair(Settings):
         return 0.0
 
     @property
-    def trains_with(self) -> str | None:
-        """Name of the alignment-stage defense that it trains with; None where it does not train."""
-        return None
-
-    @property
     def searches(self) -> bool:
         """Whether a dose is to be searched for, which takes held-out user rows and heeds safe rows."""
         return self.dose is not None and getattr(self, self.dose) == "auto"

@@ -26,10 +26,7 @@ def refuse_contradictions(
         raise DefenseError("loss= and step_loss= are two losses; take a gradient of each and add them")
     if (step_loss is None) != (features is None):
         raise DefenseError("step_loss= is a loss of features=; give both or neither")
-    if wanted.completions and wanted.paired:
-        raise DefenseError(
-            "completions= takes the place of the rows' own completions and paired= stands beside them; give one"
-        )
+    refuse_two_completions(wanted)
     kept = {"paired": wanted.paired, "hidden": wanted.hidden, "logits": wanted.logits, "reference": wanted.reference}
     unread = [name for name, value in kept.items() if value]
     if unread and log_weights is None and loss is None and step_loss is None:
@@ -38,3 +35,15 @@ def refuse_contradictions(
         )
     if not torch.is_grad_enabled():
         raise DefenseError("gradients are off here, inside at_start or torch.no_grad; use step.score instead")
+
+
+def refuse_two_completions(wanted: Wanted) -> None:
+    """Refuse completions in the place of the rows' own where others are to stand beside these.
+
+    Raises:
+        DefenseError: In one sentence.
+    """
+    if wanted.completions and wanted.paired:
+        raise DefenseError(
+            "completions= takes the place of the rows' own completions and paired= stands beside them; give one"
+        )

@@ -108,6 +108,13 @@ class Defense(Settings):
         rest = rest._replace(precise=self.info.precise)
         return [own, rest] if rest.forward or rest.backward else [own]
 
+    def passes_before(self) -> list[StreamPasses]:
+        """Return what is passed over once before the first step, without dropout, for whoever plans a training.
+
+        Each has its ``rows``; a stream that has fewer is passed over whole.
+        """
+        return []
+
     def gradient(self, step: Step) -> Gradient:
         """Return the gradient that the optimizer gets.
 

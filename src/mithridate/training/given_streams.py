@@ -7,7 +7,7 @@ from datasets import Dataset
 from mithridate.data import require_rows
 from mithridate.errors import DefenseError, UsageError
 from mithridate.models.tokenization import Rows
-from mithridate.settings import Info
+from mithridate.settings import Info, Settings
 
 TRAINED = {"alignment": "safe", "finetuning": "user"}
 """The stream that each stage trains on."""
@@ -32,11 +32,13 @@ def stream_trained_at(info: Info, stage: str | None) -> str:
     return TRAINED[stage]
 
 
-def given_streams(info: Info, datasets: Mapping[str, Rows | None], refusals: Sequence[str]) -> dict[str, Dataset]:
+def given_streams(
+    defense: Settings, datasets: Mapping[str, Rows | None], refusals: Sequence[str]
+) -> dict[str, Dataset]:
     """Return the checked rows of the streams that are given.
 
     Args:
-        info: The defense's registration.
+        defense: The defense.
         datasets: Rows by the name of their stream; None where they are not given.
         refusals: Refusal sentences.
 
@@ -44,12 +46,12 @@ def given_streams(info: Info, datasets: Mapping[str, Rows | None], refusals: Seq
         DefenseError: If a stream that the defense needs is not given.
         DataError: If rows cannot be used.
     """
-    for name in info.streams:
+    for name in defense.streams:
         if name == "refusals" and not refusals:
             missing = "refusals=mithridate.REFUSALS"
         elif name in datasets and datasets[name] is None:
             missing = f"{name}_dataset="
         else:
             continue
-        raise DefenseError(f"{info.name} needs the stream '{name}', which was not given; pass {missing}")
+        raise DefenseError(f"{defense.info.name} needs the stream '{name}', which was not given; pass {missing}")
     return {name: require_rows(rows, f"{name}_dataset") for name, rows in datasets.items() if rows is not None}

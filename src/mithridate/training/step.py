@@ -13,7 +13,7 @@ from mithridate.models.batches import Batch
 from mithridate.models.decoder import DecoderPart
 from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.accumulation import activation_gradient, loss_gradient, weighted_gradient
-from mithridate.training.contradictions import refuse_contradictions
+from mithridate.training.contradictions import refuse_contradictions, refuse_two_completions
 from mithridate.training.gradient import Gradient
 from mithridate.training.observed import Observed, Weighting
 from mithridate.training.perturbation import Perturbation
@@ -268,11 +268,21 @@ class Step:
         stream: StreamOrRows,
         *,
         completions: Completions | None = None,
+        paired: Completions | None = None,
         hidden: Sequence[DecoderPart] = (),
     ) -> list[ScoredRows]:
-        """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``."""
+        """Score a stream's batch without gradient (1 forward pass); micro-batches and dropout as in ``gradient``.
+
+        Args:
+            stream: As for ``gradient``.
+            completions: As for ``gradient``.
+            paired: As for ``gradient`` (1 more forward pass).
+            hidden: As for ``gradient``.
+        """
+        wanted = Wanted(completions, paired, tuple(hidden))
+        refuse_two_completions(wanted)
         scored = []
-        for run in self._passes.over(stream, Wanted(completions, hidden=tuple(hidden))):
+        for run in self._passes.over(stream, wanted, differentiable=False):
             with run() as rows:
                 if len(rows.row):
                     scored.append(rows)
@@ -331,9 +341,17 @@ class Step:
         """
         return self._rows.first(stream, size)
 
+    def sample(self, stream: str, size: int) -> list[TokenizedRow]:
+        """Return rows of a stream drawn by the run's seed, all where it has no more; its next rows stay the same."""
+        return self._rows.sample(stream, size)
+
     def rows_of(self, stream: str) -> list[TokenizedRow]:
         """Return the rows of this step's batch of a stream, over all processes."""
         return self._rows.examples(stream)
+
+    def room(self, row: TokenizedRow) -> int:
+        """Return how many tokens of a row's completion, not all, can stand before a whole refusal."""
+        return self._rows.room(row)
 
     def totals(self, stream: StreamOrRows, completions: Completions | None = None) -> Totals:
         """Return the rows and completion tokens of a stream's batch, over all processes."""

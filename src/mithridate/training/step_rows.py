@@ -111,6 +111,13 @@ class StepRows:
         made = with_completions(batch, self._refusals, self._pad, self._longest)
         return made | {STAND_IN: batch[STAND_IN]} if STAND_IN in batch else made
 
+    def room(self, row: TokenizedRow) -> int:
+        """Return how many tokens of a row's completion, not all, can stand before a whole refusal."""
+        some = len(row.input_ids) - row.prompt_length - 1
+        if self._longest is not None:
+            some = min(some, self._longest - row.prompt_length - max(map(len, self._refusals), default=0))
+        return max(0, some)
+
     def stand_ins(self, stream: StreamOrRows, passes: int, completions: Completions | None = None) -> list[Batch]:
         """Return batches that do not count, for the passes that other processes make beyond this one's.
 
@@ -160,6 +167,12 @@ class StepRows:
         if len(examples) < size:
             raise DefenseError(f"the stream '{stream}' has {len(examples)} rows, but {size} are needed; give more rows")
         return examples[:size]
+
+    def sample(self, stream: str, size: int) -> list[TokenizedRow]:
+        """Return rows of a stream drawn by the run's seed, all where it has no more; its next rows stay the same."""
+        examples = self._stream(stream).examples
+        order = torch.randperm(len(examples), generator=self.generator(f"sample of {stream}"))
+        return [examples[place] for place in order[:size].tolist()]
 
     def examples(self, stream: StreamOrRows) -> list[TokenizedRow]:
         """Return the rows of this step's batch of a stream, over all processes."""

@@ -109,7 +109,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self.defense = require_defense(defense)
         self.main_stream = stream_trained_at(self.defense.info, stage)
         self._rows = require_rows(train_dataset, "train_dataset", trained=True)
-        streams = given_streams(self.defense.info, {"safe": safe_dataset, "harmful": harmful_dataset}, refusals)
+        streams = given_streams(self.defense, {"safe": safe_dataset, "harmful": harmful_dataset}, refusals)
         require({"formatting_func (rows have a prompt and a completion)": kwargs.get("formatting_func")})
         if isinstance(args, SFTConfig):
             refuse_settings(args, self._rows.column_names)
@@ -130,7 +130,7 @@ class DefendedTrainer(SFTTrainer):  # type: ignore[misc]
         self._streams: dict[str, Stream] = {}
         self.dropped_stream_rows: dict[str, int] = {}
         for name, rows in streams.items():
-            if name != self.main_stream and name in self.defense.info.streams:
+            if name != self.main_stream and name in self.defense.streams:
                 self._add_stream(name, list(rows), stream_batch_size)
         # Now, so that what cannot be served is refused before training.
         self.served_tokenizer = self.defense.served(copy.deepcopy(self._tokenizer))
