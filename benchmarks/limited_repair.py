@@ -14,12 +14,13 @@ import torch
 
 import mithridate as mi
 from benchmarks.workload import Shape, make_rows
-from mithridate.defenses import lox, random_perturbation, safe_delta, safe_lora
+from mithridate.defenses import lox, safe_delta, safe_lora
 from mithridate.defenses.registry import methods
 from mithridate.errors import ModelError
 from mithridate.experiment import checkpoint_repair
 from mithridate.models.loading import Where, load
 from mithridate.models.stored_sums import StoredGrams
+from mithridate.repair.noise import Noise
 from mithridate.repair.post_tuning import Repair
 from mithridate.repair.stored_inputs import StoredInputs
 
@@ -34,7 +35,7 @@ APART: dict[str, list[tuple[Any, str]]] = {
         (safe_lora, "cosine"),
         (safe_delta, "least_with_columns"),
         (safe_delta.SafeDelta, "_kept"),
-        (random_perturbation, "_noise"),
+        (Noise, "norm"),
     ],
 }
 """What a repair does beside reading, changing and writing weights: making models without values from their settings,

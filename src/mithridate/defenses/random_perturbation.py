@@ -7,9 +7,6 @@ the paper does not have (std 0.01 over 25 M entries already has norm 50, against
 Cost: none. Difference from the released code: the noise is added once, not at every evaluation on top of itself.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -18,9 +15,10 @@ from torch import Tensor
 
 from mithridate.defenses.panacea import Panacea
 from mithridate.defenses.registry import register
-from mithridate.models.merged_weights import some
 from mithridate.models.submodules import is_adapted
+from mithridate.models.tensor_files import EVERY_ROW
 from mithridate.repair.displacement import Displacement, displace, displace_stored
+from mithridate.repair.noise import Noise
 from mithridate.repair.post_tuning import Dose, Repair
 from mithridate.repair.repair_inputs import RepairInputs
 from mithridate.repair.repairable import repairable
@@ -68,43 +66,27 @@ class RandomPerturbation(Repair):
         """Displace the model's adapter weights, or all weights where it has none, in place."""
         radius = self._panacea_radius(inputs) if self.radius == "auto" else self.radius
         weights = repairable(inputs.model)
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = Gradient([_draw(parameter, generator) for parameter in weights.parameters])
-        # Per entry as in the paper's figure, or with Panacea's own length.
-        epsilon = self.std * noise if self.std is not None else noise.unit()
-        norm = epsilon.norm() if radius is None else radius
+        drawn = _Drawn(self, Noise(self.seed, [tuple(one.shape) for one in weights.parameters]))
+        places = enumerate(weights.parameters)
+        epsilon = Gradient([drawn.rows(place, one.dtype).to(one.device) for place, one in places])
         displacement = Displacement(weights.names, weights.snapshot(), epsilon, 0.0)
+        norm = drawn.norm if radius is None else radius
         return displace(inputs.model, displacement, 1.0 if radius is None else radius, norm, {"norm": norm})
 
     def change_stored(self, inputs: StoredInputs) -> Repaired:
-        """Displace an adapter, which is in memory, as ever; whole weights one at a time, each drawn once more."""
+        """Displace an adapter, which is in memory, as ever; of whole weights a few rows at a time, drawn once more."""
         if is_adapted(inputs.model):
             return self.change(inputs)
-        weights, generator = inputs.tuned.weights, torch.Generator().manual_seed(self.seed)
-        states, norms = {}, []
-        # The noise of all weights would be another model in memory; where each one's begins suffices to draw it again.
-        for name in weights.names:
-            states[name] = generator.get_state()
-            noise = _noise(weights.shape(name), weights.dtype(name), generator)
-            norms.append(Gradient([noise if self.std is None else self.std * noise]).norm())
-        norm = float(torch.tensor(norms, dtype=torch.float64).square().sum().sqrt())
-
-        @lru_cache(maxsize=2)
-        def drawn(name: str) -> Tensor:
-            generator.set_state(states[name])
-            noise = _noise(weights.shape(name), weights.dtype(name), generator)
-            return noise / norm if self.std is None else self.std * noise
-
-        # Drawn whole and asked for in rows, one weight after the other but by many threads.
-        turn = Lock()
+        weights = inputs.tuned.weights
+        drawn = _Drawn(self, Noise(self.seed, [weights.shape(name) for name in weights.names]))
+        places = {name: place for place, name in enumerate(weights.names)}
 
         def epsilon(name: str, rows: slice) -> Tensor:
-            with turn:
-                return some(drawn(name), rows)
+            return drawn.rows(places[name], weights.dtype(name), rows)
 
-        intended = norm if self.radius is None else float(self.radius)
-        scale = 1.0 if self.radius is None else intended
-        return displace_stored(weights, weights.names, epsilon, scale, intended, {"norm": intended})
+        norm = drawn.norm if self.radius is None else float(self.radius)
+        scale = 1.0 if self.radius is None else norm
+        return displace_stored(weights, weights.names, epsilon, scale, norm, {"norm": norm})
 
     def _panacea_radius(self, inputs: RepairInputs) -> float:
         # Budget, trim and the like as well, or the search would not be the one that Panacea makes.
@@ -114,11 +96,22 @@ class RandomPerturbation(Repair):
         return curve.chosen
 
 
-def _draw(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard Gaussian noise, drawn in float32 on the CPU: the same for every precision and device."""
-    return _noise(parameter.shape, parameter.dtype, generator).to(parameter.device)
+class _Drawn:
+    """ε: noise of a standard deviation, or of norm 1 where a radius is given.
 
+    Args:
+        defense: Which of them.
+        noise: Standard Gaussian noise.
 
-def _noise(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
-    return noise.to(torch.promote_types(dtype, torch.float32))
+    Attributes:
+        norm: ‖ε‖ of noise of a standard deviation, ‖n‖ before it is divided by it of the other.
+    """
+
+    def __init__(self, defense: RandomPerturbation, noise: Noise) -> None:
+        self._std, self._noise = defense.std, noise
+        self.norm = noise.norm() * (1.0 if self._std is None else self._std)
+
+    def rows(self, place: int, dtype: torch.dtype, rows: slice = EVERY_ROW) -> Tensor:
+        """Return ε of some rows of a weight, in float32 or the weight's type if that is more."""
+        noise = self._noise.rows(place, rows).to(torch.promote_types(dtype, torch.float32))
+        return noise / self.norm if self._std is None else self._std * noise

@@ -17,8 +17,9 @@ from mithridate.models.tensor_files import EVERY_ROW, StoredTensor
 PIECE = 1 << 15
 """Entries that are worked on at a time: a quarter of a megabyte in float64, a few of which stay in a processor's cache.
 Torch spreads more than these over threads, which would wait for each other in every operation."""
-BLOCK = 1 << 20
-"""Entries that are read and written at a time."""
+BLOCK = 1 << 18
+"""Entries that are read and written at a time: so few that the C library's allocator hands out the same memory again,
+where it would ask the system for larger blocks each time."""
 THREADS = 8
 """Most threads that work on blocks, each of which holds one; a disk is slower than eight."""
 
@@ -210,9 +211,14 @@ def _rows(shape: Sequence[int], entries: int) -> Iterator[slice]:
     if not shape:
         yield EVERY_ROW
         return
-    step = max(1, entries // max(1, math.prod(shape[1:])))
+    step = rows_at_a_time(shape, entries)
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
+
+
+def rows_at_a_time(shape: Sequence[int], entries: int) -> int:
+    """Return how many rows hold about so many entries, one at least."""
+    return max(1, entries // max(1, math.prod(shape[1:])))
 
 
 def require_finite(value: Tensor, name: str) -> None:

@@ -34,7 +34,9 @@ class OutputFile:
     """A file with the layout of another one, whose tensors are written in any order.
 
     A hash needs the bytes in their order, so it follows the beginning of the file that has no gaps. It is read back
-    from the system's cache, which costs little and holds no tensor in memory for it.
+    from the system's cache, which costs little and holds no tensor in memory for it. What was hashed and has reached
+    the disk leaves that cache, so that the next bytes are written to pages that are at hand, and the models that are
+    read stay in it.
 
     Args:
         path: The file; what is there is overwritten.
@@ -48,7 +50,8 @@ class OutputFile:
         # First bytes of what was written behind the first gap, with the byte after the last; where the gap begins.
         self._spans: dict[int, int] = {}
         self._whole = 0
-        self._digest, self._hashed = hashlib.sha256(), 0
+        # How far the hash is asked to go, and how far it is.
+        self._digest, self._hashed, self._digested = hashlib.sha256(), 0, 0
         self._absorbed: Future[None] | None = None
         self._synced: Future[None] | None = None
         os.truncate(self._file, header.size)
@@ -113,7 +116,7 @@ class OutputFile:
             if not size:
                 raise OSError(errno.EIO, f"{self._path} was cut while it was written")
             self._digest.update(buffer[:size])
-            start += size
+            self._digested = start = start + size
 
     def _hexdigest(self, before: Future[None] | None) -> str:
         _require_done(before)
@@ -121,7 +124,10 @@ class OutputFile:
 
     def _reach_disk(self, before: Future[None] | None) -> None:
         _require_done(before)
+        hashed = self._digested
         os.fsync(self._file)
+        if hashed:
+            _drop_cached(self._file, hashed)
 
 
 class SealedFile:
@@ -144,7 +150,9 @@ class SealedFile:
         """
         try:
             self._synced.result()
-            return self._hashed.result()
+            digest = self._hashed.result()
+            _drop_cached(self._file, 0)
+            return digest
         finally:
             self.close()
 
@@ -158,6 +166,12 @@ class SealedFile:
         wait((self._synced,))
         wait((self._hashed,))
         os.close(self._file)
+
+
+def _drop_cached(file: int, end: int) -> None:
+    """Take the bytes before a place out of the system's cache, or all of them for 0, those that are on the disk."""
+    if hasattr(os, "posix_fadvise"):  # Linux has it, macOS has not
+        os.posix_fadvise(file, 0, end, os.POSIX_FADV_DONTNEED)
 
 
 def _require_done(before: Future[None] | None) -> None:

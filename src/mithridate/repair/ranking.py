@@ -6,6 +6,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from mithridate.repair.comparisons import at_least, count_nonzero
+
 Score = Callable[[], Tensor]
 """Computes the scores of a matrix, none below zero, when they are asked for."""
 
@@ -24,8 +26,8 @@ def top_of_rows(scores: Tensor, count: int) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     # Rounded, since that keeps their order and takes half the time; more than wanted are on the limit in few rows.
     rounded = scores.float()
-    mask = rounded >= _least_of_top(rounded, count)
-    if int(torch.count_nonzero(mask)) > count * len(mask):
+    mask = at_least(rounded, _least_of_top(rounded, count))
+    if count_nonzero(mask) > count * len(mask):
         crowded = mask.sum(dim=1) > count
         mask[crowded] = _first_of_equals(scores[crowded], count)
     return mask

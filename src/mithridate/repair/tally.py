@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mithridate.errors import DefenseError
 from mithridate.models.decoder import layer_of
+from mithridate.repair.comparisons import count_nonzero
 
 
 class Change(NamedTuple):
@@ -38,8 +38,8 @@ class Change(NamedTuple):
         """
         difference = (stored.double() - before.double()).reshape(-1)
         # Both in the stored type: a change below its precision is none.
-        differing = difference if exact else stored != before.to(stored.dtype)
-        return cls(int(torch.count_nonzero(differing)), float(difference @ difference))
+        entries = count_nonzero(difference if exact else stored != before.to(stored.dtype))
+        return cls(entries, float(difference @ difference))
 
 
 class Tally:

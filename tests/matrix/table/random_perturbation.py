@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -12,11 +13,13 @@ from tests.matrix.worlds import RowIds, Slow, World
 
 
 def random_perturbation(world: World, harmful: list[RowIds], settings: dict[str, Any]) -> dict[str, Tensor]:
-    """W + N(0, std²), or w + ρ·n/‖n‖; the noise is drawn in float32 in the order of the weights."""
+    """W + N(0, std²), or w + ρ·n/‖n‖; the noise is drawn in float32, for each weight by the seed and its place."""
     slow = Slow(world)
-    generator = torch.Generator().manual_seed(settings["seed"])
-    drawn = [torch.randn(world.state[n].shape, generator=generator).reshape(-1) for n in world.names]
-    noise = torch.cat(drawn).double()
+    drawn = [
+        numpy.random.default_rng([settings["seed"], place, 0]).standard_normal(world.state[name].numel(), numpy.float32)
+        for place, name in enumerate(world.names)
+    ]
+    noise = torch.from_numpy(numpy.concatenate(drawn)).double()
     if "std" in settings:
         return slow._state(slow.start + settings["std"] * noise)
     return slow._state(slow.start + settings["radius"] * noise / math.sqrt(float((noise * noise).sum())))
