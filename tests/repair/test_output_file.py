@@ -88,3 +88,26 @@ def test_a_file_that_is_cut_meanwhile_has_no_hash(header, beside, tmp_path):
     file._whole = header.size
     with pytest.raises(OSError, match="was cut while it was written"):
         file.seal().sha256()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system has no such call")
+def test_no_byte_leaves_the_cache_before_it_was_hashed_and_has_reached_the_disk(header, beside, tmp_path, monkeypatch):
+    """And at the end all of them do, so that the next file's pages are at hand."""
+    monkeypatch.setattr(output_file, "STEP", 1)
+    dropped, synced = [], []
+    plain = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (plain(file), synced.append(file)))
+
+    def dropping(file, start, size, advice):
+        assert (start, advice) == (0, os.POSIX_FADV_DONTNEED)
+        assert file in synced
+        assert size <= copy._digested
+        dropped.append(size)
+
+    monkeypatch.setattr(os, "posix_fadvise", dropping)
+    copy = OutputFile(tmp_path / "copy", header, beside)
+    for tensor in header.tensors.values():
+        copy.write(tensor.start, tensor.read())
+    sealed = copy.seal()
+    assert sealed.sha256() == file_hash(tmp_path / "original.safetensors")
+    assert dropped[-1] == 0, "all of it"
