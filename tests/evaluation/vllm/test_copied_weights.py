@@ -83,13 +83,21 @@ def test_what_cannot_be_written_whole_is_refused(model, tokenizer, stand_in: Sta
     with pytest.raises(UsageError, match=r"not torch\.float64"):
         served_by_vllm(model.double(), tokenizer).__enter__()
     prompted = get_peft_model(model.float(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(UsageError, match=r"an adapter of .*PROMPT_TUNING"):
-        served_by_vllm(prompted, tokenizer).__enter__()
+    for given in (prompted, lambda: prompted):
+        with pytest.raises(UsageError, match=r"an adapter of .*PROMPT_TUNING"):
+            served_by_vllm(given, tokenizer).__enter__()
     with torch.no_grad():
         prompted.get_base_model().lm_head.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
         served_by_vllm(prompted.get_base_model(), tokenizer).__enter__()
     assert not (stand_in.folder / "options.json").exists()
+
+
+def test_several_processes_are_refused(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(UsageError, match="start it in one process"):
+        served_by_vllm(model, tokenizer).__enter__()
 
 
 def test_a_later_change_does_not_reach_vllm(model, tokenizer, stand_in: StandIn) -> None:

@@ -66,20 +66,20 @@ class _Written(NamedTuple):
 
 
 def _written(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> _Written:
-    held = _copied(model) if isinstance(model, PeftModel) else model
-    if not isinstance(held, PeftModel | PreTrainedModel):
-        held = held()
+    held = model if isinstance(model, PeftModel | PreTrainedModel) else model()
+    if isinstance(held, PeftModel) and not isinstance(held.base_model, BaseTuner):
+        raise UsageError(f"vLLM serves whole weights, which an adapter of {held.active_peft_config.peft_type} has not")
     dtype = _DTYPES.get(held.dtype)
     if dtype is None:
         raise UsageError(f"vLLM serves float32, bfloat16 and float16, not {held.dtype}; load the model in one of them")
+    if held is model and isinstance(held, PeftModel):
+        held = _copied(held)
     save_merged(held, tokenizer, folder)
     return _Written(held.config, held.generation_config, dtype)
 
 
 def _copied(model: PeftModel) -> Any:
     """Return a copy to merge, since the caller's model must stay as it is; without the adapter where it is off."""
-    if not isinstance(model.base_model, BaseTuner):
-        raise UsageError(f"vLLM serves whole weights, which an adapter of {model.active_peft_config.peft_type} has not")
     copied = copy.deepcopy(model)
     off = [layer.disable_adapters for layer in copied.modules() if isinstance(layer, BaseTunerLayer)]
     return copied.unload() if all(off) else copied
