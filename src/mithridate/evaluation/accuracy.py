@@ -11,7 +11,7 @@ from mithridate.errors import DataError, UsageError
 from mithridate.evaluation.generation import generate_chats
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.matching import LabelMatcher, final_number, plain
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 Task = Literal["label", "numeric", "exact"]
 # A label is one word or few; the papers give GSM8K 200 tokens for the steps.
@@ -41,7 +41,7 @@ class Graded:
 
 
 def finetune_accuracy(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     task: Task = "label",
@@ -65,7 +65,7 @@ def finetune_accuracy(
 
 
 def grade_model(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     task: Task = "label",
@@ -117,7 +117,7 @@ class TaskQuestions:
 
     def answers(
         self,
-        model: PreTrainedModel | ServedModel,
+        model: PreTrainedModel | ModelOnVllm,
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_new_tokens: int | None = None,

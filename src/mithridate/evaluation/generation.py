@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.spread import own_batches, put_together
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
@@ -21,7 +21,7 @@ Message = Mapping[str, str]
 
 
 def generate(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
@@ -66,7 +66,7 @@ def generate(
 
 
 def generate_chats(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[Sequence[Message]],
     *,
@@ -93,7 +93,7 @@ def generate_chats(
 
 
 def generate_ids(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
     *,
@@ -108,7 +108,7 @@ def generate_ids(
         UsageError: If a row leaves no room for the continuation.
     """
     _check_room(model, encoded, max_new_tokens)
-    if isinstance(model, ServedModel):
+    if isinstance(model, ModelOnVllm):
         ends = _end_ids(model, tokenizer)
         return [_until_end(row, ends) for row in model.continued(encoded, ends, max_new_tokens, progress)]
     # A damaged model still answers, with text that no judge calls harmful.
@@ -147,7 +147,7 @@ def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[M
     return [list(row) for row in ids]
 
 
-def _check_room(model: PreTrainedModel | ServedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_room(model: PreTrainedModel | ModelOnVllm, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse prompts whose answer would run past the positions the model was made for."""
     limit = most_positions(model.config)
     for i, ids in enumerate(encoded):
@@ -191,7 +191,7 @@ def _greedy(
                 owner.generation_config = own_config
 
 
-def _end_ids(model: PreTrainedModel | ServedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_ids(model: PreTrainedModel | ModelOnVllm, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that end a completion: the tokenizer's and the generation configuration's."""
     # Many chat models end a turn with a token that is not the tokenizer's end token and is listed only here.
     own = getattr(model.generation_config, "eos_token_id", None)

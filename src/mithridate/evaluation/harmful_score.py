@@ -11,7 +11,7 @@ from mithridate.evaluation.generation import generate
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import Judge, RefusalJudge, Verdict
 from mithridate.evaluation.outcomes import Outcome, outcome_of
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def judge_completions(
 
 
 def harmful_score(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     judge: Judge | None = None,

@@ -8,7 +8,7 @@ from mithridate.errors import UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 
 def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) -> Score:
@@ -22,7 +22,7 @@ def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) 
 
 
 def over_refusal(
-    model: PreTrainedModel | ServedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     judge: RefusalJudge | None = None,

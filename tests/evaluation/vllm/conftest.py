@@ -9,7 +9,7 @@ from tests.evaluation.conftest import make_model, make_tokenizer
 from tests.helpers.vllm_stand_in import make_python
 
 from mithridate.evaluation.vllm import environment
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.evaluation.vllm.serving import served_by_vllm
 
 
@@ -36,7 +36,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 @pytest.fixture(scope="module")
-def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServedModel, Path]]:
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelOnVllm, Path]]:
     """The tiny model, served, and the stand-in's notes."""
     folder = tmp_path_factory.mktemp("stand-in")
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.vllm import served_model
 from mithridate.evaluation.vllm.environment import PYTHON, check_version
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.evaluation.vllm.serving import served_by_vllm
 
 
@@ -32,7 +32,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServedModel, Path]]:
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelOnVllm, Path]]:
     """A server without weights, and the file that tells it how to fail."""
     folder = tmp_path_factory.mktemp("failing")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from mithridate.errors import ModelError
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.vllm.environment import PYTHON
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.evaluation.vllm.serving import served_by_vllm
 
 pytestmark = [
@@ -39,12 +39,12 @@ def model() -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ServedModel]:
+def served() -> Iterator[ModelOnVllm]:
     with served_by_vllm(wide_model(), make_tokenizer()) as one:
         yield one
 
 
-def test_answers_are_those_of_transformers(served: ServedModel, model, tokenizer) -> None:
+def test_answers_are_those_of_transformers(served: ModelOnVllm, model, tokenizer) -> None:
     size = {"max_new_tokens": 24}
     expected = generate(model, tokenizer, PROMPTS, **size)
     assert len(set(expected)) > 4

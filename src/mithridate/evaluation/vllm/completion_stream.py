@@ -16,7 +16,7 @@ class _Scores(BaseModel):
     token_logprobs: list[float | None]
 
 
-class Choice(BaseModel):
+class AnswerPart(BaseModel):
     """A further part of one continuation, as vLLM sends it.
 
     Attributes:
@@ -36,7 +36,7 @@ class Choice(BaseModel):
 
 class _Event(BaseModel):
     model: str
-    choices: list[Choice]
+    choices: list[AnswerPart]
 
 
 class _Failure(BaseModel):
@@ -50,7 +50,7 @@ class _Failed(BaseModel):
 _EVENTS: TypeAdapter[_Event | _Failed] = TypeAdapter(_Event | _Failed)
 
 
-def choices(lines: Iterable[str], name: str) -> Iterator[Choice]:
+def choices(lines: Iterable[str], name: str) -> Iterator[AnswerPart]:
     """Return the parts of all continuations in the order of their arrival.
 
     Args:
@@ -94,7 +94,7 @@ class Continuation:
         self._prompt, self._echoed, self._ended = list(prompt), False, ""
         self.ids: list[int] = []
 
-    def add(self, part: Choice) -> bool:
+    def add(self, part: AnswerPart) -> bool:
         """Add the next part; return whether it is the last one.
 
         Raises:

@@ -20,7 +20,7 @@ class NoWeights(UsageError, AttributeError):
     """Something was asked of a served model that only weights can give."""
 
 
-class ServedModel:
+class ModelOnVllm:
     """Stands for a model whose answers vLLM generates; it has settings and no weights.
 
     Args:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mithridate.errors import UsageError
 from mithridate.evaluation.vllm.environment import vllm_version
-from mithridate.evaluation.vllm.served_model import ServedModel
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.evaluation.vllm.server import LONGEST_START, vllm_server
 from mithridate.models.loading import save_merged
 
@@ -29,7 +29,7 @@ def served_by_vllm(
     tokenizer: PreTrainedTokenizerBase,
     *,
     longest_start: float = LONGEST_START,
-) -> Iterator[ServedModel]:
+) -> Iterator[ModelOnVllm]:
     """Have vLLM answer for a model inside the block; give what it yields to `generate` or `harmful_score` as the model.
 
     vLLM gets a copy of the weights as they are now, an adapter merged in, on disk; a later change does not reach it.
@@ -54,7 +54,7 @@ def served_by_vllm(
         written = _written(model, tokenizer, weights)
         _give_memory_back()
         with vllm_server(Path(folder), weights, written.dtype, longest_start) as server:
-            yield ServedModel(written.config, written.generation_config, server)
+            yield ModelOnVllm(written.config, written.generation_config, server)
 
 
 class _Written(NamedTuple):
