@@ -262,9 +262,7 @@ def evaluate(
     command(asked, out, json, launch)
 
 
-PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", help="Policy, a YAML file; the default one is for the miniature.")
-]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Policy, a YAML file; by default the miniature's.")]
 
 
 @app.command()
