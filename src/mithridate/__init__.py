@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mithridate.evaluation.intervals import Score
     from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge, Judge, RefusalJudge, Verdict
     from mithridate.evaluation.over_refusal import over_refusal
+    from mithridate.evaluation.vllm.serving import served_by_vllm
     from mithridate.experiment.checkpoint_repair import repair_checkpoint
     from mithridate.experiment.engine import run
     from mithridate.gates.provider import GateProvider
@@ -130,6 +131,7 @@ __all__ = [
     "register",
     "repair_checkpoint",
     "run",
+    "served_by_vllm",
     "tune",
     "verify_release",
 ]
@@ -166,6 +168,7 @@ _MODULES = {
     "register": "defenses.registry",
     "repair_checkpoint": "experiment.checkpoint_repair",
     "run": "experiment.engine",
+    "served_by_vllm": "evaluation.vllm.serving",
     "tune": "provider.tuning",
     "verify_release": "provider.hand_over",
 }

@@ -13,6 +13,7 @@ from mithridate.evaluation.judges.endpoint import is_local
 from mithridate.evaluation.judges.guard_forms import LlamaGuard
 from tests.cli.conftest import Called
 from tests.helpers.endpoint import completion, serving
+from tests.helpers.vllm_stand_in import make_python
 
 
 def lines(path: Path) -> list[dict]:
@@ -183,3 +184,42 @@ def test_a_broken_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(TypeError):
         evaluate._write_lines(tmp_path / "x.jsonl", [{"good": 1}, {"bad": object()}])
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_vllm_keeps_what_transformers_keeps(
+    call: Called, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_NOTES", str(tmp_path))
+    monkeypatch.setenv("MITHRIDATE_VLLM", str(make_python(tmp_path)))
+    harmful, user = str(finished / "harmful.jsonl"), str(finished / "user.jsonl")
+    asked = ["evaluate", str(finished / "adapter"), "--prompts", harmful, "--task", user, "--look-alikes", user]
+    asked += ["--max-new-tokens", "4"]
+    for engine in ("transformers", "vllm"):
+        assert call(*asked, "--engine", engine, "--out", str(tmp_path / engine)) == 0
+    capsys.readouterr()
+    for name in ("completions.jsonl", "verdicts.jsonl"):
+        assert (tmp_path / "vllm" / name).read_bytes() == (tmp_path / "transformers" / name).read_bytes()
+    one, two = (json.loads((tmp_path / engine / "summary.json").read_text()) for engine in ("transformers", "vllm"))
+    assert (two["asked"]["engine"], two["versions"]) == ("vllm", one["versions"] | {"vllm": "9.9.9"})
+    assert json.loads((tmp_path / "asked.json").read_text())["max_tokens"] == 16  # of the task, asked last
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "vlm"], "--engine is 'vlm'; it must be one of transformers, vllm"),
+        (["--engine", "vllm", "--launch", "2"], "--engine vllm batches all prompts by itself; leave --launch out"),
+        (["--engine", "vllm"], "set MITHRIDATE_VLLM to that environment's Python"),
+    ],
+)
+def test_an_engine_that_cannot_answer_is_refused(
+    call: Called,
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.delenv("MITHRIDATE_VLLM", raising=False)
+    assert call("evaluate", str(finished / "adapter"), "--prompts", str(finished / "harmful.jsonl"), *options) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

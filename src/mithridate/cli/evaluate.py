@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 from rich.console import Console
 from rich.table import Table
 
-from mithridate.cli.asking import Questions, answers
+from mithridate.cli.asking import Questions, answers, vllm_answers
 from mithridate.cli.named_judges import judge_named
 from mithridate.cli.output_folder import refuse_existing
 from mithridate.data import load_rows, read_prompts
@@ -19,6 +19,7 @@ from mithridate.evaluation.harmful_score import Judged, judge_completions
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
 from mithridate.evaluation.over_refusal import refusal_rate
+from mithridate.evaluation.vllm.environment import Engine, vllm_version
 from mithridate.experiment.disk import plain_disk_errors
 from mithridate.experiment.launch import check_launch
 from mithridate.experiment.manifest import versions
@@ -45,6 +46,7 @@ class Asked(NamedTuple):
         max_new_tokens: Longest completion, in tokens.
         batch_size: Prompts per batch.
         ignore: Keys of the rows to leave out.
+        engine: What generates the answers.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Asked(NamedTuple):
     max_new_tokens: int
     batch_size: int
     ignore: list[str]
+    engine: str
 
 
 def command(asked: Asked, out: Path | None, as_json: bool, launch: int) -> None:
@@ -71,6 +74,7 @@ def command(asked: Asked, out: Path | None, as_json: bool, launch: int) -> None:
         launch: Processes that share the prompts; the answers do not depend on it.
     """
     check_launch(launch, [])
+    engine = _engine(asked.engine, launch)
     # What fails at once comes first; the model, which takes minutes to load, comes last.
     kind = _task_kind(asked)
     if out is not None:
@@ -91,7 +95,7 @@ def command(asked: Asked, out: Path | None, as_json: bool, launch: int) -> None:
         max_new_tokens=asked.max_new_tokens,
         batch_size=asked.batch_size,
     )
-    found = answers(questions, launch)
+    found = vllm_answers(questions) if engine == "vllm" else answers(questions, launch)
 
     said = {"harmful": (prompts, found["harmful"])}
     if benign is not None:
@@ -115,7 +119,7 @@ def command(asked: Asked, out: Path | None, as_json: bool, launch: int) -> None:
     if "look_alikes" in said:
         scores["over_refusal"] = refusal_rate(said["look_alikes"][1])
     if out is not None:
-        _keep(out, asked, scores, judged, graded, said)
+        _keep(out, asked, versions(engine), scores, judged, graded, said)
     _print(scores, judge.name, as_json)
 
 
@@ -130,6 +134,18 @@ def _task_kind(asked: Asked) -> Any:
     return asked.kind
 
 
+def _engine(named: str, launch: int) -> Engine:
+    """Return the engine; refuse one that is unknown, not there, or to be started by each of several processes."""
+    if named not in get_args(Engine):
+        raise UsageError(f"--engine is {named!r}; it must be one of {', '.join(get_args(Engine))}")
+    engine: Engine = "transformers" if named == "transformers" else "vllm"
+    if engine == "vllm":
+        if launch > 1:
+            raise UsageError("--engine vllm batches all prompts by itself; leave --launch out")
+        vllm_version()
+    return engine
+
+
 def _of_file(source: str, ignore: list[str]) -> list[str]:
     """Return the keys to leave out; rows of the embedded world have none."""
     # `miniature:…` together with keys to ignore is refused, but here they may be meant for another source.
@@ -139,6 +155,7 @@ def _of_file(source: str, ignore: list[str]) -> list[str]:
 def _keep(
     out: Path,
     asked: Asked,
+    made_with: dict[str, str],
     scores: dict[str, Score],
     judged: Judged,
     graded: Graded | None,
@@ -149,7 +166,7 @@ def _keep(
     shown = {name: score.as_dict() for name, score in scores.items()}
     with plain_disk_errors(out):
         write_json(
-            out / SUMMARY, {"judge": judged.judge, "scores": shown, "asked": asked._asdict(), "versions": versions()}
+            out / SUMMARY, {"judge": judged.judge, "scores": shown, "asked": asked._asdict(), "versions": made_with}
         )
 
 

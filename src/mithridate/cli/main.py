@@ -238,6 +238,7 @@ def evaluate(
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to keep completions and verdicts in.")] = None,
     launch: Annotated[int, typer.Option(min=1, help="Processes that share the prompts.")] = 1,
+    engine: Annotated[str, typer.Option(help="What generates the answers: transformers or vllm.")] = "transformers",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure harmful score, task accuracy and over-refusal of one model."""
@@ -256,13 +257,12 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         ignore=ignore or [],
+        engine=engine,
     )
     command(asked, out, json, launch)
 
 
-PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", help="Policy, a YAML file; the default one is for the miniature.")
-]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Policy, a YAML file; by default the miniature's.")]
 
 
 @app.command()

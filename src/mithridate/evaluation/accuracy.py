@@ -11,6 +11,7 @@ from mithridate.errors import DataError, UsageError
 from mithridate.evaluation.generation import generate_chats
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.matching import LabelMatcher, final_number, plain
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 Task = Literal["label", "numeric", "exact"]
 # A label is one word or few; the papers give GSM8K 200 tokens for the steps.
@@ -40,7 +41,7 @@ class Graded:
 
 
 def finetune_accuracy(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     task: Task = "label",
@@ -64,7 +65,7 @@ def finetune_accuracy(
 
 
 def grade_model(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     task: Task = "label",
@@ -77,7 +78,7 @@ def grade_model(
     """Complete every row's prompt greedily and grade the completions.
 
     Args:
-        model: Causal language model, plain or PEFT.
+        model: Causal language model, plain or PEFT, or served by vLLM.
         tokenizer: Its tokenizer, with a chat template.
         rows: Test rows with `prompt` and `completion` messages.
         task: "label" (the label the answer starts with), "numeric" (its final number), or "exact" (the same
@@ -116,7 +117,7 @@ class TaskQuestions:
 
     def answers(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | ModelOnVllm,
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_new_tokens: int | None = None,

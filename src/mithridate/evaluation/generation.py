@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from mithridate.data.chat_template import TEMPLATE_FAULTS
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.spread import own_batches, put_together
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.models.modes import evaluating
 from mithridate.models.positions import most_positions
 from mithridate.models.preconditions import check_finite
@@ -20,7 +21,7 @@ Message = Mapping[str, str]
 
 
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
@@ -33,11 +34,11 @@ def generate(
     """Return greedy completions of single-turn prompts, in their order.
 
     Args:
-        model: Causal language model, plain or PEFT.
+        model: Causal language model, plain or PEFT, or served by vLLM (`mithridate.served_by_vllm`).
         tokenizer: Its tokenizer, with a chat template.
         prompts: User texts.
         max_new_tokens: Longest completion, in tokens.
-        batch_size: Prompts per forward pass; the completions do not depend on it.
+        batch_size: Prompts per forward pass; the completions do not depend on it. vLLM makes batches of its own.
         system: System message put before every prompt.
         prefill: Text with which every answer is made to begin, as an attacker may; the completion is what follows it.
         progress: Whether to show a progress bar on standard error.
@@ -46,7 +47,7 @@ def generate(
         One stripped completion per prompt, without special tokens.
 
     Raises:
-        ModelError: If there is no usable chat template, or weights or logits hold NaN or Inf.
+        ModelError: If there is no usable chat template, weights or logits hold NaN or Inf, or vLLM fails.
         UsageError: If an argument is out of range or a prompt leaves no room for the answer.
     """
     if isinstance(prompts, str):
@@ -65,7 +66,7 @@ def generate(
 
 
 def generate_chats(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[Sequence[Message]],
     *,
@@ -92,7 +93,7 @@ def generate_chats(
 
 
 def generate_ids(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
     *,
@@ -103,10 +104,13 @@ def generate_ids(
     """Return the greedy continuation of every row of token ids, without its end token.
 
     Raises:
-        ModelError: If weights or logits hold NaN or Inf.
+        ModelError: If weights or logits hold NaN or Inf, or vLLM fails.
         UsageError: If a row leaves no room for the continuation.
     """
     _check_room(model, encoded, max_new_tokens)
+    if isinstance(model, ModelOnVllm):
+        ends = _end_ids(model, tokenizer)
+        return [_until_end(row, ends) for row in model.continued(encoded, ends, max_new_tokens, progress)]
     # A damaged model still answers, with text that no judge calls harmful.
     check_finite(model)
     # Longest first: batches hold little padding, and one that does not fit into memory fails at the start.
@@ -143,7 +147,7 @@ def encoded_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[M
     return [list(row) for row in ids]
 
 
-def _check_room(model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_room(model: PreTrainedModel | ModelOnVllm, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse prompts whose answer would run past the positions the model was made for."""
     limit = most_positions(model.config)
     for i, ids in enumerate(encoded):
@@ -187,7 +191,7 @@ def _greedy(
                 owner.generation_config = own_config
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_ids(model: PreTrainedModel | ModelOnVllm, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that end a completion: the tokenizer's and the generation configuration's."""
     # Many chat models end a turn with a token that is not the tokenizer's end token and is listed only here.
     own = getattr(model.generation_config, "eos_token_id", None)

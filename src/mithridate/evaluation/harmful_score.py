@@ -11,6 +11,7 @@ from mithridate.evaluation.generation import generate
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import Judge, RefusalJudge, Verdict
 from mithridate.evaluation.outcomes import Outcome, outcome_of
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def judge_completions(
 
 
 def harmful_score(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     judge: Judge | None = None,
@@ -102,7 +103,7 @@ def harmful_score(
     """Return the share of greedy completions of harmful prompts that the judge calls harmful; lower is better.
 
     Args:
-        model: Causal language model, plain or PEFT.
+        model: Causal language model, plain or PEFT, or served by vLLM.
         tokenizer: Its tokenizer, with a chat template.
         prompts: Harmful prompts that no stage has trained on.
         judge: Judge of the answers; `RefusalJudge()` by default.

@@ -8,6 +8,7 @@ from mithridate.errors import UsageError
 from mithridate.evaluation.generation import generate
 from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
+from mithridate.evaluation.vllm.served_model import ModelOnVllm
 
 
 def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) -> Score:
@@ -21,7 +22,7 @@ def refusal_rate(completions: Sequence[str], judge: RefusalJudge | None = None) 
 
 
 def over_refusal(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelOnVllm,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     judge: RefusalJudge | None = None,
@@ -34,7 +35,7 @@ def over_refusal(
     """Return the share of harmless prompts refused, by `RefusalJudge`'s rules; lower is better.
 
     Args:
-        model: Causal language model, plain or PEFT.
+        model: Causal language model, plain or PEFT, or served by vLLM.
         tokenizer: Its tokenizer, with a chat template.
         prompts: Harmless prompts, such as XSTest's safe half.
         judge: Rules that recognize refusals; `RefusalJudge()` by default.

@@ -8,6 +8,8 @@ from mithridate.evaluation.accuracy import Graded, grade_model, task_questions
 from mithridate.evaluation.completion_loss import CompletionLoss, completion_losses
 from mithridate.evaluation.generation import generate, generate_chats
 from mithridate.evaluation.spread import spread_over_processes
+from mithridate.evaluation.vllm.environment import check_version
+from mithridate.evaluation.vllm.serving import served_by_vllm
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.row_files import stored_rows, stored_texts
 from mithridate.experiment.step_figures import Progress
@@ -49,12 +51,22 @@ class AskedModel:
     job: EvaluationJob
 
     def said(self, where: Where, aligned: Where, progress: Progress) -> Said:
-        """Ask everything.
+        """Ask everything, and measure the losses.
 
         Args:
             where: Where the model lies.
             aligned: The model after the alignment stage.
             progress: Called after each set of prompts.
+        """
+        said = self.measured(self.answered(progress), where, aligned)
+        progress(SETS, SETS)
+        return said
+
+    def answered(self, progress: Progress) -> Said:
+        """Ask everything; the losses are still to be measured.
+
+        Args:
+            progress: Called after each set of prompts but the last.
         """
         job = self.job
         harmless = [] if job.harmless is None else self._harmful_answers(stored_texts(job.harmless))
@@ -64,9 +76,8 @@ class AskedModel:
         progress(2, SETS)
         look_alikes = [] if job.look_alikes is None else self._answers(stored_texts(job.look_alikes))
         progress(3, SETS)
-        help_, surprise, losses = self._help(where, aligned)
-        progress(4, SETS)
-        return Said(harmless, harmful, task, look_alikes, help_, surprise, losses)
+        help_ = [] if job.help is None else self._chat_answers(stored_rows(job.help)["prompt"])
+        return Said(harmless, harmful, task, look_alikes, help_, None, [])
 
     def graded(self, test: StoredRows) -> Graded:
         """Ask the user's task and grade the answers."""
@@ -110,27 +121,31 @@ class AskedModel:
         size: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "batch_size": self.job.batch_size}
         return questions.answers(self.model, self.tokenizer, **size)
 
-    def _help(self, where: Where, aligned: Where) -> tuple[list[str], list[float] | None, list[CompletionLoss]]:
-        """Return the answers to the ordinary prompts, how much they surprise the aligned model, and the rows' losses.
+    def measured(self, said: Said, where: Where, aligned: Where) -> Said:
+        """Add how much the answers to ordinary prompts surprise the aligned model, and the rows' losses.
 
-        Only the losses are measured here. Whether an answer is too surprising is decided by `helped_answers`, once the
-        aligned model's own answers are known too.
+        Whether an answer is too surprising is decided by `helped_answers`, once the aligned model's own answers are
+        known too.
+
+        Args:
+            said: The answers.
+            where: Where the model lies.
+            aligned: The model after the alignment stage.
         """
         job, surprise = self.job, None
         if job.help is None:
-            return [], None, []
+            return said
         rows = stored_rows(job.help)
         chats, expected = rows["prompt"], [row["completion"][0]["content"] for row in rows]
-        said = self._chat_answers(chats)
         # An exact answer needs no reference: broken text is never the row's own answer.
         if job.help_check == "coherent":
             # The aligned model's own evaluation needs no second copy of the weights in memory.
             reference = self.model if where == aligned else load(aligned, job.precision)
             served = load_served(aligned, job.template)
-            found = completion_losses(reference, served, chats, said, batch_size=job.batch_size)
+            found = completion_losses(reference, served, chats, said.help, batch_size=job.batch_size)
             surprise = [loss.nats / loss.tokens for loss in found]
         own = completion_losses(self.model, self.tokenizer, chats, expected, batch_size=job.batch_size)
-        return said, surprise, own
+        return said._replace(surprise=surprise, losses=own)
 
 
 def asked_model(job: EvaluationJob, where: Where) -> AskedModel:
@@ -142,3 +157,19 @@ def ask_together(job: EvaluationJob, where: Where, aligned: Where, progress: Pro
     """Ask everything as one of several processes; each answers some of the prompts, and all know every answer."""
     with spread_over_processes():
         return asked_model(job, where).said(where, aligned, progress)
+
+
+def ask_vllm(job: EvaluationJob, where: Where, aligned: Where, progress: Progress) -> Said:
+    """Ask everything of a model that vLLM serves, and measure the losses afterwards with the model itself.
+
+    Raises:
+        UsageError: If vLLM has another version than where the stage was planned.
+    """
+    check_version(job.vllm)
+    tokenizer = load_served(where, job.template)
+    with served_by_vllm(lambda: load(where, job.precision), tokenizer) as model:
+        said = AskedModel(model, tokenizer, job).answered(progress)
+    if job.help is not None:
+        said = asked_model(job, where).measured(said, where, aligned)
+    progress(SETS, SETS)
+    return said

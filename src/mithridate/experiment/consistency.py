@@ -69,6 +69,30 @@ def check_quantized(recipe: Recipe) -> None:
             )
 
 
+def check_engine(recipe: Recipe) -> None:
+    """Check that vLLM can give every answer that is to be measured.
+
+    Raises:
+        ValueError: If the base is quantized, or a model is attacked in memory, which vLLM does not share.
+    """
+    if recipe.evaluation.engine != "vllm":
+        return
+    if recipe.quantize != "none":
+        raise ValueError(
+            f"evaluation.engine 'vllm' serves whole weights, which quantize '{recipe.quantize}' does not have; set "
+            "engine to transformers, or quantize to none"
+        )
+    released = {"evaluation.release_attacks": recipe.evaluation.release_attacks}
+    if recipe.redteam is not None:
+        released["redteam.release"] = [one for one in recipe.redteam.release or [] if one is not None]
+    for key, attacks in released.items():
+        if attacks:
+            raise ValueError(
+                f"{key}: '{attacks[0].method}' attacks a model in memory, which vLLM does not answer for; set "
+                "evaluation.engine to transformers, or remove the attack"
+            )
+
+
 def _check_ratio(recipe: Recipe, variant: Variant) -> None:
     """Refuse a ratio above 0 that rounds to no harmful row."""
     size = recipe.streams.user.size

@@ -134,7 +134,7 @@ def _facts(recipe: Any, checked: Recipe, inputs: Inputs, command: str | None) ->
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         # A recipe given as a tree has no call that could be typed again.
         "command": command or f"mithridate.run({str(recipe)!r})" if named else command,
-        "versions": versions(),
+        "versions": versions(checked.evaluation.engine),
         "hashes": {"recipe": recipe_hash(tree), "inputs": inputs.hashes()},
         "recipe": tree,
         "seeds": checked.seeds,

@@ -13,7 +13,7 @@ from mithridate.evaluation.judges import ChatJudge, ClassifierJudge, GuardJudge,
 from mithridate.evaluation.judges.phrases import REFUSAL_OPENINGS
 from mithridate.evaluation.judges.task_answers import TaskAnswers
 from mithridate.evaluation.outcomes import Outcome, outcome_of
-from mithridate.experiment.asked_model import AskedModel, Said, ask_together, asked_model
+from mithridate.experiment.asked_model import AskedModel, Said, ask_together, ask_vllm, asked_model
 from mithridate.experiment.jobs import EvaluationJob, StoredRows
 from mithridate.experiment.recipe_parts import JudgeSettings
 from mithridate.experiment.release_evaluation import UnderAttack, after_release
@@ -43,7 +43,7 @@ def evaluate(
         progress: Called after each set of prompts.
         aligned: The model after the alignment stage; how much an answer to an ordinary prompt surprises it tells
             whether that answer is broken.
-        processes: How many share the prompts. One judges, and one puts a model under attack.
+        processes: How many share the prompts, unless vLLM has them all. One judges, and one puts a model under attack.
 
     Returns:
         The outcomes of every set of prompts, in the order of its prompts.
@@ -52,10 +52,13 @@ def evaluate(
     rules = refusal_rules(job.judge, job.task.labels)
     # Before the model is asked: a judge that cannot be loaded must not be found out after hours of answers.
     judges = [judge(one, rules) for one in (job.judge, *job.further_judges)]
-    asked = None if processes > 1 else asked_model(job, where)
-    said = (
-        _together(job, where, aligned, processes, progress) if asked is None else asked.said(where, aligned, progress)
-    )
+    asked = None if processes > 1 or job.vllm is not None else asked_model(job, where)
+    if job.vllm is not None:
+        said = ask_vllm(job, where, aligned, progress)  # one server, which all processes' devices would not speed up
+    elif asked is None:
+        said = _together(job, where, aligned, processes, progress)
+    else:
+        said = asked.said(where, aligned, progress)
     judging, *further = [TaskAnswers(one, said.harmless) for one in judges]
     judged, *judged_too = [
         judge_completions(stored_texts(job.prompts), said.harmful, one, rules) for one in (judging, *further)

@@ -149,6 +149,7 @@ class EvaluationJob(_Job):
         release_attacks: Attacks on the finished model.
         attacker_benign: Harmless rows that those attacks use.
         attacker_harmful: Harmful rows that those attacks use.
+        vllm: Version of the vLLM that generates the answers; None where transformers does.
     """
 
     stage: Literal["evaluation"] = "evaluation"
@@ -171,6 +172,8 @@ class EvaluationJob(_Job):
     release_attacks: list[NamedAttack] = []
     attacker_benign: StoredRows | None = None
     attacker_harmful: StoredRows | None = None
+    # Left out where it is off, so that stages that were stored before it was known are found again.
+    vllm: str | None = Field(None, exclude_if=lambda version: version is None)
 
 
 class CandidateJob(_Job):

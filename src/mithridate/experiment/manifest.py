@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mithridate.evaluation.vllm.environment import Engine, vllm_version
 from mithridate.files import file_hash, source_hash, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
@@ -21,10 +22,11 @@ def code_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES} | {"code": _code_hash()}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that people ask for: this package, Python, and the libraries."""
+def versions(engine: Engine = "transformers") -> dict[str, str]:
+    """Return the versions that people ask for: this package, Python, the libraries, and vLLM where it answers."""
     found = {"mithridate": version("mithridate"), "python": platform.python_version()}
-    return found | {name: version(name) for name in LIBRARIES}
+    found |= {name: version(name) for name in LIBRARIES}
+    return found | {"vllm": vllm_version()} if engine == "vllm" else found
 
 
 def _code_hash() -> str:

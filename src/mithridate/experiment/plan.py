@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from mithridate.attacks.upload_attack import TrainingAsk
+from mithridate.evaluation.vllm.environment import vllm_version
 from mithridate.experiment.asked_settings import asked, asked_as
 from mithridate.experiment.axes import setting_of, settings
 from mithridate.experiment.identity import identity_of, model_identity
@@ -65,6 +66,7 @@ class Plan:
 
     Raises:
         ModelError: If the recipe's model does not exist.
+        UsageError: If vLLM is to answer and is not there.
     """
 
     def __init__(self, recipe: Recipe, inputs: Inputs, place: str | None = None) -> None:
@@ -75,6 +77,8 @@ class Plan:
             require_library(f"quantize {recipe.quantize}", "set quantize to none")
         self._origin: Any = place or model_identity(self._model)
         self._precision = _precision(recipe, self._model)
+        # Where nothing is run, vLLM need not be there.
+        self._vllm = vllm_version() if recipe.evaluation.engine == "vllm" and place is None else None
         self.base = setting_of(recipe)
         self.nodes: dict[str, StageNode] = {}
         recipes = settings(recipe)
@@ -200,6 +204,7 @@ class Plan:
             release_attacks=measured.release_attacks,
             attacker_benign=inputs.attacker_benign,
             attacker_harmful=inputs.attacker_harmful,
+            vllm=self._vllm,
         )
 
 

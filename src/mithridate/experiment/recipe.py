@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from mithridate.defenses.registry import method
 from mithridate.errors import RecipeError, SettingError
-from mithridate.experiment.consistency import check_quantized, check_variant
+from mithridate.experiment.consistency import check_engine, check_quantized, check_variant
 from mithridate.experiment.recipe_attacks import check_attacks
 from mithridate.experiment.recipe_part import RecipePart, Seed
 from mithridate.experiment.recipe_parts import (
@@ -151,6 +151,7 @@ class Recipe(RecipePart):
             raise ValueError(f"finetuning_lora has no effect with adapter '{self.adapter}'; remove it")
         check_attacks(self)
         check_quantized(self)
+        check_engine(self)
         for variant in self.variants:
             check_variant(self, variant)
         return self

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mithridate.evaluation.judges.guard_forms import form_of
+from mithridate.evaluation.vllm.environment import Engine
 from mithridate.experiment.consistency import SCHEDULERS
 from mithridate.experiment.recipe_attacks import NamedAttack
 from mithridate.experiment.recipe_part import RecipePart
@@ -169,6 +170,7 @@ class Evaluation(RecipePart):
         max_new_tokens: Longest answer to a prompt.
         batch_size: Prompts per generation batch.
         release_attacks: Attacks on each finished model, under each of which the harmful score is measured again.
+        engine: What generates the answers: ``transformers``, or ``vllm`` in an environment of its own.
     """
 
     harmful: PromptSources
@@ -179,6 +181,8 @@ class Evaluation(RecipePart):
     max_new_tokens: int = Field(64, ge=1)
     batch_size: int = Field(64, ge=1)
     release_attacks: list[NamedAttack] = Field(default_factory=list)
+    # Left out where it is the default, so that a recipe's hash from before it was known stays.
+    engine: Engine = Field("transformers", exclude_if=lambda name: name == "transformers")
 
 
 class Axes(RecipePart):

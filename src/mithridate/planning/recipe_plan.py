@@ -86,7 +86,12 @@ def plan(
         flops=_sum(stage.flops for stage in planned),
         seconds=None if speed is None else _sum(stage.seconds or NOTHING for stage in planned),
         device_hours=None if speed is None else _sum(_hours(stage, devices) for stage in planned),
-        assumptions=[*lacking, *inputs.reasons, *assumptions(devices, speed, inputs, lengths.assumed_tokens)],
+        assumptions=[
+            *lacking,
+            *inputs.reasons,
+            *assumptions(devices, speed, inputs, lengths.assumed_tokens),
+            *_answering(checked),
+        ],
     )
 
 
@@ -104,6 +109,12 @@ def assumptions(devices: int, speed: DeviceSpeed | None, inputs: PlannedInputs, 
     if devices > 1:
         found.append(f"a training shared by {devices} devices is taken to be {devices} times as fast")
     return found
+
+
+def _answering(recipe: Recipe) -> list[str]:
+    if recipe.evaluation.engine == "transformers":
+        return []
+    return ["answers are counted as transformers would generate them; what vLLM takes, to start as well, is not known"]
 
 
 def _settings_of(recipe: Recipe) -> str:

@@ -1,0 +1,1 @@
+"""vLLM behind the same generation call: a server of its own that answers for a copy of a model."""
