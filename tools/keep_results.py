@@ -17,7 +17,8 @@ from mithridate.report.results_file import load_results
 OF_RUN = ("name", "created", "command", "versions", "hashes", "recipe", "seeds", "judge", "majority", "failures")
 OF_VARIANT = (
     *("name", "alignment", "finetuning", "posttuning", "attack", "seeds", "versus_reference", "activity"),
-    *("harmful_score", "finetune_accuracy", "over_refusal", "harmful_score_by_group", "helpfulness", "broken_harmful", "release"),
+    *("harmful_score", "finetune_accuracy", "over_refusal", "harmful_score_by_group", "helpfulness", "broken_harmful"),
+    "release",
 )
 
 
