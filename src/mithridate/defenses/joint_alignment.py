@@ -6,16 +6,16 @@ weights are as good as the refusals that are left. Here every step also aligns, 
     g = (1 − m)·g_A(w) + m·g_align(w)
 
 with g_A Antibody's fine-tuning gradient (arXiv 2603.00498, Eq. 12) and g_align the gradient of any alignment-stage
-defense on the provider's rows: ∇f (with which this is the mixing of arXiv 2309.07875, its user's rows weighed),
-`deep_alignment`'s, Antibody's. Cost: Antibody's 2 forward and 1 backward passes and those of the defense inside, over
-a batch of either.
+defense on the provider's rows: `deep_alignment`'s, Antibody's, or ∇f (with which this is the mixing of arXiv
+2309.07875, its user's rows weighed). Cost: Antibody's 2 forward and 1 backward passes and those of the defense inside,
+over a batch of either.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mithridate.defenses.antibody import AntibodyTuning
+from mithridate.defenses.antibody import MEASURED, AntibodyTuning
 from mithridate.defenses.registry import method, register
 from mithridate.defenses.sft import SFT
 from mithridate.errors import DefenseError
@@ -29,16 +29,16 @@ from mithridate.training.step import Step
     "joint_alignment",
     stage="finetuning",
     paper="ours: Antibody's fine-tuning and alignment in every step",
-    streams=("refusals", "safe"),
-    forward=3,
-    backward=2,
+    streams=("refusals", "safe", "harmful"),
+    forward=4,
+    backward=3,
     off={"temperature": float("inf"), "share": 0.0},
-    extra="the passes of the defense inside in the place of 1 + 1; with temperature auto as antibody_tuning",
-    vectors=1,
+    extra="with another defense inside its passes in the place of 2 + 2; with temperature auto as antibody_tuning",
+    vectors=2,
     precise=True,
 )
 class JointAlignment(AntibodyTuning):
-    """Joint alignment: g = (1 − m)·g_A + m·g_align, g_align over the provider's rows  (3 forward, 2 backward).
+    """Joint alignment: g = (1 − m)·g_A + m·g_align, g_align over the provider's rows  (4 forward, 3 backward).
 
     Attributes:
         share: m, weight of the provider's rows.
@@ -49,7 +49,7 @@ class JointAlignment(AntibodyTuning):
     """
 
     share: float = Field(default=0.3, ge=0, lt=1)
-    inner: str | None = None
+    inner: str | None = "deep_alignment"
     settings: dict[str, Any] = Field(default_factory=dict)
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     likelihood: Literal["token", "sequence"] = "sequence"
@@ -70,9 +70,10 @@ class JointAlignment(AntibodyTuning):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """What Antibody and the defense inside need."""
+        """Safe rows, and what Antibody and the defense inside need."""
         inner = self._inner()
-        return tuple(dict.fromkeys((*super().streams, *(inner.streams if inner else ()))))
+        measured = MEASURED if self.temperature == "auto" else ()
+        return tuple(dict.fromkeys(("refusals", "safe", *measured, *(inner.streams if inner else ()))))
 
     @property
     def passes(self) -> Passes:
@@ -80,6 +81,12 @@ class JointAlignment(AntibodyTuning):
         own, inner = Passes(2, 1), self._inner()
         beside = inner.passes if inner else Passes(1, 1)
         return Passes(own.forward + beside.forward, own.backward + beside.backward) if self.share else own
+
+    @property
+    def vectors(self) -> int:
+        """Antibody's gradient, and what the defense inside holds."""
+        inner = self._inner()
+        return 1 + (inner.vectors if inner else 0)
 
     def passes_over(self, main: str) -> list[StreamPasses]:
         """Return what Antibody passes over, and what the defense inside does."""

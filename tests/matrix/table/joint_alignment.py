@@ -33,6 +33,7 @@ def _joint_alignment(rng: random.Random) -> dict[str, Any]:
 ROWS = {
     "joint_alignment": Row(
         joint_alignment, _joint_alignment, ("weight_max", "weight_effective_rows"),
-        stress={"temperature": 0.5, "inner": "deep_alignment"},
+        # What `auto` passes over before the first step is counted in Antibody's own row.
+        default={"temperature": 1.0}, stress={"temperature": 2.0, "settings": {"shallow": 0.2}},
     ),
 }  # fmt: skip
