@@ -57,8 +57,14 @@ class JointAlignment(AntibodyTuning):
     @model_validator(mode="after")
     def _can_stand_inside(self) -> "JointAlignment":
         inner = self._inner()
+        if inner is None and self.settings:
+            raise DefenseError(
+                "settings are those of the defense inside, and inner is None; name one or leave them out"
+            )
         if isinstance(inner, SFT):
-            raise DefenseError("inner: sft is the loss of what is trained on, the user's rows; leave inner out for ∇f")
+            raise DefenseError(
+                "inner: sft is the loss of the rows that are trained on, the user's; set inner to None for ∇f"
+            )
         if inner is not None and inner.finishes:
             raise DefenseError(f"inner: {self.inner} acts once more on the trained weights at the end; take another")
         return self
