@@ -115,9 +115,9 @@ def generation(content: Content) -> list[str]:
     ]
 
 
-def missing(content: Content, repaired: Content) -> list[str]:
-    """Registered methods that neither table tells of."""
-    told = {one["method"] for one in (*content["figures"], *repaired["figures"])}
+def missing(*contents: Content) -> list[str]:
+    """Registered methods that no table tells of."""
+    told = {one["method"] for content in contents for one in content["figures"]}
     return sorted(methods().keys() - told)
 
 
@@ -128,6 +128,7 @@ def is_repair(name: str) -> bool:
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
     "steps-lora": ("cost_step_lora", steps),
+    "steps-later": ("cost_step_recovery", steps),
     "repairs-lora": ("cost_repair_lora", repairs),
     "growth": ("cost_growth", growth),
     "generation": ("cost_generation", generation),

@@ -20,8 +20,9 @@ def test_the_page_holds_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_every_method_is_told_of() -> None:
-    step, repair = (json.loads((FOLDER / f"cost_{name}.json").read_text()) for name in ("step_lora", "repair_lora"))
-    assert cost_tables.missing(step, repair) == []
+    files = ("step_lora", "step_recovery", "repair_lora")
+    step, later, repair = (json.loads((FOLDER / f"cost_{name}.json").read_text()) for name in files)
+    assert cost_tables.missing(step, later, repair) == []
     told = {one["method"] for one in step["figures"]}
     assert cost_tables.LIMITS.keys() <= told
     assert not any(cost_tables.is_repair(name) for name in told - {"trl"})

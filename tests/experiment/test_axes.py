@@ -43,7 +43,10 @@ def test_faults_are_one_sentence(change: dict[str, Any], message: str) -> None:
         make_recipe(tree() | change)
 
 
-@pytest.mark.parametrize("path", sorted(TINY.parent.glob("*.yaml")), ids=lambda path: path.stem)
+WITH_AXES = [path for path in sorted(TINY.parent.glob("*.yaml")) if "\naxes:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", WITH_AXES, ids=lambda path: path.stem)
 def test_the_axes_of_the_repository_are_valid(path: Path) -> None:
     assert len(settings(read_recipe(path))) > 1
 

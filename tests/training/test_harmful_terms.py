@@ -31,10 +31,10 @@ def test_every_training_method_that_takes_a_gradient_on_harmful_rows_shares_it_o
         for name, info in methods().items()
         if "harmful" in info.streams and {"alignment", "finetuning"} & set(info.stages)
     }
-    assert harmful == {*SHARING, "sbr", "t_vaccine"}
+    assert harmful == {*SHARING, "joint_alignment", "sbr", "t_vaccine"}
 
 
-@pytest.mark.parametrize("name", ["sbr", "t_vaccine", "vaccine", "safegrad"])
+@pytest.mark.parametrize("name", ["joint_alignment", "sbr", "t_vaccine", "vaccine", "safegrad"])
 def test_where_a_kept_term_would_be_wrong_it_is_refused_with_the_reason(name):
     cls = methods()[name].cls
     with pytest.raises(SettingError, match="every cannot be set") as error:

@@ -11,7 +11,7 @@ defense on the provider's rows: `deep_alignment`'s, Antibody's, or ∇f (with wh
 over a batch of either.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,10 @@ class JointAlignment(AntibodyTuning):
         temperature: As of `antibody_tuning`.
         likelihood: As of `antibody_tuning`.
     """
+
+    never_kept: ClassVar[str] = (
+        "steps share the terms of the defense inside alone; set every in its settings"
+    )
 
     share: float = Field(default=0.3, ge=0, lt=1)
     inner: str | None = "deep_alignment"
