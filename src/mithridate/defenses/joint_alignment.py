@@ -48,9 +48,7 @@ class JointAlignment(AntibodyTuning):
         likelihood: As of `antibody_tuning`.
     """
 
-    never_kept: ClassVar[str] = (
-        "steps share the terms of the defense inside alone; set every in its settings"
-    )
+    never_kept: ClassVar[str] = "steps share the terms of the defense inside alone; set every in its settings"
 
     share: float = Field(default=0.3, ge=0, lt=1)
     inner: str | None = "deep_alignment"
