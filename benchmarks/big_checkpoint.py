@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random_perturbation": {"radius": 5.0},
     "panacea": {"radius": 5.0},
     "lox": {},
-    "safe_lora": {},
+    "safe_lora": {"threshold": 1.0},
     "safe_delta": {},
 }
 """Repairs that can be measured, with settings at which they act on whole weights."""

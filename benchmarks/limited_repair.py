@@ -71,8 +71,9 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
             for parameter in (parameter for model in held for parameter in model.parameters()):
                 parameter.data.mul_(1)
     except (MemoryError, RuntimeError, ModelError) as error:
-        # Torch's allocator raises a RuntimeError, and a model that cannot be loaded is one of ours.
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+        # Torch's allocator and a thread without a stack raise a RuntimeError, an unloadable model one of ours.
+        told = str(error).lower()
+        if not isinstance(error, MemoryError) and "memory" not in told and "new thread" not in told:
             raise
         return {"out_of_memory": True}
     return {

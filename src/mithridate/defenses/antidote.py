@@ -11,8 +11,8 @@ update ΔW = scale·B·A, `weights` the whole weights. Ranking: `row` takes the 
 code; default), `global` one ranking over everything (the paper's formula read literally).
 
 Differences. From the paper: root mean square over rows of the activation norms, as in the released code, where the
-paper averages norms. From the released code: rows run one at a time without padding, so that pad tokens and batch
-sizes cannot change the mask; the first row is not dropped; one pass, not two per layer. Rounding is the code's:
+paper averages norms. From the released code: only rows of one length run together, so that pad tokens and batch sizes
+cannot change the mask; the first row is not dropped; one pass, not two per layer. Rounding is the code's:
 columns − int(columns·(1−α)) entries per row.
 """
 

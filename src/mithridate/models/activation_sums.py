@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mithridate.errors import DefenseError
 from mithridate.models.activations import captured
-from mithridate.models.batches import STAND_IN, Batch, collate
+from mithridate.models.batches import STAND_IN, Batch, collate, of_equal_length
 from mithridate.models.fused_head import scored
 from mithridate.models.linear_algebra import top_eigenvectors
 from mithridate.models.modes import evaluating
@@ -23,8 +23,8 @@ def input_norms(
 ) -> dict[str, Tensor]:
     """sqrt( Σ_rows Σ_tokens x² / number of rows ) per input feature of each layer.
 
-    Rows go through the model one at a time and without padding, so that neither padding nor a batch size can
-    change the result; sums are kept in float64.
+    Only rows of the same length go through the model together, so that no padding can change the result; sums are kept
+    in float64.
 
     Args:
         model: The model to run.
@@ -44,7 +44,7 @@ def input_norms(
 def input_grams(
     model: nn.Module, layers: Mapping[str, nn.Module], examples: Sequence[TokenizedRow]
 ) -> dict[str, Tensor]:
-    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, with rows one at a time as well.
+    """X·Xᵀ = Σ_rows Σ_tokens x·xᵀ of each layer's inputs, without padding as well.
 
     Args:
         model: The model to run.
@@ -194,9 +194,9 @@ def _sums(
     """Σ_rows of a term of (tokens, inputs), for each layer."""
     device = next(model.parameters()).device
     with summing(layers, term) as sums, evaluating(model):
-        for example in examples:
-            # A single row has no padding, so any padding token will do.
-            batch = collate([example], 0, device)
+        for rows in of_equal_length(examples):
+            # There is no padding, so any padding token will do.
+            batch = collate(rows, 0, device)
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     require_reached(layers, sums)
     return {name: sums[name] for name in layers}

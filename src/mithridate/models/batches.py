@@ -1,6 +1,7 @@
 """Tokenized rows, padded into batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -38,6 +39,24 @@ def batches(
     """Split examples into padded batches of at most ``size`` rows."""
     for start in range(0, len(examples), size):
         yield collate(examples[start : start + size], pad_token_id, device)
+
+
+def of_equal_length(examples: Sequence[TokenizedRow], tokens: int = 1024) -> list[list[TokenizedRow]]:
+    """Group rows of the same length, the shortest first, so that they can be passed together without padding.
+
+    Args:
+        examples: The rows.
+        tokens: Most tokens of a group of more than one row.
+    """
+    groups: list[list[TokenizedRow]] = []
+    for length, same in groupby(sorted(examples, key=_length), _length):
+        rows, size = list(same), max(1, tokens // length)
+        groups.extend(rows[start : start + size] for start in range(0, len(rows), size))
+    return groups
+
+
+def _length(example: TokenizedRow) -> int:
+    return len(example.input_ids)
 
 
 def prompts_of(batch: Batch) -> list[list[int]]:

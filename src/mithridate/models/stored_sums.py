@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.models.activation_sums import Term, products, require_reached, squares, summing
-from mithridate.models.batches import Batch, collate
+from mithridate.models.batches import Batch, collate, of_equal_length
 from mithridate.models.blockwise import Blockwise
 from mithridate.models.stored_weights import StoredWeights
 from mithridate.models.tokenization import TokenizedRow
@@ -76,8 +76,8 @@ def _sums_by_block(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the sums of the layers in each decoder block, and at last those of the layers outside of them."""
     model = Blockwise(weights, dtype)
-    # One row at a time and in the same order as in memory, so that every bit of a sum is the same.
-    batches = [collate([example], 0) for example in examples]
+    # As in memory, so that every bit of a sum is the same.
+    batches = [collate(rows, 0) for rows in of_equal_length(examples)]
     rest = dict(layers)
     with torch.no_grad(), model.embedding():
         hidden = [model.embed(batch) for batch in batches]
