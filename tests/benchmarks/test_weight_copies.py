@@ -37,6 +37,7 @@ def test_the_page_shows_what_was_measured():
     assert sorted(rows) == sorted((name, str(figure["copies"]), figure["at"]) for name, figure in MEASURED.items())
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_its_figures(capsys):
     options = ["--device", "cpu", "--width", "64", "--layers", "4", "--accumulation", "2", "--every", "2"]
     weight_copies.main([*options, "--methods", "sft", "booster", "salora"])

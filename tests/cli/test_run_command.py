@@ -111,7 +111,7 @@ def test_errors_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_after_ctrl_c_the_same_command_goes_on(
     world: Path,  # noqa: F811
     tmp_path: Path,

@@ -44,11 +44,31 @@ def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes", "tune_uploads"}
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs(name: str, model: str, tmp_path: Path) -> None:
-    done = launched([sys.executable, str(EXAMPLES / f"{name}.py"), model], tmp_path)
+ALL = """
+import runpy, sys
+
+_, model, *paths = sys.argv
+for path in paths:
+    print(f"== {path}", flush=True)
+    sys.argv = [path, model]
+    runpy.run_path(path, run_name="__main__")
+"""
+"""Runs examples one after the other, since most of each alone would be the loading of libraries."""
+
+
+@pytest.fixture(scope="module")
+def shown(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each example prints."""
+    paths = [str(EXAMPLES / f"{name}.py") for name in SAYS]
+    done = launched([sys.executable, "-c", ALL, model, *paths], tmp_path_factory.mktemp("examples"))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert SAYS[name] in done.stdout
+    parts = done.stdout.split("== ")[1:]
+    return {Path(part.splitlines()[0]).stem: part for part in parts}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs(name: str, shown: dict[str, str]) -> None:
+    assert SAYS[name] in shown[name]
 
 
 @pytest.mark.slow

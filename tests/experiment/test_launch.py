@@ -25,6 +25,7 @@ from mithridate.experiment.shared_work import SharedWork, shared
 from tests.experiment import launching
 from tests.experiment.test_evaluation_stage import make_helping
 from tests.helpers.training import distance
+from tests.matrix.row import thinned
 
 DEFENDED = {
     "name": "defended",
@@ -118,7 +119,7 @@ def test_a_killed_process_leaves_no_finished_stage(killed: Path) -> None:
     assert not (killed / "results.json").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", thinned([1, 2], [2]))
 def test_killed_by_two_processes_it_resumes_by_one_or_two(
     world: Path, killed: Path, runs: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:

@@ -28,6 +28,7 @@ from tests.helpers import tiny
 from tests.helpers.quantized import HIDDEN, require_bitsandbytes
 from tests.helpers.tiny_world import make_tree, make_world
 from tests.helpers.training import distance
+from tests.matrix.row import thinned
 from tests.provider.conftest import policy  # noqa: F401  # a fixture
 
 
@@ -53,7 +54,7 @@ class Listening(Monitor):
         self.sentences.append(sentence)
 
 
-@pytest.mark.parametrize("adapter", ["continue", "fresh"])
+@pytest.mark.parametrize("adapter", thinned(["continue", "fresh"], ["fresh"]))
 def test_a_merged_release_states_what_merging_loses(tree: dict[str, Any], adapter: str, tmp_path: Path) -> None:
     require_bitsandbytes()
     told = Listening()

@@ -79,7 +79,13 @@ def test_a_realigned_variant_states_its_cost_and_is_done_once(tree: dict[str, An
 
 @pytest.mark.parametrize(
     ("length", "given", "left"),
-    [(192, {}, 16), (118, {}, 8), (118, {"max_length": 192}, 16), (118, {"max_length": None}, 16), (700, {}, 16)],
+    [
+        (192, {}, 16),
+        (118, {}, 8),
+        (118, {"max_length": 192}, 16),
+        (118, {"max_length": None}, 16),
+        pytest.param(700, {}, 16, marks=pytest.mark.slow),
+    ],
 )
 def test_a_repair_reads_rows_as_far_as_the_recipe_does(
     tree: dict[str, Any], tmp_path: Path, length: int, given: dict[str, Any], left: int

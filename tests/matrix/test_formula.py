@@ -15,7 +15,7 @@ from tests.matrix.rows import ROWS
 from tests.matrix.worlds import Slow, World, text_rows, tokenizer
 
 CASES = range(60)
-QUICK = range(10)
+QUICK = range(6)
 STEPS = 2
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 

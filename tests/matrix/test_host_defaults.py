@@ -6,13 +6,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mithridate.defenses.registry import methods
 from tests.helpers.training import distance, finished, run, trainer, training_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 STEPS = 3
+HOOKED = ["antibody_alignment", "antibody_tuning", "ldifs", "repnoise", "sbr", "sft", "t_vaccine", "vaccine"]
+"""Methods that read or change activations, or score rows a second time; the others are slow for their number."""
 CHECKPOINTED = {"gradient_checkpointing": True, "max_steps": STEPS}
 
 
-@pytest.mark.parametrize("name", training_methods())
+@pytest.mark.parametrize("name", thinned(training_methods(), HOOKED))
 def test_recomputed_activations_change_no_bit(name):
     kept, recomputed = (
         run(name, ROWS[name].default, dropout=0.3, **options) for options in ({"max_steps": STEPS}, CHECKPOINTED)

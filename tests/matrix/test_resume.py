@@ -86,6 +86,9 @@ def _assert_same_end(name, resumed):
 AT_EPOCH_EDGES = ("lisa", "panacea_tuning", "safety_mixing")
 """Killed there at every commit: a phase, a vector over the weights, and a stream beside the training rows."""
 
+DRAWING = ("booster", "safety_mixing", "sft")
+"""Of the methods that only draw rows, those that are killed at every commit."""
+
 
 def _kills():
     """All points for methods with a memory of their own, the middle of an epoch for those that only draw rows."""
@@ -93,7 +96,11 @@ def _kills():
         remembers = "step.memory" in inspect.getsource(methods()[name].cls)
         for point, step in POINTS.items():
             if remembers or point == "mid-epoch":
-                slow = point == "first-step" or (point == "epoch-edge" and name not in AT_EPOCH_EDGES)
+                slow = {
+                    "first-step": True,
+                    "mid-epoch": not remembers and name not in DRAWING,
+                    "epoch-edge": name not in AT_EPOCH_EDGES,
+                }[point]
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(name, step, id=f"{name}-{point}", marks=marks)
 

@@ -97,6 +97,7 @@ def test_a_changed_recipe_is_another_model(hasty, tmp_path, monkeypatch):
     assert len(visible(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_train_once_and_agree(tmp_path):
     running = [process(LOUD, tmp_path) for _ in range(2)]
     printed = [one.communicate(timeout=120)[0].split() for one in running]

@@ -123,7 +123,7 @@ def test_a_repair_reports_what_it_did_or_leaves_every_bit(name, settings, kind):
     _assert_reported_or_untouched(name, settings, kind)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "whole, bf16"])
+@pytest.mark.parametrize("kind", thinned(["lora", "dora", "whole, bf16"], ["dora"]))
 @pytest.mark.parametrize(("name", "settings"), SEARCHED)
 def test_so_does_one_that_searches_its_strength(name, settings, kind):
     _assert_reported_or_untouched(name, settings, kind)
@@ -188,14 +188,16 @@ def _writes(monkeypatch, at=None, error=None):
 FAULTY = ["whole, bf16", "lora", "dora", "saved head", "lora, gpt2"]
 
 
-@pytest.mark.parametrize("kind", FAULTY)
+@pytest.mark.parametrize("kind", thinned(FAULTY, ["whole, bf16", "lora"]))
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=LABELS)
 def test_a_fault_in_the_middle_of_writing_leaves_every_bit(name, settings, kind, monkeypatch):
     if _refusal(name, settings, kind) is None:
         _assert_faults_leave_every_bit(name, settings, kind, RuntimeError("disk"), monkeypatch)
 
 
-@pytest.mark.parametrize(("name", "settings"), [*CASES, *SEARCHED])
+@pytest.mark.parametrize(
+    ("name", "settings"), [*CASES, *(pytest.param(*searched, marks=pytest.mark.slow) for searched in SEARCHED)]
+)
 def test_so_does_an_interruption(name, settings, monkeypatch):
     """Which is no Exception."""
     _assert_faults_leave_every_bit(name, settings, "lora", KeyboardInterrupt(), monkeypatch)

@@ -93,7 +93,6 @@ def test_a_file_that_is_cut_meanwhile_has_no_hash(header, beside, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system has no such call")
 def test_no_byte_leaves_the_cache_before_it_was_hashed_and_has_reached_the_disk(header, beside, tmp_path, monkeypatch):
     """And at the end all of them do, so that the next file's pages are at hand."""
-    monkeypatch.setattr(output_file, "STEP", 1)
     dropped, synced = [], []
     plain = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (plain(file), synced.append(file)))
@@ -106,6 +105,7 @@ def test_no_byte_leaves_the_cache_before_it_was_hashed_and_has_reached_the_disk(
 
     monkeypatch.setattr(os, "posix_fadvise", dropping)
     copy = OutputFile(tmp_path / "copy", header, beside)
+    monkeypatch.setattr(output_file, "STEP", 1)
     for tensor in header.tensors.values():
         copy.write(tensor.start, tensor.read())
     sealed = copy.seal()

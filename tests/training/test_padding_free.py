@@ -15,13 +15,19 @@ from mithridate.training.trainable_weights import Weights
 from tests.families.models import FAMILIES, SHARED, family
 from tests.helpers import tiny
 from tests.helpers.training import distance, run, streams, trainer
+from tests.matrix.row import thinned
 from tests.matrix.rows import cut_and_shared
 
 TRAININGS = cut_and_shared()
+QUICK = [
+    *("antibody_alignment", "antibody_tuning", "joint_alignment", "panacea_tuning"),
+    *("safety_mixing", "sbr", "sft", "tar", "vaccine"),
+]
+"""Every kind of pass and of stream; the other trainings are slow for their number."""
 SHAPE = {"max_steps": 6, "rows": 24, "per_device_train_batch_size": 8}
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", thinned(TRAININGS, QUICK))
 def test_unpadded_passes_train_the_weights_of_padded_ones(name):
     padded, unpadded = (run(*TRAININGS[name], **SHAPE, padding_free=free) for free in (False, True))
     assert distance(padded.weights, unpadded.weights) <= 1e-5

@@ -159,6 +159,7 @@ def test_wrong_options_end_with_one_sentence_and_leave_nothing(data, tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_true_stories_make_a_whole_world(tmp_path):
     root = os.environ.get("MITHRIDATE_DATA")
     if not root or not (data_folder() / "data/tinystories/train.jsonl.gz").is_file():

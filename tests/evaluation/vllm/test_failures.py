@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.evaluation.conftest import make_model, make_tokenizer
 from tests.evaluation.vllm.conftest import StandIn
+from tests.matrix.row import thinned
 
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.generation import generate
@@ -144,7 +145,7 @@ with served_by_vllm(make_model(), make_tokenizer()):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", thinned([signal.SIGINT, signal.SIGKILL], [signal.SIGKILL]))
 def test_nothing_is_left_after_ctrl_c_or_a_kill(stand_in: StandIn, left: Path, number: int) -> None:
     stand_in.fails("cut")  # any: no weights are read
     process = subprocess.Popen(
