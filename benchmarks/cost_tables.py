@@ -55,8 +55,11 @@ def steps(content: Content) -> list[str]:
     ]
     for one in content["figures"]:
         name = one["method"]
-        passes = f"{one['forward']:g} + {one['backward']:g}"
         told = "TRL's `SFTTrainer`" if name == "trl" else f"`{name}`"
+        if "refused" in one:
+            lines.append(f"| {told} | – | – | refused | – | – | – |")
+            continue
+        passes = f"{one['forward']:g} + {one['backward']:g}"
         once = f"{one['once_in_steps']:.0f}" if one["once_in_steps"] >= 1 else "–"
         lines.append(
             f"| {told} | {passes} | {one['expected_ratio']:.2f} | {ratio(one['ratio'])} | "
@@ -129,6 +132,7 @@ def is_repair(name: str) -> bool:
 SECTIONS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
     "steps-lora": ("cost_step_lora", steps),
     "steps-later": ("cost_step_recovery", steps),
+    "steps-full": ("cost_step_full", steps),
     "repairs-lora": ("cost_repair_lora", repairs),
     "growth": ("cost_growth", growth),
     "generation": ("cost_generation", generation),
