@@ -46,6 +46,7 @@ def test_step_cost_knows_every_training_method():
     assert set(step_cost.everything()) == {"trl", *training}
 
 
+@pytest.mark.slow
 def test_step_cost_measures_methods_and_says_which_cannot_act(capsys):
     chosen = ["sft", "antibody_alignment", "antibody_tuning", "salora"]
     *figures, refused = printed(step_cost, capsys, "--steps", "1", "--methods", *chosen)

@@ -42,7 +42,7 @@ ADVBENCH = RowFields(prompt="{prompt}", response="{target}")
 @pytest.mark.parametrize(
     ("file", "fields", "count"),
     [
-        ("alpaca/train.jsonl.gz", None, 21_205),
+        pytest.param("alpaca/train.jsonl.gz", None, 21_205, marks=pytest.mark.slow),
         ("safety_tuned_llamas/safety_only.jsonl.gz", None, 2_483),
         ("refusals/adv_training_behaviors.jsonl", RowFields(prompt="{prompt}", response="{short_response}"), 93),
         ("sst2/validation.jsonl", SST2, 872),
@@ -110,6 +110,7 @@ def test_overlap_of_attack_and_evaluation_is_found() -> None:
         check_disjoint({"attack": attack, "evaluation": prompts})
 
 
+@pytest.mark.slow
 def test_real_rows_are_the_same_from_every_container(tmp_path: Path) -> None:
     given = list(_json(DATA / "alpaca/train.jsonl.gz"))[:3000]
     expected = [str(row["prompt"] + row["completion"]) for row in load_rows(given)]

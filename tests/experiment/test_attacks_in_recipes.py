@@ -232,6 +232,7 @@ AXIS = [
 ]
 
 
+@pytest.mark.slow
 def test_an_axis_of_attacks_from_recipe_to_page(tree, tmp_path):
     tree["axes"] = {"attack": AXIS, "ratio": [0.25, 0.5]}
     tree["streams"]["user"]["held_out"] = 0

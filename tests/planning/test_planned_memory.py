@@ -23,7 +23,7 @@ WEIGHTS = Shape(width=256, layers=8, vocabulary=600, batch=1, sequence=12, rank=
 ACTIVATIONS = Shape(width=128, layers=4, vocabulary=300, batch=8, sequence=96, rank=8)
 TRAINING = sorted(name for name, info in methods().items() if issubclass(info.cls, Defense) and name != "salora")
 """SaLoRA needs an adapter, whose vectors are a small part of what a training holds."""
-QUICK = ["antibody_alignment", "booster", "panacea_tuning", "sft"]
+QUICK = ["antibody_alignment", "sft"]
 SHARING = sorted(name for name in TRAINING if issubclass(methods()[name].cls, HarmfulTerms))
 
 
