@@ -133,6 +133,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
     "steps-lora": ("cost_step_lora", steps),
     "steps-later": ("cost_step_recovery", steps),
     "steps-full": ("cost_step_full", steps),
+    "steps-full-alone": ("cost_step_full_alone", steps),
     "repairs-lora": ("cost_repair_lora", repairs),
     "growth": ("cost_growth", growth),
     "generation": ("cost_generation", generation),
