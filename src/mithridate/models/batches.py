@@ -41,12 +41,12 @@ def batches(
         yield collate(examples[start : start + size], pad_token_id, device)
 
 
-def of_equal_length(examples: Sequence[TokenizedRow], tokens: int = 1024) -> list[list[TokenizedRow]]:
+def of_equal_length(examples: Sequence[TokenizedRow], tokens: int = 256) -> list[list[TokenizedRow]]:
     """Group rows of the same length, the shortest first, so that they can be passed together without padding.
 
     Args:
         examples: The rows.
-        tokens: Most tokens of a group of more than one row.
+        tokens: Most tokens of a group of more than one row, whose activations and logits a pass holds.
     """
     groups: list[list[TokenizedRow]] = []
     for length, same in groupby(sorted(examples, key=_length), _length):
