@@ -10,7 +10,10 @@ from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 STEPS = 3
-HOOKED = ["antibody_alignment", "antibody_tuning", "ldifs", "repnoise", "sbr", "sft", "t_vaccine", "vaccine"]
+HOOKED = [
+    *("antibody_alignment", "antibody_tuning", "joint_alignment", "ldifs", "repnoise"),
+    *("safegrad", "sbr", "sft", "t_vaccine", "vaccine"),
+]
 """Methods that read or change activations, or score rows a second time; the others are slow for their number."""
 CHECKPOINTED = {"gradient_checkpointing": True, "max_steps": STEPS}
 

@@ -86,7 +86,7 @@ def _assert_same_end(name, resumed):
 AT_EPOCH_EDGES = ("lisa", "panacea_tuning", "safety_mixing")
 """Killed there at every commit: a phase, a vector over the weights, and a stream beside the training rows."""
 
-DRAWING = ("booster", "safety_mixing", "sft")
+DRAWING = ("booster", "joint_alignment", "safety_mixing", "sft")
 """Of the methods that only draw rows, those that are killed at every commit."""
 
 
