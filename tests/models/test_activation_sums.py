@@ -25,6 +25,10 @@ def test_a_row_longer_than_a_group_may_be_goes_alone():
     assert [len(group) for group in of_equal_length(_rows([9, 9]), tokens=4)] == [1, 1]
 
 
+def test_a_pass_holds_no_more_than_256_tokens_of_several_rows():
+    assert [len(group) for group in of_equal_length(_rows([100] * 5))] == [2, 2, 1]
+
+
 @pytest.mark.parametrize("measure", [input_norms, input_grams])
 def test_sums_are_those_of_rows_passed_one_at_a_time(measure):
     model = tiny.model().double()
