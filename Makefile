@@ -40,7 +40,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --markdown-docs -m markdown-docs README.md docs
-	$(BIN)/python -m pytest -q tests/tools/test_site.py
+	$(BIN)/python -m pytest -q tests/tools/test_site.py tests/typing
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

@@ -18,7 +18,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "templates" not in path.pa
 
 LAYERS = [
     {"errors"},
-    {"nearest", "files", "registrations", "lazy_names"},
+    {"nearest", "files", "registrations", "lazy_names", "certificates"},
     {"validation", "miniature"},
     {"settings", "data"},
     {"model_names"},
@@ -82,7 +82,17 @@ def loaded_with(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-NAMES_AND_WORDS = {"errors", "nearest", "files", "registrations", "validation", "model_names", "lazy_names", "gates"}
+NAMES_AND_WORDS = {
+    "certificates",
+    "errors",
+    "nearest",
+    "files",
+    "registrations",
+    "validation",
+    "model_names",
+    "lazy_names",
+    "gates",
+}
 """Rooms below the report that compute nothing a stage stores."""
 
 

@@ -1,5 +1,6 @@
 """A run killed in the middle of any stage goes on and ends with the same bytes; a full disk loses nothing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,28 +14,33 @@ import yaml
 
 import mithridate as mi
 from mithridate.errors import MithridateError, UsageError
+from mithridate.experiment.engine import run
+from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.monitor import Monitor
 from mithridate.experiment.store import Store
 from mithridate.files import file_hash
 from mithridate.training.state import verify
+from tests.helpers.processes import exit_code
 from tests.matrix.row import thinned
 
-KILLED = """
-import os, signal, sys
-from mithridate.experiment.engine import run
-from mithridate.experiment.monitor import Monitor
 
 class Killer(Monitor):
-    def started(self, node):
-        self.stage = node.stage
-        if self.stage == sys.argv[3] and int(sys.argv[4]) == 0:
+    """Kills this process at a step of a stage; step 0 is its start."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.place = (stage, step)
+
+    def started(self, node: StageNode) -> None:
+        self.progressed(node, 0, 0)
+
+    def progressed(self, node: StageNode, done: int, total: int) -> None:
+        if (node.stage, done) == self.place:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def progressed(self, node, done, total):
-        if self.stage == sys.argv[3] and done == int(sys.argv[4]):
-            os.kill(os.getpid(), signal.SIGKILL)
 
-run(sys.argv[1], sys.argv[2], monitor=Killer())
-"""
+def run_and_be_killed(tree: dict[str, Any], folder: Path, stage: str, step: int) -> None:
+    run(tree, folder, monitor=Killer(stage, step))
+
 
 DEFENDED = {
     "name": "undefended",
@@ -51,14 +57,10 @@ KILLED_AT = [("alignment", 3), ("finetuning", 2), ("posttuning", 0), ("evaluatio
 def test_killed_runs_end_with_the_same_bytes(tree: dict[str, Any], tmp_path: Path, killed_at: tuple[str, int]) -> None:
     stage, step = killed_at
     tree["variants"] = [DEFENDED]
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(tree))
-    command = [sys.executable, "-c", KILLED, str(recipe), str(tmp_path / "killed"), stage, str(step)]
-    killed = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert exit_code(run_and_be_killed, tree, tmp_path / "killed", stage, step) == -signal.SIGKILL
     assert not (tmp_path / "killed/results.json").exists()
-    mi.run(recipe, tmp_path / "killed")
-    mi.run(recipe, tmp_path / "straight")
+    mi.run(tree, tmp_path / "killed")
+    mi.run(tree, tmp_path / "straight")
     name = "variants/undefended/seed-0/model.safetensors"
     assert file_hash(tmp_path / "killed" / name) == file_hash(tmp_path / "straight" / name)
     resumed = [r["resumed_from"] for r in _records(tmp_path / "killed") if r.get("resumed_from")]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import mithridate as mi
 from mithridate.defenses import plugins, registry
 from mithridate.errors import RecipeError, UsageError
 from mithridate.evaluation.judges import GuardJudge, RefusalJudge
@@ -17,6 +18,7 @@ from mithridate.experiment.evaluation_stage import judge
 from mithridate.experiment.inputs import Inputs
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import make_recipe, read_recipe
+from mithridate.files import file_hash
 from tests.defenses.test_plugins import good, written
 from tests.helpers.endpoint import completion, serving
 
@@ -74,6 +76,19 @@ def test_a_changed_plugin_is_computed_anew_and_nothing_else(tree: dict[str, Any]
     assert sorted(name.partition("-")[0] for name in new) == ["evaluation", "finetuning"]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {variant["name"] for variant in results["variants"]} == {"undefended", "g"}
+
+
+def test_workers_that_were_there_before_find_a_plugin(tree: dict[str, Any], tmp_path: Path) -> None:
+    """They are forked from a server, which may have been started before the plug-in was named."""
+    tree["variants"] = [{"name": "undefended"}]
+    mi.run(tree, tmp_path / "out", jobs=2)
+    written(tmp_path, good(force=0.25), "mine.py")
+    tree |= {"plugins": [str(tmp_path / "mine.py")]}
+    tree["variants"] += [{"name": "gentle", "finetuning": "gentle"}]
+    results = mi.run(tree, tmp_path / "out", jobs=2)
+    assert [variant.name for variant in results.variants] == ["undefended", "gentle"]
+    here, there = (tmp_path / f"out/variants/{variant.name}/seed-0" for variant in results.variants)
+    assert file_hash(here / "model.safetensors") != file_hash(there / "model.safetensors")
 
 
 ALIGNING = good().replace('stage="finetuning"', 'stage="alignment"')

@@ -198,8 +198,13 @@ KINDS = {
 }
 
 
+def do(folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Do jobs one after the other."""
+    for job in jobs:
+        KINDS[job["kind"]](job, folder)
+
+
 if __name__ == "__main__":
-    for job in json.loads(sys.argv[2]):
-        KINDS[job["kind"]](job, Path(sys.argv[1]))
+    do(Path(sys.argv[1]), json.loads(sys.argv[2]))
     distributed.barrier()
     distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process

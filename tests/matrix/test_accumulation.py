@@ -1,10 +1,6 @@
 """The optimizer step is the unit: however it is cut into micro-batches or processes, the update is the same."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -12,12 +8,12 @@ from safetensors.torch import load_file
 from mithridate.defenses.registry import methods
 from tests.helpers import tiny
 from tests.helpers.adapters import adapted, stored
+from tests.helpers.processes import together
 from tests.helpers.training import distance, run
 from tests.matrix.row import rows_passed, thinned
 from tests.matrix.rows import ROWS, cut_and_shared
-from tests.matrix.two_processes import FILLED_UP, LOPSIDED, REALIGNED, realign
+from tests.matrix.two_processes import FILLED_UP, LOPSIDED, REALIGNED, realign, train_by_two
 
-REPOSITORY = Path(__file__).parents[2]
 SHAPE = {"max_steps": 6, "rows": 24}
 CUTS = {"4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
 """Rows of a micro-batch × micro-batches of a step; 2x4 has several of both, and rows that are padded."""
@@ -61,14 +57,7 @@ def other_edges(tmp_path_factory):
 
 
 def _launched(folder, names, edges):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "tests.matrix.two_processes", str(folder), *map(json.dumps, (SHAPE | _cut(4, 1), names, edges)),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(2, train_by_two, folder, SHAPE | _cut(4, 1), names, edges)
     return folder
 
 

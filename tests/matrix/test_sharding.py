@@ -1,10 +1,6 @@
 """FSDP2: weights split over processes train to the same weights as one process, with every method."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +9,13 @@ from safetensors.torch import load_file
 from mithridate.defenses.registry import methods
 from mithridate.training import state
 from tests.helpers import tiny
+from tests.helpers.processes import together
 from tests.helpers.training import distance, finished, run, trainer
 from tests.matrix.row import rows_passed
 from tests.matrix.rows import ROWS, cut_and_shared
-from tests.matrix.sharded_processes import EVALUATING
+from tests.matrix.sharded_processes import EVALUATING, do
 from tests.matrix.two_processes import FILLED_UP, LOPSIDED
 
-REPOSITORY = Path(__file__).parents[2]
 TRAININGS = cut_and_shared()
 STEPS, BATCH = 4, 8
 SHAPE = {"max_steps": STEPS, "rows": 24}
@@ -45,21 +41,6 @@ def _lopsided(training, processes):
     return {"id": f"{training}-lopsided", "kind": "train", "training": training, "options": alone}
 
 
-def launched(folder, processes, jobs, *, succeeds=True):
-    """Run jobs by so many processes in one launch."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-        "-m", "tests.matrix.sharded_processes", str(folder), json.dumps(jobs),
-    ]  # fmt: skip
-    # A pass that one process makes alone would wait for ever.
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580
-    )
-    if succeeds:
-        assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What the quick tests ask of two processes, in one launch."""
@@ -72,7 +53,7 @@ def two(tmp_path_factory):
         saved,
         saved | {"kind": "resume", "id": f"{SAVED}-resumed", "checkpoint": f"{folder}/{SAVED}/checkpoint-2"},
     ]
-    launched(folder, 2, jobs)
+    together(2, do, folder, jobs)
     return folder
 
 
@@ -83,7 +64,7 @@ def all_by_two(tmp_path_factory):
     jobs = [_job("train", name, 2) for name in TRAININGS if name not in QUICK]
     jobs += [_job("train", name, 2, "-full", full=True) for name in _trained_whole() if name not in FULL]
     jobs += [_lopsided(name, 2) for name in HARMFUL if name not in ALONE]
-    launched(folder, 2, jobs)
+    together(2, do, folder, jobs)
     return folder
 
 
@@ -96,7 +77,7 @@ def four(tmp_path_factory, two):
     jobs += [_lopsided(name, 4) for name in ALONE]
     checkpoint = {"checkpoint": f"{two}/{SAVED}/checkpoint-2"}
     jobs += [_job("resume", SAVED, 4, "-resumed") | checkpoint]
-    launched(folder, 4, jobs)
+    together(4, do, folder, jobs)
     return folder
 
 
@@ -220,7 +201,7 @@ def other_ways(tmp_path_factory):
         _job("train", "sft", 2, "-autocast", bf16=True),
         _job("train", "antibody_alignment", 2, "-autocast", bf16=True),
     ]
-    launched(folder, 2, jobs)
+    together(2, do, folder, jobs)
     return folder
 
 

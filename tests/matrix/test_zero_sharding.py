@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,10 +27,10 @@ from tests.matrix.test_sharding import (
     _job,
     _lopsided,
     _trained_whole,
-    launched,
 )
 from tests.matrix.two_processes import LOPSIDED
 
+REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
     reason="deepspeed is not installed: pip install -c constraints.txt '.[deepspeed]'",
@@ -47,6 +51,21 @@ CLIPPED = {"optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.7}
 
 def _by(engine, job):
     return job | {"engine": engine, "id": f"{job['id']}-{engine}"}
+
+
+def launched(folder, processes, jobs, *, succeeds=True):
+    """Run jobs by so many processes in one launch."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+        "-m", "tests.matrix.sharded_processes", str(folder), json.dumps(jobs),
+    ]  # fmt: skip
+    # A pass that one process makes alone would wait for ever.
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580
+    )
+    if succeeds:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Run by two processes at once: trains every method and writes what came out (see `test_accumulation`)."""
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ The last optimizer step has a whole batch and then the last one, of which a sing
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
-def main(folder: Path, options: dict, names: list[str], edges: list[str]) -> None:
+def train_by_two(folder: Path, options: dict, names: list[str], edges: list[str]) -> None:
     """Train methods in the usual shape, realigning beside them, and at the edges where a process lacks rows.
 
     Args:
@@ -124,9 +123,3 @@ def lopsided(folder: Path, names: list[str]) -> None:
             if distributed.get_rank() == 0:
                 done = finished(made)
                 save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}-lopsided.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(json.loads, sys.argv[2:]))
-    distributed.barrier()
-    distributed.destroy_process_group()  # its threads may otherwise outlive the interpreter and abort the process

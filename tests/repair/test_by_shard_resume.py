@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,19 +14,8 @@ from mithridate.errors import CheckpointError, MithridateError
 from mithridate.files import file_hash
 from tests.helpers import tiny
 from tests.helpers.checkpoints import family, on_disk, tensors
+from tests.helpers.processes import exit_code
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-import mithridate as mi
-from tests.helpers.checkpoints import on_disk
-paths = {name: Path(path) for name, path in json.loads(sys.argv[1]).items()}
-journal = Path(sys.argv[3])
-def progress(done, total):
-    if journal.exists() and len(json.loads(journal.read_text())["files"]) >= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-on_disk(getattr(mi, sys.argv[4])(**json.loads(sys.argv[5])), paths, Path(sys.argv[2]), progress=progress)
-"""
 REPAIRS = [
     ("SafeLoRA", {"threshold": 0.9}),
     ("SafeDelta", {"scale": 0.3}),
@@ -43,6 +30,16 @@ def paths(tmp_path_factory):
 
 def journal_of(partial):
     return partial.with_name(".out.partial.journal.json")
+
+
+def repair_and_be_killed(repair, paths, out, journal):
+    """Repair, and be killed as soon as two files are finished."""
+
+    def progress(done, total):
+        if journal.exists() and len(json.loads(journal.read_text())["files"]) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_disk(repair, paths, out, progress=progress)
 
 
 class Stop(Exception):
@@ -66,9 +63,7 @@ def test_killed_between_files(paths, tmp_path, name, settings):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     repair = getattr(mi, name)(**settings)
     whole = on_disk(repair, paths, tmp_path / "whole")
-    given = [json.dumps({n: str(p) for n, p in paths.items()}), str(out), str(journal_of(partial)), name]
-    done = subprocess.run([sys.executable, "-c", KILLED, *given, json.dumps(settings)], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert exit_code(repair_and_be_killed, repair, paths, out, journal_of(partial)) == -signal.SIGKILL
     assert not out.exists()
     kept = json.loads(journal_of(partial).read_text())["files"]
     assert len(kept) >= 2

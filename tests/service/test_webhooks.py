@@ -8,6 +8,7 @@ import openai
 import pytest
 from sqlalchemy import select, update
 
+from mithridate.certificates import certificates
 from mithridate.errors import UsageError
 from mithridate.service import housekeeping, webhooks
 from mithridate.service.database.tables import DELIVERIES, WEBHOOKS
@@ -53,7 +54,7 @@ def sent_by_hand(monkeypatch):
 def due(parts):
     with parts.database.write() as connection:
         connection.execute(update(DELIVERIES).values(next_at=0))
-    with httpx.Client() as client:
+    with httpx.Client(verify=certificates()) as client:
         return deliver_due(parts, client)
 
 

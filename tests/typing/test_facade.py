@@ -1,4 +1,7 @@
-"""The façade: what a type checker sees, what `__all__` says and what is there at run time are the same."""
+"""The façade: what a type checker sees, what `__all__` says and what is there at run time are the same.
+
+`make check` runs mypy on a user's code too.
+"""
 
 import ast
 import importlib
@@ -76,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
 
 
+@pytest.mark.slow
 def test_right_uses_are_accepted_and_wrong_ones_named(folder: Path) -> None:
     pytest.importorskip("mypy")
     assert checked(folder, RIGHT) == []
@@ -86,6 +90,7 @@ def test_right_uses_are_accepted_and_wrong_ones_named(folder: Path) -> None:
         assert any(WRONG[line] in error for error in of_line), (line, said)
 
 
+@pytest.mark.slow
 def test_every_setting_of_every_defense_has_a_default_that_a_checker_sees(folder: Path) -> None:
     """Without pydantic's plugin a default counts only as ``Field(default=…)``; else every other call is refused."""
     pytest.importorskip("mypy")

@@ -1,16 +1,15 @@
 """Runs stages in processes of this machine."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any
 
 from mithridate.errors import DefenseError, MithridateError
 from mithridate.experiment.jobs import StageNode
 from mithridate.experiment.monitor import Monitor
+from mithridate.experiment.process_context import Surroundings, process_context
 from mithridate.experiment.stage_pool import EndedStage
 from mithridate.experiment.store import Store
 from mithridate.experiment.workers import StageTask, enter, run_in_worker
@@ -77,12 +76,12 @@ def process_pool(store: Store, jobs: int, threads: int, monitor: Monitor) -> Ite
     Raises:
         MithridateError: If one of them is killed.
     """
-    # Not fork: CUDA cannot be used in a forked process, and torch's threads do not survive in one.
-    context = get_context("spawn")
+    context = process_context()
     # Simple, without a feeder thread for which a worker that has to end would wait.
     queue: Any = context.SimpleQueue()
     stop = context.Event()
-    with ProcessPoolExecutor(jobs, context, enter, (store.folder, queue, stop, threads, os.getpid())) as executor:
+    arguments = (Surroundings.here(), store.folder, queue, stop, threads)
+    with ProcessPoolExecutor(jobs, context, enter, arguments) as executor:
         try:
             yield ProcessPool(executor, queue, jobs, monitor)
         except BrokenProcessPool as error:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -16,15 +15,13 @@ import torch
 from torch import distributed
 
 from mithridate.errors import MithridateError
-from mithridate.experiment.workers import end_with, quiet_libraries
+from mithridate.experiment.process_context import Surroundings, process_context
+from mithridate.experiment.workers import end_with_parent, quiet_libraries
 
 PATIENCE = 5.0
 """Seconds that the other processes have to end by themselves after one has failed, and to say why."""
 LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for the others; one that has died is noticed at once by the process that started it."""
-
-PRELOADED = ["mithridate.experiment.asked_model", "mithridate.experiment.training_stage"]
-"""What the server imports once, of which processes on CPUs are forked; the import takes longer than a small stage."""
 
 
 class _Message(NamedTuple):
@@ -35,19 +32,18 @@ class _Message(NamedTuple):
     time: float
 
 
-class _TeamPlace:
+class _TeamPlace(NamedTuple):
     """Where a process finds itself.
 
     Attributes:
         rank: Its number.
         meeting: File by which the processes meet.
-        folder: Working directory, and
-        environment: environment variables of the process that starts it, which a server's children do not inherit.
+        surroundings: Of the process that starts it.
     """
 
-    def __init__(self, rank: int, meeting: str) -> None:
-        self.rank, self.meeting = rank, meeting
-        self.folder, self.environment = os.getcwd(), dict(os.environ)
+    rank: int
+    meeting: str
+    surroundings: Surroundings
 
 
 class _Member:
@@ -57,12 +53,13 @@ class _Member:
     """
 
     def __init__(self, work: "SharedWork", rank: int, meeting: str) -> None:
-        context = _context()
+        context = process_context()
         self.rank = rank
         self.failure: _Message | None = None
         self.result: Any = None
         self._reader, writer = context.Pipe(duplex=False)
-        self.process = context.Process(target=_take_part, args=(work, _TeamPlace(rank, meeting), writer), daemon=True)
+        place = _TeamPlace(rank, meeting, Surroundings.here())
+        self.process = context.Process(target=_take_part, args=(work, place, writer), daemon=True)
         self.process.start()
         writer.close()  # so that reading ends when the process does
 
@@ -130,16 +127,6 @@ def shared(work: SharedWork, progress: Callable[[int, int], None]) -> Any:
             _end(members)
 
 
-def _context() -> Any:
-    """Return how processes are started."""
-    # CUDA cannot be used in a process that was forked from one that has looked for GPUs.
-    if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
 def _result(members: list[_Member], progress: Callable[[int, int], None]) -> Any:
     while True:
         going = [member for member in members if member.process.is_alive()]
@@ -194,7 +181,7 @@ def _end(members: list[_Member]) -> None:
 def _take_part(work: SharedWork, place: _TeamPlace, writer: Connection) -> None:
     """Do one process's part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
-    threading.Thread(target=end_with, args=(os.getppid(), threading.Event()), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(threading.Event(),), daemon=True).start()
 
     def tell(kind: str, content: Any) -> None:
         writer.send(_Message(kind, content, time.monotonic()))
@@ -220,10 +207,9 @@ def _take_part(work: SharedWork, place: _TeamPlace, writer: Connection) -> None:
 
 def _meet(work: SharedWork, place: _TeamPlace) -> None:
     """Join the other processes, and leave what accelerate reads from a launcher."""
-    os.chdir(place.folder)
     rank, count = str(place.rank), str(work.processes)
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ |= place.environment | names | {"OMP_NUM_THREADS": str(work.threads)}
+    place.surroundings.enter(**names, OMP_NUM_THREADS=str(work.threads))
     quiet_libraries()
     loopback = _loopback()
     if loopback is not None:

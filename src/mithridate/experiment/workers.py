@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from mithridate.experiment.jobs import CandidateJob, PreferenceJob, RepairJob, StageNode, TrainingJob
+from mithridate.experiment.process_context import Surroundings
 from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.stage_records import StageRecord
 from mithridate.experiment.store import Store
@@ -79,23 +81,23 @@ class Worker(NamedTuple):
 _WORKER: Worker | None = None
 
 
-def enter(folder: Path, queue: Any, stop: Any, threads: int, parent: int) -> None:
+def enter(surroundings: Surroundings, folder: Path, queue: Any, stop: Any, threads: int) -> None:
     """Set up a worker process.
 
     Args:
+        surroundings: Of the run.
         folder: The store.
         queue: Takes (key, steps done, total of steps).
         stop: An event; once it is set, the process ends.
         threads: CPU threads.
-        parent: Process id of the run.
     """
     global _WORKER
-    _WORKER = Worker(Store(folder), queue)
     # For libraries that are loaded from here on; torch is told in `run_stage`.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    surroundings.enter(OMP_NUM_THREADS=str(threads))
+    _WORKER = Worker(Store(folder), queue)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run ends us
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=end_with, args=(parent, stop), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
     quiet_libraries()
 
 
@@ -104,15 +106,16 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(1)
 
 
-def end_with(parent: int, stop: Any) -> None:
-    """End this process when its parent is gone or stops, so that no orphan writes beside the next run.
+def end_with_parent(stop: Any) -> None:
+    """End this process when the one that asked for it is gone or stops, so that no orphan writes beside the next run.
 
     Args:
-        parent: Process id of the parent.
-        stop: An event that the parent sets.
+        stop: An event that the other process sets.
     """
-    # A killed parent sends nothing; its child only gets another parent.
-    while os.getppid() == parent:
+    parent = parent_process()
+    assert parent is not None, "only for processes that `multiprocessing` has started"
+    # A killed process sends nothing; its end of a pipe is closed. Its id would not do: a server may be our parent.
+    while parent.is_alive():
         if stop.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(PATIENCE)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 from sqlalchemy import Connection, Row, insert, select, update
 
+from mithridate.certificates import certificates
 from mithridate.errors import UsageError
 from mithridate.service.contract.object_ids import new_id, now
 from mithridate.service.database.tables import DELIVERIES, WEBHOOKS
@@ -111,7 +112,7 @@ def _sent(client: httpx.Client, row: Row[Any]) -> bool:
 
 def deliver_until(parts: ServiceParts, stop: threading.Event) -> None:
     """Send messages as they become due, until told to stop."""
-    with httpx.Client() as client:
+    with httpx.Client(verify=certificates()) as client:
         while not stop.wait(parts.settings.leases.poll):
             try:
                 deliver_due(parts, client)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from mithridate.certificates import certificates
 from mithridate.errors import JudgeError, UsageError
 from mithridate.evaluation.judges.judge import Verdict
 
@@ -77,7 +78,7 @@ class Endpoint:
             JudgeError: If a request got no valid verdict.
         """
         with (
-            httpx.Client(headers=self._headers, timeout=self.timeout) as client,
+            httpx.Client(headers=self._headers, timeout=self.timeout, verify=certificates()) as client,
             ThreadPoolExecutor(self.workers) as pool,
         ):
             return list(
