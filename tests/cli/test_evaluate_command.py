@@ -186,6 +186,7 @@ def test_a_broken_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "x.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_vllm_keeps_what_transformers_keeps(
     call: Called, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

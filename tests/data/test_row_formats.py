@@ -65,7 +65,7 @@ def loaded(source: Any, **settings: Any) -> list[tuple[list, list]]:
 
 
 @pytest.mark.parametrize("form", WRITTEN)
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(rows=st.lists(dialogs, min_size=1, max_size=4))
 def test_every_way_to_write_a_conversation_gives_the_same_rows(form: str, rows: list) -> None:
     said = [spoken(*dialog) for dialog in rows]

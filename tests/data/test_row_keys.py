@@ -58,7 +58,7 @@ def said(row: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(prompt=texts, answer=texts, extra=st.dictionaries(names, values, max_size=3))
 def test_every_key_of_a_row_is_read_or_named(form: str, prompt: str, answer: str, extra: dict) -> None:
     row = extra | FORMS[form](prompt, answer)

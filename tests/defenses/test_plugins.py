@@ -104,7 +104,7 @@ def test_a_file_brings_a_defense_that_trains(tmp_path: Path) -> None:
 
 
 USE = """
-import multiprocessing, sys
+import sys
 import mithridate as mi
 from mithridate.cli.main import main
 from mithridate.defenses.plugins import load_plugins
@@ -113,15 +113,14 @@ from mithridate.defenses.registry import method
 if __name__ == "__main__":
     load_plugins([sys.argv[1]])
     assert mi.Gentle(force=2.0).force == 2.0
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for name in ("gentle", "kind"):
-            print(pool.apply(method, (name,)).summary)
+    for name in ("gentle", "kind"):
+        print(method(name).summary)
     sys.argv[1:] = ["methods", "--json"]
     main()
 """
 
 
-def test_packages_and_files_are_found_in_a_fresh_process_and_in_its_workers(tmp_path: Path) -> None:
+def test_packages_and_files_are_found_in_a_fresh_process(tmp_path: Path) -> None:
     """A package by its entry point alone, a file by its name; the list of methods has both."""
     folder = package(tmp_path, good())
     path, script = written(tmp_path, good("kind", "Kind")), written(tmp_path, USE, "use.py")

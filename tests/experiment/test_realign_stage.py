@@ -80,10 +80,10 @@ def test_a_realigned_variant_states_its_cost_and_is_done_once(tree: dict[str, An
 @pytest.mark.parametrize(
     ("length", "given", "left"),
     [
-        (192, {}, 16),
+        pytest.param(192, {}, 16, marks=pytest.mark.slow),
         (118, {}, 8),
         (118, {"max_length": 192}, 16),
-        (118, {"max_length": None}, 16),
+        pytest.param(118, {"max_length": None}, 16, marks=pytest.mark.slow),
         pytest.param(700, {}, 16, marks=pytest.mark.slow),
     ],
 )

@@ -12,6 +12,7 @@ from mithridate.experiment.plan import released_dtype
 from mithridate.experiment.recipe_file import make_recipe
 from mithridate.models.loading import stored_dtype
 from tests.helpers import tiny
+from tests.matrix.row import thinned
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def kinds(folder: Path) -> set[torch.dtype]:
     return {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
 
 
-@pytest.mark.parametrize("adapter", ["fresh", "none"])
+@pytest.mark.parametrize("adapter", thinned(["fresh", "none"], ["fresh"]))
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_a_bfloat16_model_is_released_as_bfloat16(
     tree: dict[str, Any], tmp_path: Path, bf16: Path, precision: str, adapter: str

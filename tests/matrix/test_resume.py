@@ -1,7 +1,6 @@
 """A run killed with SIGKILL and resumed ends on the very bits of an uninterrupted one; damage is refused."""
 
 import inspect
-import multiprocessing
 import os
 import shutil
 import signal
@@ -14,7 +13,9 @@ from transformers import TrainerCallback
 from mithridate.defenses.registry import methods
 from mithridate.errors import CheckpointError
 from mithridate.training import state
+from tests.helpers.processes import exit_code
 from tests.helpers.training import distance, finished, run, trainer, training_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 SHAPE = {
@@ -24,9 +25,6 @@ SHAPE = {
 """Six optimizer steps an epoch, a checkpoint every two; dropout, so that random states count as well."""
 POINTS = {"first-step": 2, "mid-epoch": 5, "epoch-edge": 6}
 """Optimizer steps finished when the kill comes, in the middle of the next one."""
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.helpers.training"])
 
 
 class Killer(TrainerCallback):
@@ -61,10 +59,7 @@ def _killed_while_sealing(name, folder, limit):
 
 
 def _killed(target, *arguments):
-    process = CONTEXT.Process(target=target, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    assert exit_code(target, *arguments) == -signal.SIGKILL
 
 
 def _resumed(name, folder, checkpoint=True):
@@ -90,10 +85,14 @@ DRAWING = ("booster", "joint_alignment", "safety_mixing", "sft")
 """Of the methods that only draw rows, those that are killed at every commit."""
 
 
+def _remembers(name):
+    return "step.memory" in inspect.getsource(methods()[name].cls)
+
+
 def _kills():
     """All points for methods with a memory of their own, the middle of an epoch for those that only draw rows."""
     for name in training_methods():
-        remembers = "step.memory" in inspect.getsource(methods()[name].cls)
+        remembers = _remembers(name)
         for point, step in POINTS.items():
             if remembers or point == "mid-epoch":
                 slow = {
@@ -123,7 +122,7 @@ def test_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(limit,
     _assert_same_end("antibody_alignment", _resumed("antibody_alignment", tmp_path))
 
 
-@pytest.mark.parametrize("name", training_methods())
+@pytest.mark.parametrize("name", thinned(training_methods(), [*filter(_remembers, training_methods()), *DRAWING]))
 def test_resumed_after_the_last_step_the_end_is_the_same(name, tmp_path):
     """A method that acts once at the end must do so from what the checkpoint holds."""
     folder = Path(run(name, ROWS[name].strained, **SHAPE).trainer.args.output_dir)

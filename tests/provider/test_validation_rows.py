@@ -52,7 +52,7 @@ def tuned(world: Path, policy: dict[str, Any], out: Path, **given: Any) -> tuple
     [
         {"method": "sft"},
         {"method": "antibody_tuning"},
-        {"method": "salora", "directions": 2, "task_rank": 2, "rows": 8},
+        pytest.param({"method": "salora", "directions": 2, "task_rank": 2, "rows": 8}, marks=pytest.mark.slow),
     ],
     ids=["sft", "antibody_tuning", "salora"],
 )

@@ -26,6 +26,7 @@ except mithridate.errors.UsageError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_trainer_imports_no_defense_and_yet_names_the_one_that_was_meant():
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120)
     assert done.stdout == "defense is the text 'booster'; give a defense object, such as mithridate.Booster()\n", done
