@@ -33,18 +33,14 @@ step's batch, not over each micro-batch; `floor`, `temperature="auto"` and `dept
 are new.
 """
 
-import math
-from collections.abc import Sequence
-from statistics import fmean, pvariance
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mithridate.defenses.registry import register
+from mithridate.defenses.spread_of_ratios import FEWEST, MEASURED, deviation_of_ratios
 from mithridate.errors import DefenseError
-from mithridate.models.modes import evaluating
-from mithridate.models.tokenization import TokenizedRow
 from mithridate.training.defense import Defense, StreamPasses
 from mithridate.training.gradient import Gradient
 from mithridate.training.harmful_terms import HarmfulTerms, Terms
@@ -129,12 +125,6 @@ class AntibodyAlignment(HarmfulTerms):
 
 HELD_BACK = 0.1
 """A row counts as held back below this multiple of the weight it has in plain SFT."""
-MEASURED = ("safe", "harmful")
-"""The streams that ``temperature="auto"`` measures on."""
-FEWEST = 8
-"""Rows of either that it takes at least."""
-LEAST_DEVIATION = 1e-3
-"""Standard deviation below which ratios, in nats, differ by hardly more than rounding."""
 TEMPERATURE = "temperature"
 """Name under which the measured temperature is remembered."""
 
@@ -197,7 +187,7 @@ class AntibodyTuning(Defense):
             DefenseError: If there are too few rows, or their likelihoods tell no temperature.
         """
         if self.temperature == "auto":
-            step.memory[TEMPERATURE] = self.spread * self._deviation(step)
+            step.memory[TEMPERATURE] = self.spread * deviation_of_ratios(step, self.rows, self._ratio)
 
     def gradient(self, step: Step) -> Gradient:
         """Eq. 12."""
@@ -234,45 +224,3 @@ class AntibodyTuning(Defense):
         """d_i = log π(y|x) − log π(y_r|x), as negative log-likelihoods the other way round."""
         refused = rows.paired
         return refused.mean_nll - rows.mean_nll if self.likelihood == "token" else refused.nll - rows.nll
-
-    def _deviation(self, step: Step) -> float:
-        """σ over rows of both streams, of which either counts half however many rows it has."""
-        drawn = {stream: step.sample(stream, self.rows) for stream in MEASURED}
-        for stream, rows in drawn.items():
-            if len(rows) < FEWEST:
-                raise DefenseError(
-                    f"temperature='auto' measures on at least {FEWEST} rows of each of the streams 'safe' and "
-                    f"'harmful', and '{stream}' has {len(rows)}; give more rows, or a temperature in nats"
-                )
-        with evaluating(step.model):
-            safe, harmful = (self._ratios(step, stream, rows) for stream, rows in drawn.items())
-        deviation = _together(safe, harmful)
-        if deviation < LEAST_DEVIATION:
-            raise DefenseError(
-                f"temperature='auto': the log-likelihood ratios of {len(safe)} safe and {len(harmful)} harmful rows "
-                f"have a standard deviation of {deviation:.1e} nats, so they tell no rows apart; check that harmful "
-                "rows are answers and no refusals, or give a temperature in nats"
-            )
-        return deviation
-
-    def _ratios(self, step: Step, stream: str, rows: Sequence[TokenizedRow]) -> list[float]:
-        """Return d of rows of a stream, those of all processes."""
-        mine = [
-            pair
-            for scored in step.score(rows, paired="refusals")
-            for pair in zip(scored.row.tolist(), self._ratio(scored).tolist(), strict=True)
-        ]
-        found = [pair for part in step.gather(mine) for pair in part]
-        for row, ratio in found:
-            if not math.isfinite(ratio):
-                raise DefenseError(
-                    f"temperature='auto': the log-likelihood ratio of row {row} of the stream '{stream}' is {ratio}, "
-                    "not finite; check the model and that row, or give a temperature in nats"
-                )
-        return [ratio for _, ratio in found]
-
-
-def _together(first: Sequence[float], second: Sequence[float]) -> float:
-    """Standard deviation of two sets together, each of which counts half."""
-    between = (fmean(first) - fmean(second)) / 2
-    return math.sqrt((pvariance(first) + pvariance(second)) / 2 + between**2)

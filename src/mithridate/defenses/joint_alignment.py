@@ -15,9 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mithridate.defenses.antibody import MEASURED, AntibodyTuning
+from mithridate.defenses.antibody import AntibodyTuning
 from mithridate.defenses.registry import method, register
 from mithridate.defenses.sft import SFT
+from mithridate.defenses.spread_of_ratios import MEASURED
 from mithridate.errors import DefenseError
 from mithridate.settings import Passes
 from mithridate.training.defense import Defense, StreamPasses
