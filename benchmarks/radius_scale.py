@@ -1,6 +1,7 @@
-"""How far the harmful loss falls over the simulated attack step of Antibody's alignment, Booster and Panacea.
+r"""How far the harmful loss falls over the simulated attack step of Antibody's alignment, Booster and Panacea.
 
-    python -m benchmarks.radius_scale recipes/methods.yaml --models stories260k --template alpaca
+    python -m benchmarks.radius_scale recipes/methods.yaml \
+        --models '$MITHRIDATE_DATA/models/stories260k' --template alpaca --out docs/results/radius_scale.json
 
 The step is w_ρ = w − ρ·∇h(w)/‖∇h(w)‖, h the mean token loss of the provider's harmful rows. Figures are h(w), ‖w‖ of
 the weights that are trained, ‖∇h(w)‖, and h(w) − h(w_ρ) for ρ at shares of ‖w‖, and at lengths that recipes and papers
@@ -23,6 +24,7 @@ from mithridate.experiment.jobs import TrainingJob
 from mithridate.experiment.plan import Plan
 from mithridate.experiment.recipe_file import read_recipe
 from mithridate.experiment.row_files import stored_rows
+from mithridate.experiment.stage_folder import where_is
 from mithridate.experiment.training_stage import lora_config, train
 from mithridate.experiment.workers import quiet_libraries
 from mithridate.model_names import locate
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             add(called, "adapter, fresh", fresh, words)
         aligned = Path(folder) / "aligned"
         train(job.model_copy(update={"adapter": "continue"}), Where(job.model, None), aligned, lambda done, total: None)
-        model = load(Where(job.model, str(aligned)), "float32", trainable=True)
+        model = load(where_is(job.model, [aligned]), "float32", trainable=True)
         add(Path(job.model).name, "adapter, aligned", model, load_tokenizer(job.model, job.template))
     report("radius_scale", options, "cpu", figures)
 
