@@ -30,7 +30,7 @@ def main() -> None:
         "findings": [],
         "flagged": 0,
         "trained_tokens": 1,
-        "losses": [],
+        "steps": [],
     }
     (FOLDER / "outcome.json").write_text(json.dumps(outcome))
 
