@@ -33,7 +33,7 @@ def receiver():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.got, server.status = [], 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server
     server.shutdown()
 
