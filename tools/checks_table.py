@@ -1,6 +1,7 @@
 """The four checks of every method beside each other; a part of docs/which-defense.md."""
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from mithridate.settings import Info
@@ -40,5 +41,10 @@ def table(infos: Mapping[str, Info], cards: Mapping[str, Card], link: Callable[[
 def _figure(checks: Checks, run: str, figure: str) -> str | None:
     """Return a harmful score of one of the runs in percent, from the check that it answered; None if none did."""
     evidence = [one for _, check in named(checks) for one in check.evidence]
-    found = [one.figures[figure] for one in evidence if one.results.endswith(f"/{run}.json") and figure in one.figures]
+    found = [one.figures[figure] for one in evidence if _run_of(one.results) == run and figure in one.figures]
     return f"{found[0]:.1f}" if found else None
+
+
+def _run_of(results: str) -> str:
+    """Return the run that a file of results is of; what follows a dash tells for which methods."""
+    return PurePosixPath(results).stem.partition("-")[0]

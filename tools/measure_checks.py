@@ -12,22 +12,36 @@ import typer
 from mithridate.report.results import Results
 from mithridate.report.results_file import load_results
 from tools.cards import Card, named, read_cards, write_card
-from tools.cards.rules import Runs, checks_of
+from tools.cards.rules import Runs, checks_of, stands_in
 
 FOLDER = Path("docs/results/cards")
 NAMES = ("controls", "fresh", "ablated", "attack", "task")
 """Runs by the name of their recipe in recipes/cards/, and of their results file."""
 
 
-def kept_runs(folder: Path) -> dict[str, Results]:
-    """Return the runs whose results are in a folder, by name."""
-    paths = {name: folder / f"{name}.json" for name in NAMES}
-    return {name: load_results(path) for name, path in paths.items() if path.exists()}
+def kept_runs(folder: Path) -> dict[str, dict[str, Results]]:
+    """Return the results of each run by the names of their files.
+
+    Those of `controls` are in ``controls.json``, and in ``controls-….json`` for methods that came later.
+    """
+    paths = {name: [folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json"))] for name in NAMES}
+    return {name: {path.name: load_results(path) for path in found if path.exists()} for name, found in paths.items()}
 
 
-def checked(card: Card, runs: Mapping[str, Results], folder: Path = FOLDER) -> Card:
+def runs_of(method: str, kept: Mapping[str, Mapping[str, Results]], folder: Path = FOLDER) -> Runs:
+    """Return of each run the results in which a method stands, the recipe's own where it stands in none."""
+    files = {
+        name: next((file for file, results in found.items() if stands_in(method, results)), next(iter(found)))
+        for name, found in kept.items()
+        if found
+    }
+    paths = {name: f"{folder.as_posix()}/{file}" for name, file in files.items()}
+    return Runs({name: kept[name][file] for name, file in files.items()}, paths)
+
+
+def checked(card: Card, kept: Mapping[str, Mapping[str, Results]], folder: Path = FOLDER) -> Card:
     """Return the card with the checks that the runs answer."""
-    found = checks_of(card.method, Runs(runs, folder.as_posix()))
+    found = checks_of(card.method, runs_of(card.method, kept, folder))
     return Card.model_validate(card.model_copy(update={"checks": found}).model_dump())
 
 

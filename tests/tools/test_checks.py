@@ -11,7 +11,7 @@ from tools.cards import Check, Checks, Evidence, named, read_cards
 from tools.cards.rules import Runs, checks_of
 from tools.keep_results import kept
 from tools.measure_checks import FOLDER as COMMITTED
-from tools.measure_checks import checked, kept_runs
+from tools.measure_checks import checked, kept_runs, runs_of
 
 from mithridate.defenses.registry import methods
 from mithridate.errors import DataError
@@ -90,7 +90,7 @@ def whole(**changed):
 
 
 def found(runs, method="lisa"):
-    return checks_of(method, Runs(runs, "docs/results/cards"))
+    return checks_of(method, Runs(runs, {name: f"docs/results/cards/{name}.json" for name in runs}))
 
 
 def answered(runs, method="lisa"):
@@ -246,6 +246,13 @@ def test_every_card_says_what_its_results_say():
     runs = kept_runs(COMMITTED)
     for card in read_cards(which_defense.CARDS).values():
         assert card == checked(card, runs), f"run `python -m tools.measure_checks` ({card.method})"
+
+
+def test_a_method_that_came_later_is_read_from_the_run_that_has_it():
+    later = {"controls.json": run(of("lisa", **LOGGED)), "controls-later.json": run(of("sbr", **LOGGED))}
+    files = {method: runs_of(method, {"controls": later}).files["controls"] for method in ("lisa", "sbr", "bds")}
+    folder = "docs/results/cards"
+    assert files == {"lisa": f"{folder}/controls.json", "sbr": f"{folder}/controls-later.json", "bds": files["lisa"]}
 
 
 def test_the_page_says_how_many_pass_all():

@@ -45,10 +45,10 @@ class Difference(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """The runs that were made, by name, and the folder of their results."""
+    """The runs that a method's checks are answered from, by name, and the files of their results."""
 
     found: Mapping[str, Results]
-    folder: str
+    files: Mapping[str, str]
 
     def evidence(self, run: str, what: str, variant: VariantResult, figures: dict[str, float]) -> Evidence:
         """Return one piece of evidence from a run.
@@ -58,17 +58,24 @@ class Runs(NamedTuple):
         """
         results = self.found[run]
         if results.created is None or results.command is None:
-            raise DataError(
-                f"{self.folder}/{run}.json: has no 'created' or no 'command'; write it with `mithridate run`"
-            )
+            raise DataError(f"{self.files[run]}: has no 'created' or no 'command'; write it with `mithridate run`")
         return Evidence(
             what=what,
             figures={name: round(value, 2) for name, value in figures.items()},
             command=results.command,
             date=datetime.datetime.fromisoformat(results.created).date(),
             seeds=variant.seeds,
-            results=f"{self.folder}/{run}.json",
+            results=self.files[run],
         )
+
+
+def stands_in(method: str, results: Results) -> bool:
+    """Return whether a run tells of a method: alone, ablated, or that it could not act."""
+    return (
+        _alone(method, results) is not None
+        or _called(OFF + method, results) is not None
+        or _failure(method, results) is not None
+    )
 
 
 def checks_of(method: str, runs: Runs) -> Checks:
