@@ -64,6 +64,8 @@ def _run(
                 names = [_created(client, number) for number in range(jobs)]
                 for name in names:
                     while client.fine_tuning.jobs.retrieve(name).status not in TERMINAL:
+                        if all(worker.poll() is not None for worker in working):
+                            raise SystemExit("every worker has ended, so no job will; their errors stand above")
                         time.sleep(0.2)
             seconds = time.monotonic() - began
         finally:
