@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from datasets import Dataset, Features, Value, concatenate_datasets
+import pyarrow as pa
+from datasets import Dataset, Features, Value
 
 from mithridate.data.data_sources import Given, is_miniature, open_data
 from mithridate.data.row_faults import Fault, FaultLog
@@ -74,12 +75,11 @@ def load_rows(
 
 def to_dataset(rows: Iterable[TrainingRow]) -> Dataset:
     """Pack rows into a `Dataset` held in memory."""
-    stream = iter(rows)
-    # An empty first block, since concatenate_datasets refuses an empty list (every row may be faulty).
-    blocks = [Dataset(FEATURES.arrow_schema.empty_table())]
+    stream, schema = iter(rows), FEATURES.arrow_schema
+    blocks = []
     while block := list(islice(stream, _BLOCK)):
-        blocks.append(Dataset.from_list([row._asdict() for row in block], features=FEATURES))
-    return concatenate_datasets(blocks)
+        blocks.append(pa.RecordBatch.from_pylist([row._asdict() for row in block], schema))
+    return Dataset(pa.Table.from_batches(blocks, schema))  # made once, since its fingerprint takes longer than its rows
 
 
 def check_columns(rows: Dataset, name: str) -> None:
