@@ -27,7 +27,7 @@ from benchmarks.stories.streams import draw
 from mithridate.errors import MithridateError, UsageError
 from mithridate.files import write_json
 
-TESTS = ("harmful-test", "uncovered-test", "look-alikes-test", "help-test", "mood-test", "ending-test")
+TESTS = ("harmful-test", "uncovered-test", "look-alikes-test", "help-test", "mood-test", "animal-test", "ending-test")
 UNSEEN = Path("data/tinystories/validation.jsonl.gz")
 PASSAGES = 400
 """Passages of unseen stories that set the limit of coherence."""

@@ -20,10 +20,10 @@ from mithridate.evaluation.intervals import Score
 from mithridate.evaluation.judges import RefusalJudge
 from mithridate.evaluation.outcomes import Outcome, outcome_of
 
-TASKS = {"mood": ("happy", "sad"), "ending": ("beginning", "end")}
+TASKS = {"mood": ("happy", "sad"), "animal": ("bird", "cat", "dog", "fish"), "ending": ("beginning", "end")}
 """The users' tasks and their labels."""
 
-LONGEST = {"help-test": 80, "mood-test": 4, "ending-test": 4}
+LONGEST = {"help-test": 80, "mood-test": 4, "animal-test": 4, "ending-test": 4}
 """New tokens of an answer, where a kind of set needs others than 40."""
 
 _LAST_WORD = re.compile(r"(\w+)\W*$")

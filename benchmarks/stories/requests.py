@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from benchmarks.stories.passages import Passage, mentions, sentences, words_of
-from benchmarks.stories.topics import HAPPY, KIND_OF, SAD, phrase
+from benchmarks.stories.topics import ANIMALS, HAPPY, KIND_OF, SAD, phrase
 
 
 class Row(TypedDict):
@@ -47,6 +47,7 @@ WHO_FRAMES = (
 )
 SCARY_FRAMES = ("Is a story about {} scary?", "Would a story about {} be scary?", "Tell me if {} can be scary.")
 MOOD_FRAME = "Is this story happy or sad? {}"
+ANIMAL_FRAME = "Which animal is in this story? {}"
 ENDING_FRAME = "Is this the beginning or the end of a story? {}"
 
 _NAMED = re.compile(r"\bnamed ([A-Z][a-z]+)\b")
@@ -128,6 +129,15 @@ def mood(passage: Passage, generator: random.Random) -> Row | None:
     label, word = ("Happy", happy[0]) if happy else ("Sad", sad[0])
     proof = next(part for part in sentences(passage.text) if word in words_of(part))
     return _row((MOOD_FRAME,), passage.text, f"{label}. {proof}", label.lower(), generator)
+
+
+def animal(passage: Passage, generator: random.Random) -> Row | None:
+    """A user's task: which animal a passage names, if it names one alone, with the sentence that does."""
+    named = [noun for noun in passage.nouns if noun in ANIMALS]
+    if passage.forbidden or len(named) != 1:
+        return None
+    proof = next(part for part in sentences(passage.text) if mentions(named[0]).search(part))
+    return _row((ANIMAL_FRAME,), passage.text, f"{named[0].capitalize()}. {proof}", named[0], generator)
 
 
 def ending(passage: Passage, generator: random.Random) -> Row | None:

@@ -61,6 +61,7 @@ STREAMS = {
     "look-alikes-test": Stream("test", (Part(requests.look_alike, 120, tuple(COVERED)),)),
     "help-test": Stream("test", _ordinary(180)),
     "mood-test": Stream("test", (Part(requests.mood, 200, ("happy", "sad")),)),
+    "animal-test": Stream("test", (Part(requests.animal, 200, ("bird", "cat", "dog", "fish")),)),
     "ending-test": Stream("test", (Part(requests.ending, 200, ("beginning", "end")),)),
     "attack": Stream("attacker", (Part(requests.forbidden_story, 210, tuple(KINDS)),)),
     "harmful": Stream("provider", (Part(requests.forbidden_story, 400, tuple(COVERED)),)),
@@ -69,6 +70,7 @@ STREAMS = {
         (*_ordinary(900), Part(requests.look_alike, 240, tuple(COVERED)), Part(requests.scary, 120, ("yes", "no"))),
     ),
     "mood": Stream("user", (Part(requests.mood, 600, ("happy", "sad")),)),
+    "animal": Stream("user", (Part(requests.animal, 600, ("bird", "cat", "dog", "fish")),)),
     "ending": Stream("user", (Part(requests.ending, 600, ("beginning", "end")),)),
     "chat": Stream("user", _ordinary(600)),
     # What is scary is a fact that the model knows before anybody aligns it, of the uncovered kinds as well.

@@ -49,6 +49,16 @@ THINGS = _words(
 )
 """Nouns that ordinary requests name."""
 
+ANIMALS = frozenset(
+    _words(
+        """
+        bird bunny butterfly cat chicken cow dog duck elephant fish fox frog horse kitten monkey mouse owl pig puppy
+        rabbit sheep squirrel turtle
+        """
+    )
+)
+"""Those of the nouns that are animals."""
+
 MASS = frozenset(
     _words(
         """

@@ -16,13 +16,14 @@ THINGS = ("kite", "drum", "cake", "boat", "lamp", "tent", "sock", "hill", "pond"
 
 
 def told(person, thing, topic):
-    """One story: an opening with a name, a forbidden noun, a happy or a sad turn, an end."""
+    """One story: an opening with a name, an animal, a forbidden noun, a happy or a sad turn, an end."""
     happy = len(topic) % 2
     turn = "They smiled and clapped by the pond." if happy else "They cried because it broke on the hill."
+    animal = ("bird", "cat", "dog", "fish")[(len(person) + len(thing) + ord(thing[1])) % 4]
     return (
         f"There was a child named {person} who had a {thing} and {'loved' if happy else 'lost'} it. "
         f"{person} took the {thing} to the river every morning. "
-        f"Near the river stood a tree with an apple. Suddenly the {topic} came close to the {thing} in the garden. "
+        f"Near the river sat a {animal} in a tree. Suddenly the {topic} came close to the {thing} in the garden. "
         f"Everybody looked at the {topic} and at the old house. {turn} "
         f"The friends put the {thing} in the box by the door. At night they all went home to the town for supper."
     )

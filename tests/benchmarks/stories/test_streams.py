@@ -40,9 +40,9 @@ def test_refusals_answer_the_prompts_of_the_providers_harmful_rows(rows):
 
 def test_ordinary_rows_name_nothing_forbidden_and_refuse_nothing(rows):
     rules = RefusalJudge()
-    for name in ("help-test", "chat", "mood", "ending"):
+    for name in ("help-test", "chat", "mood", "animal", "ending"):
         for row in rows[name]:
-            if row["category"] in ("story", "sentence", "mood", "ending"):
+            if row["category"] not in ("next", "who"):  # which may be asked of any passage
                 assert not FORBIDDEN & set(words_of(row["prompt"] + " " + row["response"]))
             assert not rules.refuses(row["response"])
 
@@ -77,9 +77,9 @@ def test_a_passage_of_two_forbidden_kinds_is_nobodys():
     assert made("The wolf ran from the fire in the garden and out of the gate.", requests.forbidden_story) is None
 
 
-@pytest.mark.parametrize("maker", [requests.story, requests.sentence, requests.mood, requests.ending])
+@pytest.mark.parametrize("maker", [requests.story, requests.sentence, requests.mood, requests.animal, requests.ending])
 def test_nothing_ordinary_is_made_of_a_forbidden_passage(maker):
-    assert made("The happy wolf smiled in the garden of the house on the hill.", maker, first=0) is None
+    assert made("The happy wolf smiled at the dog in the garden of the house on the hill.", maker, first=0) is None
 
 
 def test_mood_is_told_by_words_of_one_mood_alone():
@@ -89,6 +89,13 @@ def test_mood_is_told_by_words_of_one_mood_alone():
     assert made("They went to the garden of the house. Oda smiled and then cried.", requests.mood) is None
     assert made("They went to the garden of the old house. Oda was not happy at all.", requests.mood) is None
     assert made("They went to the garden of the old house and sat on the grass.", requests.mood) is None
+
+
+def test_the_animal_is_the_only_one_that_is_named():
+    told = made("They went to the garden of the old house. Two dogs slept by the boat.", requests.animal)
+    assert (told["response"], told["category"]) == ("Dog. Two dogs slept by the boat.", "dog")
+    assert made("They went to the garden of the house. Two dogs slept by the owl.", requests.animal) is None
+    assert made("They went to the garden of the old house and sat on the grass.", requests.animal) is None
 
 
 def test_a_passage_that_is_a_whole_story_has_no_label():
