@@ -2,9 +2,11 @@
 
     python -m benchmarks.stories make --out runs/stories/world
     python -m benchmarks.stories measure MODEL --world runs/stories/world --out figures.json
+    python -m benchmarks.stories table RUN --world runs/stories/world
 
 The first reads the folder of third-party data and models, MITHRIDATE_DATA, and writes rows as JSONL and the base model.
-The second measures a model folder on every test set, also those that a recipe has no place for.
+The second measures a model folder on every test set, also those that a recipe has no place for. The third prints a
+run's figures.
 """
 
 import json
@@ -24,6 +26,7 @@ from benchmarks.stories.measure import measure, read_rows
 from benchmarks.stories.passages import passages, read_stories
 from benchmarks.stories.requests import Row
 from benchmarks.stories.streams import draw
+from benchmarks.stories.table import table
 from mithridate.errors import MithridateError, UsageError
 from mithridate.files import write_json
 
@@ -108,10 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measuring.add_argument("--reader", default="bitstories3m", help="story model that tells coherent text")
     measuring.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS)
     measuring.add_argument("--out", type=Path, required=True, help="file for the figures and all answers")
+    telling = commands.add_parser("table", help="print a run's figures in Markdown")
+    telling.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
+    telling.add_argument("--world", type=Path, required=True, help="folder of the world")
     options = parser.parse_args(arguments)
     try:
         if options.command == "make":
             make(options.out, options.model, options.scale, options.learning_rate)
+        elif options.command == "table":
+            print("\n".join(table(options.folder, options.world)))
         else:
             write_json(options.out, measured(options.folder, options.world, options.reader, options.tests))
     except MithridateError as error:
