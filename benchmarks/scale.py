@@ -64,7 +64,8 @@ def points(center: Shape, rows: int, grid: dict[str, list[int]], methods: Sequen
     for varied, sizes in grid.items():
         for size in sizes:
             shape = center._replace(**{varied: size}) if varied in Shape._fields else center
-            counts = (size if varied == "rows" else rows, size if varied == "harmful rows" else rows)
+            enough = max(rows, shape.batch)  # of fewer rows than that, no step has a whole batch
+            counts = (size if varied == "rows" else enough, size if varied == "harmful rows" else enough)
             for method in methods:
                 if method != REPAIR or varied not in NOT_REPAIRED:
                     yield Point(varied, size, method, shape, *counts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from benchmarks.growth import growth
-from benchmarks.scale import REPAIR, TRAINING, Point, operations
+from benchmarks.scale import REPAIR, TRAINING, Point, operations, points
 from benchmarks.workload import Shape
 from datasets import Dataset
 
@@ -47,6 +47,11 @@ def test_a_repair_grows_with_its_harmful_rows_as_these_do() -> None:
 @pytest.mark.parametrize("method", ["antibody_tuning", "booster"])
 def test_a_step_grows_with_its_batch(method: str) -> None:
     assert slope("batch", method, (2, 6)) <= LINEAR
+
+
+def test_every_batch_that_is_measured_is_full() -> None:
+    every = list(points(TINY, 2, {"batch": [2, 6], "rows": [4, 8]}, ["sft"]))
+    assert [(one.shape.batch, one.rows, one.harmful) for one in every] == [(2, 2, 2), (6, 6, 6), (2, 4, 2), (2, 8, 2)]
 
 
 def test_only_attention_is_quadratic_in_the_row() -> None:
