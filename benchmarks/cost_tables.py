@@ -103,7 +103,8 @@ def growth(content: Content) -> list[str]:
 
 
 def _exponent(fit: Mapping[str, float]) -> str:
-    return f"{fit['exponent']:.2f} ({fit['low']:.2f} to {fit['high']:.2f})"
+    k, low, high = (round(fit[name], 2) + 0.0 for name in ("exponent", "low", "high"))  # no -0.00
+    return f"{k:.2f} ({low:.2f} to {high:.2f})"
 
 
 def generation(content: Content) -> list[str]:
@@ -136,6 +137,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
     "steps-full-alone": ("cost_step_full_alone", steps),
     "repairs-lora": ("cost_repair_lora", repairs),
     "growth": ("cost_growth", growth),
+    "growth-batch": ("cost_growth_batch", growth),
     "generation": ("cost_generation", generation),
 }
 """Marks on the page, with the file that each table is made from."""
