@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mithridate.cli.main import main
 from tests.helpers import tiny
+from tests.helpers.drawing import undrawn  # noqa: F401  # a fixture
 
 Called = Callable[..., int]
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from mithridate.errors import DataError, MithridateError
 from mithridate.report import figure_sections, load_results, write_report
 from mithridate.report.result_tables import MAIN_COLUMNS, cost_rows, main_rows, outcome_rows
+from tests.helpers.drawing import blank_figures
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 
@@ -47,6 +49,13 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", "".join(self.words))
+
+
+@pytest.fixture
+def blank(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures are not drawn, for what stands beside them."""
+    with blank_figures(request.config):
+        yield
 
 
 def write(tree: dict[str, Any], folder: Path) -> str:
@@ -158,6 +167,7 @@ def test_missing_parts_are_not_shown(smallest: dict[str, Any], tmp_path: Path) -
     assert page.tags.count("svg") == 1
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize(
     "part",
     ["finetune_accuracy", "harmful_score_plus", "over_refusal", "versus_reference", "cost", "row_weights", "attack"],
@@ -185,6 +195,7 @@ def test_a_curve_with_losses_that_are_not_finite_is_drawn(smallest: dict[str, An
     assert Page(write(smallest, tmp_path)).tags.count("svg") == 2
 
 
+@pytest.mark.usefixtures("blank")
 def test_answers_of_a_real_model_stay_closed_behind_a_warning(run: dict[str, Any], tmp_path: Path) -> None:
     run["variants"] = run["variants"][:2]
     run["recipe"]["model"] = {"name": "someone/a-model"}
@@ -202,6 +213,7 @@ def test_unprintable_text_becomes_visible(run: dict[str, Any], tmp_path: Path) -
     assert "anti�[31mbody $x^2$" in text
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_failed_write_leaves_the_old_report(
     run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +238,7 @@ def test_broken_results_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.usefixtures("blank")
 def test_the_judge_stands_at_the_top_and_is_told_apart(run: dict[str, Any], tmp_path: Path) -> None:
     run["judge"] = "classifier:someone/a-judge"
     text = Page(write(run, tmp_path)).text
@@ -234,6 +247,7 @@ def test_the_judge_stands_at_the_top_and_is_told_apart(run: dict[str, Any], tmp_
     assert text.index("Judge:") < text.index("Results HS,")
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_verdict_stands_beside_every_answer(run: dict[str, Any], tmp_path: Path) -> None:
     run["escapes"][1]["after"] |= {"harmful": True, "outcome": "broken", "reason": "complies"}
     source = write(run, tmp_path)
@@ -259,6 +273,7 @@ def test_trainings_that_variants_share_are_drawn_once(run: dict[str, Any]) -> No
     assert figure_sections.loss_figures(load_results(run)) == []
 
 
+@pytest.mark.usefixtures("blank")
 def test_no_outcomes_no_section(run: dict[str, Any], tmp_path: Path) -> None:
     for variant in run["variants"]:
         variant["outcomes"] = {}

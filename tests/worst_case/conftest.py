@@ -10,6 +10,7 @@ import mithridate as mi
 from mithridate.worst_case.worst_results import WorstCases
 from tests.experiment.conftest import world  # noqa: F401  # a fixture
 from tests.helpers import tiny
+from tests.helpers.drawing import undrawn  # noqa: F401  # a fixture
 from tests.helpers.tiny_world import make_tree
 
 TRIALS = 3
