@@ -16,6 +16,7 @@ from mithridate.experiment.recipe_file import make_recipe, read_recipe
 from mithridate.experiment.row_files import stored_rows
 from mithridate.report import write_report
 from tests.helpers import tiny
+from tests.matrix.row import thinned
 
 WORDS = {
     "refusals": tiny.REFUSALS, "bridge": "then", "year": "yes", "role": "help with that", "address": "do",
@@ -198,7 +199,7 @@ def test_a_run_under_attack_from_upload_to_page(tree, tmp_path):
     assert again.effort.made == 0
 
 
-@pytest.mark.parametrize("adapter", ["continue", "none"])
+@pytest.mark.parametrize("adapter", thinned(["continue", "none"], ["continue"]))
 def test_each_round_starts_from_the_last_ones_end(tree, tmp_path, adapter):
     tree |= {"adapter": adapter}
     attacked(tree, "several_rounds", rounds=2)
@@ -233,6 +234,7 @@ AXIS = [
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_an_axis_of_attacks_from_recipe_to_page(tree, tmp_path):
     tree["axes"] = {"attack": AXIS, "ratio": [0.25, 0.5]}
     tree["streams"]["user"]["held_out"] = 0

@@ -1,6 +1,7 @@
 """The shipped tiny axes as run: cells, files, sharing, and going on after a kill."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def test_it_prints_the_table_the_claims_and_where_the_page_lies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], axis_run: AxisRun, tmp_path: Path
 ) -> None:
     (tmp_path / "store").symlink_to(axis_run.folder / "store")
-    monkeypatch.setattr(sys, "argv", ["mithridate", "run", str(TINY), "--out", str(tmp_path)])
+    changes = [word for override in axis_run.overrides for word in ("--set", override)]
+    monkeypatch.setattr(sys, "argv", ["mithridate", "run", str(TINY), *changes, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
@@ -57,18 +59,19 @@ def test_it_prints_the_table_the_claims_and_where_the_page_lies(
     for claim in axis_run.results.claims:
         assert f"{claim.name}: {claim.verdict}. {claim.sentence}" in shown
     command = json.loads((tmp_path / "results.json").read_text())["command"]
-    assert command == f"mithridate run {TINY} --out {tmp_path}"
+    assert shlex.split(command) == sys.argv
 
 
 def test_every_cell_is_measured_once(axis_run: AxisRun) -> None:
     results = axis_run.results
-    names = {variant.name for variant in results.variants}
-    assert names == {"undefended", "antibody", "antidote", "panacea", "flat", "random"}
+    names = [variant.name for variant in results.variants]
+    assert names == axis_run.variants
+    assert set(names) >= {"undefended", "antibody", "panacea"}
     assert results.axes == {"learning_rate": [0.001, 0.004], "epochs": [1, 2]}
     settings = {cell.setting for cell in results.cells}
     assert len(settings) == 3  # the recipe's own value is on both axes
     keys = [(cell.variant, cell.setting, cell.seed) for cell in results.cells]
-    assert len(keys) == len(set(keys)) == 6 * 3 * 2
+    assert len(keys) == len(set(keys)) == len(names) * 3 * 2
     for cell in results.cells:
         assert cell.harmful_score.n == 20
         assert cell.harmful_score.low <= cell.harmful_score.value <= cell.harmful_score.high
@@ -93,14 +96,17 @@ def test_the_points_at_the_recipes_setting_are_the_variants_figures(axis_run: Ax
 def test_cells_share_their_stages(axis_run: AxisRun) -> None:
     folders = [path.name.rsplit("-", 1)[0] for path in (axis_run.folder / "store").iterdir() if path.is_dir()]
     assert folders.count("alignment") == 2
-    assert folders.count("finetuning") == 3 * 2 * 3  # undefended, antidote, panacea and random share theirs
-    assert folders.count("posttuning") == 3 * 2 * 3
+    # Undefended, antidote, panacea and random share theirs.
+    trained = len({"antibody", "flat"} & set(axis_run.variants)) + 1
+    assert folders.count("finetuning") == trained * 2 * 3
+    repaired = len({"antidote", "panacea", "random"} & set(axis_run.variants))
+    assert folders.count("posttuning") == repaired * 2 * 3
     cells = len({cell.evaluation for cell in axis_run.results.cells})
-    assert cells == 36
+    assert cells == len(axis_run.variants) * 2 * 3
     assert folders.count("evaluation") == cells + 2  # each aligned model once, for the helpfulness it had
     effort = axis_run.results.effort
     assert effort is not None
-    assert effort.stages == effort.made == 2 + 18 + 18 + 38
+    assert effort.stages == effort.made == 2 + (trained + repaired) * 6 + cells + 2
 
 
 def test_an_axis_reaches_the_stages(axis_run: AxisRun) -> None:
@@ -115,7 +121,10 @@ def test_one_file_and_one_page_hold_everything(axis_run: AxisRun) -> None:
     tree = json.loads((axis_run.folder / "results.json").read_text())
     assert Results.model_validate(tree) == axis_run.results
     assert [claim["verdict"] for claim in tree["claims"]] == ["not measured"] * 4
-    assert all("needs 5 seeds" in claim["sentence"] for claim in tree["claims"])
+    said = {claim["name"]: claim["sentence"] for claim in tree["claims"]}
+    assert "needs 5 seeds" in said["Row weights find harmful rows"]
+    if not axis_run.overrides:  # no variant that the other claims are about is left out
+        assert all("needs 5 seeds" in sentence for sentence in said.values())
     assert not (axis_run.folder / "comparison.json").exists()
     page = (axis_run.folder / "report.html").read_text()
     for words in ("By learning rate", "By epochs", "Claims", "Proof of activity", "Provenance"):
@@ -128,7 +137,7 @@ def test_one_file_and_one_page_hold_everything(axis_run: AxisRun) -> None:
 def test_aligned_models_stand_in_results_and_in_every_table(axis_run: AxisRun) -> None:
     aligned = axis_run.results.aligned
     assert {model.name for model in aligned} == {"aligned: sft", "aligned: antibody_alignment"}
-    assert aligned[0].variants == ["undefended", "antidote", "panacea", "random"]
+    assert aligned[0].variants == [name for name in axis_run.variants if name not in ("antibody", "flat")]
     assert all(model.harmful_score.n == 20 and model.helpfulness is not None for model in aligned)
     tables = [axis_run.folder / f"tables/{name}.md" for name in ("learning_rate", "epochs", "pareto")]
     assert "\naligned: sft,harmful_score," in "\n" + (axis_run.folder / "tables/pareto.csv").read_text()
@@ -151,7 +160,7 @@ def test_a_second_call_does_nothing_twice_and_drops_stale_axes(axis_run: AxisRun
         (out / name).mkdir()
     (out / "tables/size.csv").write_text("of an earlier call")
     (out / "tables/mine.csv").write_text("of somebody else")
-    again = mi.run(TINY, out)
+    again = mi.run(TINY, out, overrides=axis_run.overrides)
     assert again.effort is not None
     assert again.effort.made == 0
     assert comparable(again) == comparable(axis_run.results)
@@ -159,7 +168,7 @@ def test_a_second_call_does_nothing_twice_and_drops_stale_axes(axis_run: AxisRun
     assert not (out / "tables/size.csv").exists()
     assert (out / "tables/mine.csv").exists()
     # A call without axes leaves no table of the earlier one.
-    mi.run(TINY, out, overrides=["axes={}", "seeds=[0]"])
+    mi.run(TINY, out, overrides=[*axis_run.overrides, "axes={}", "seeds=[0]"])
     assert sorted(path.name for path in (*(out / "tables").iterdir(), *(out / "plots").iterdir())) == ["mine.csv"]
 
 

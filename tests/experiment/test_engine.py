@@ -45,6 +45,7 @@ def test_variants_share_stages_and_a_second_run_does_nothing(tree: dict[str, Any
     assert stages(tmp_path).count("posttuning") == 8
 
 
+@pytest.mark.usefixtures("drawn")
 def test_results_and_manifest_hold_what_the_design_names(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["variants"].append(CHAIN)
     mi.run(tree, tmp_path, command="mithridate run tiny.yaml")
@@ -133,6 +134,7 @@ def test_auto_strength_stays_within_the_budget_and_shows_its_curve(tree: dict[st
     assert all(point.rise is not None and point.rise > 0.02 for point in beyond)
 
 
+@pytest.mark.slow
 def test_auto_strength_stays_within_the_budget_of_the_safe_rows_too(tree: dict[str, Any], tmp_path: Path) -> None:
     panacea = {"method": "panacea", "strength": "auto", "budget": 9.0, "safe_budget": 0.02}
     tree["variants"].append({"name": "auto", "posttuning": panacea})
