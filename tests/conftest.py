@@ -18,6 +18,13 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """At every commit Hypothesis tries fewer examples than every night (see `tests.helpers.examples`)."""
+    if config.getoption("markexpr") == "not slow":
+        settings.register_profile("commit", settings.default, max_examples=40)
+        settings.load_profile("commit")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave the imported libraries out of garbage collection.
 

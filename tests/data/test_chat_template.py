@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data import ensure_chat_template
 from mithridate.errors import ModelError, UsageError
@@ -57,7 +58,7 @@ def test_alpaca_marks_the_answers_and_their_end(tokenizer) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(turns=st.lists(texts, min_size=2, max_size=6))
 def test_alpaca_prompt_is_a_prefix_of_the_row(alpaca_tokenizer, turns: list[str]) -> None:
     tokenizer = alpaca_tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data import RowFields, load_rows
 from mithridate.data.file_records import FileRecord, records
@@ -17,7 +18,7 @@ from mithridate.errors import DataError
 cells = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=5), ending=st.sampled_from(["\n", "\r\n"]))
 def test_cells_come_back_as_they_were(tmp_path_factory, rows: list[tuple[str, str]], ending: str) -> None:
     text = io.StringIO()

@@ -4,6 +4,7 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data.json_array import ElementCutter
 
@@ -14,7 +15,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     items=st.lists(values, max_size=6), indent=st.sampled_from([None, 1]), size=st.integers(1, 50), raw=st.booleans()
 )

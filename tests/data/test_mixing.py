@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data import mix, split_rows
 from mithridate.errors import DataError, UsageError
@@ -24,7 +25,7 @@ sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(ratio=ratios, size=sizes, seed=seeds)
 def test_counts_are_exact_and_rows_unique(benign, harmful, ratio: float, size: int, seed: int) -> None:
     mixed = mix(benign, harmful, ratio=ratio, size=size, seed=seed)
@@ -36,7 +37,7 @@ def test_counts_are_exact_and_rows_unique(benign, harmful, ratio: float, size: i
     assert mixed.column_names == ["prompt", "completion", "origin", "harmful"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(one=ratios, other=ratios, size=sizes, seed=seeds)
 def test_a_smaller_ratio_is_nested_in_a_greater(
     benign, harmful, one: float, other: float, size: int, seed: int
@@ -89,7 +90,7 @@ def test_rows_without_a_column(benign, harmful) -> None:
         mix(benign, harmful.remove_columns("origin"), ratio=0.1, size=10, seed=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(share=st.floats(0.001, 0.999), size=st.integers(2, 60), seed=seeds)
 def test_a_split_loses_and_doubles_nothing(benign, share: float, size: int, seed: int) -> None:
     rows = benign.select(range(size))

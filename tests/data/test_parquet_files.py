@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tests.helpers.examples import examples
 
 from mithridate.data import check_upload, load_rows, parquet_files
 from mithridate.errors import DataError
@@ -30,7 +31,7 @@ def written(columns: dict[str, Any], name: str = "rows.parquet", **settings: Any
     return name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=8), packed=st.sampled_from(["zstd", "snappy", "none"])
 )

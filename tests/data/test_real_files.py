@@ -122,7 +122,7 @@ def test_real_rows_are_the_same_from_every_container(tmp_path: Path) -> None:
         assert [str(row["prompt"] + row["completion"]) for row in load_rows(source)] == expected, source
 
 
-@pytest.mark.parametrize("size", [2000, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("size", [800, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_a_real_tokenizer_counts_in_batches_what_it_counts_alone(size: int | None, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "minichat8m")

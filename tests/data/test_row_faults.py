@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data import check_upload, load_rows, text_files
 from mithridate.data.messages import NO_TOOLS
@@ -409,7 +410,7 @@ def read_or_refused(folder: Path, junk: bytes, name: str) -> None:
         assert report.rows or report.faults
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @ANY_FILE
 def test_any_bytes_are_read_or_refused(tmp_path_factory, junk: bytes, name: str) -> None:
     read_or_refused(tmp_path_factory.mktemp("junk"), junk, name)

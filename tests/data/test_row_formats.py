@@ -15,6 +15,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tests.helpers.examples import examples
 
 from mithridate.data import check_upload, load_rows
 from mithridate.errors import DataError, MithridateError
@@ -65,7 +66,7 @@ def loaded(source: Any, **settings: Any) -> list[tuple[list, list]]:
 
 
 @pytest.mark.parametrize("form", WRITTEN)
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(rows=st.lists(dialogs, min_size=1, max_size=4))
 def test_every_way_to_write_a_conversation_gives_the_same_rows(form: str, rows: list) -> None:
     said = [spoken(*dialog) for dialog in rows]
@@ -88,7 +89,7 @@ def as_file(rows: list[dict[str, Any]], path: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(pairs=st.lists(st.tuples(texts, texts, st.none() | texts), min_size=1, max_size=5))
 def test_every_container_gives_the_same_rows(tmp_path_factory, pairs: list) -> None:
     rows = [{"instruction": asked, "input": more, "output": said} for asked, said, more in pairs]

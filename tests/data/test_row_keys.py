@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 from mithridate.data import load_rows
 from mithridate.data.row_keys import HARMLESS, is_empty
@@ -58,7 +59,7 @@ def said(row: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(prompt=texts, answer=texts, extra=st.dictionaries(names, values, max_size=3))
 def test_every_key_of_a_row_is_read_or_named(form: str, prompt: str, answer: str, extra: dict) -> None:
     row = extra | FORMS[form](prompt, answer)
@@ -71,7 +72,7 @@ def test_every_key_of_a_row_is_read_or_named(form: str, prompt: str, answer: str
 
 
 @pytest.mark.parametrize("form", ["chat", "conversation", "sharegpt"])
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(extra=st.dictionaries(names, values, min_size=1, max_size=2), which=st.integers(0, 1))
 def test_every_key_of_a_message_is_read_or_named(form: str, extra: dict, which: int) -> None:
     row = FORMS[form]("question", "answer")

@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.examples import examples
 
 import mithridate.data as data
 from mithridate.data import load_rows
@@ -50,14 +51,14 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(rows=pairs, packed=st.booleans())
 def test_jsonl_round_trip(form: str, rows: list[tuple[str, str]], packed: bool) -> None:
     records = [FORMS[form](prompt, answer) for prompt, answer in rows]
     assert plain(read_back(records, "rows.jsonl" + ".gz" * packed)) == single_turn(rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(rows=pairs, packed=st.booleans(), indent=st.sampled_from([None, 0, 2]))
 def test_array_round_trip(rows: list[tuple[str, str]], packed: bool, indent: int | None) -> None:
     records = [FORMS["alpaca"](prompt, answer) for prompt, answer in rows]
@@ -65,7 +66,7 @@ def test_array_round_trip(rows: list[tuple[str, str]], packed: bool, indent: int
     assert plain(dataset) == single_turn(rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(system=texts, rounds=pairs, answer=texts)
 def test_long_conversations_keep_every_turn(system: str, rounds: list[tuple[str, str]], answer: str) -> None:
     prompt = [turn("system", system)]

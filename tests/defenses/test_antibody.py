@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mithridate.defenses.antibody import AntibodyAlignment, AntibodyTuning
 from mithridate.training.gradient import Gradient
+from tests.helpers.examples import examples
 from tests.matrix.worlds import END, RowIds, Slow, World, pairs, refused
 
 VECTORS = st.lists(st.floats(-5, 5), min_size=4, max_size=4)
@@ -105,7 +106,7 @@ def _tuned(seed, **changes):
     return data, step, gradient, torch.cat([t.reshape(-1) for t in gradient.tensors])
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.integers(0, 10**6), st.floats(0.05, 20))
 def test_weights_sum_to_one(seed, temperature):
     data, step, gradient, _ = _tuned(seed, temperature=temperature)

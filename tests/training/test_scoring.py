@@ -15,6 +15,7 @@ from mithridate.models.tokenization import IGNORED, tokenize
 from mithridate.training.scoring import Likelihood
 from mithridate.training.trainable_weights import Weights
 from tests.helpers import tiny
+from tests.helpers.examples import examples
 from tests.helpers.gradients import weighted_gradient
 
 MODEL = tiny.model()
@@ -49,7 +50,7 @@ def _ours(logs, cuts):
     return torch.cat([tensor.reshape(-1) for tensor in gradient.tensors])
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(LOGS, st.lists(st.integers(1, 5), max_size=3))
 def test_weights_are_a_softmax_over_all_batches(logs, cuts):
     """Log-weights of ±500 would overflow without the running maximum."""

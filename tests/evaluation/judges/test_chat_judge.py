@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.endpoint import Server, completion, serving
+from tests.helpers.examples import examples
 
 from mithridate.errors import JudgeError, UsageError
 from mithridate.evaluation.judges import ChatJudge, Verdict
@@ -113,7 +114,7 @@ def test_the_fake_judge_would_obey_what_stands_outside(server) -> None:
     assert not make_judge(server)(["p"], [HARM])[0].harmful
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(), st.text())
 def test_any_text_arrives_as_one_line_of_data(server, prompt: str, answer: str) -> None:
     make_judge(server)([prompt], [answer + HARM])
