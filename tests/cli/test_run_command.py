@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mithridate.cli.main import main
 from mithridate.cli.progress import RunDisplay
 from mithridate.experiment import engine
 from mithridate.experiment.jobs import StageNode
+from mithridate.experiment.process_context import process_context
 from tests.cli.conftest import Called
 from tests.experiment.conftest import TINY, world  # noqa: F401  # fixture
 from tests.helpers.tiny_world import make_tree
@@ -111,40 +112,80 @@ def test_errors_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def run_forked(arguments: list[str], errors: Path) -> None:
+    """The command in a forked process, the first of a group of its own, as a shell would start it."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    sys.argv = ["mithridate", *arguments]
+    main()
+
+
+class Command:
+    """A command under way, in a forked process or in a new one."""
+
+    def __init__(self, arguments: list[str], folder: Path, forked: bool) -> None:
+        self._errors = folder / "errors"
+        if forked:
+            self._process = process_context().Process(target=run_forked, args=(arguments, self._errors))
+            self._process.start()
+        else:
+            script = folder / "command.py"
+            script.write_text(RUN)
+            with self._errors.open("w") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, str(script), *arguments],
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    process_group=0,
+                    # Whoever started the tests in the background of a shell had the signal ignored, and children
+                    # inherit that.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                )
+        self.pid: int = self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, if it has ended."""
+        forked = not isinstance(self._process, subprocess.Popen)
+        return self._process.exitcode if forked else self._process.poll()
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+
+@pytest.mark.parametrize(
+    ("forked", "jobs"),
+    [(True, "1"), *(pytest.param(False, jobs, marks=pytest.mark.slow) for jobs in ("1", "2"))],
+    ids=["forked-1", "new-1", "new-2"],
+)
 def test_after_ctrl_c_the_same_command_goes_on(
     world: Path,  # noqa: F811
     tmp_path: Path,
+    forked: bool,
     jobs: str,
 ) -> None:
     """The whole process group gets the signal, as at a terminal; workers end at once and say nothing."""
     tree = make_tree(world)
     tree["finetuning"]["epochs"] = 2000
     recipe, out = written(tree, tmp_path), tmp_path / "out"
-    script = tmp_path / "command.py"
-    script.write_text(RUN)
-    command: Sequence[str] = [sys.executable, str(script), "run", str(recipe), "--out", str(out), "--jobs", jobs]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        # Whoever started the tests in the background of a shell had the signal ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = Command(["run", str(recipe), "--out", str(out), "--jobs", jobs], tmp_path, forked)
     while not list(out.glob("store/finetuning-*.part/checkpoint-*")):
-        assert process.poll() is None, process.communicate()
+        assert command.code is None, command.errors
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
-    assert "Traceback" not in errors
+    os.killpg(command.pid, signal.SIGINT)
+    until = time.monotonic() + 60
+    while command.code is None and time.monotonic() < until:
+        time.sleep(0.1)
+    assert command.code == 130
+    assert command.errors == "mithridate: stopped; finished stages are kept, run the same command again to resume\n"
+    assert "Traceback" not in command.errors
     assert list(out.glob("store/alignment-*"))
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("terminal", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_stage_whose_worker_was_lost_has_one_bar_and_a_line(
     world: Path,  # noqa: F811
     tmp_path: Path,

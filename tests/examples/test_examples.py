@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mithridate as mi
+from tests.helpers.processes import exit_code
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -44,26 +46,23 @@ def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes", "tune_uploads"}
 
 
-ALL = """
-import runpy, sys
-
-_, model, *paths = sys.argv
-for path in paths:
-    print(f"== {path}", flush=True)
-    sys.argv = [path, model]
-    runpy.run_path(path, run_name="__main__")
-"""
-"""Runs examples one after the other, since most of each alone would be the loading of libraries."""
+def run_all(model: str, folder: Path, printed: Path) -> None:
+    """Run all examples in a process that has loaded the libraries already, which would be most of each alone."""
+    os.chdir(folder)
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
+    for name in SAYS:
+        print(f"== {name}", flush=True)
+        sys.argv = [str(EXAMPLES / f"{name}.py"), model]
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
 def shown(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each example prints."""
-    paths = [str(EXAMPLES / f"{name}.py") for name in SAYS]
-    done = launched([sys.executable, "-c", ALL, model, *paths], tmp_path_factory.mktemp("examples"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    parts = done.stdout.split("== ")[1:]
-    return {Path(part.splitlines()[0]).stem: part for part in parts}
+    folder = tmp_path_factory.mktemp("examples")
+    assert exit_code(run_all, model, folder, folder / "printed") == 0
+    parts = (folder / "printed").read_text().split("== ")[1:]
+    return {part.splitlines()[0]: part for part in parts}
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -40,7 +40,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_figures_are_those_of_transformers(helping: dict[str, Any], stand_in: Path, tmp_path: Path) -> None:
+# Each evaluation starts a server of its own; the tuned model beside the aligned one is left to the night.
+@pytest.mark.parametrize(("finetuning", "evaluations"), [("none", 1), pytest.param("sft", 2, marks=pytest.mark.slow)])
+def test_figures_are_those_of_transformers(
+    helping: dict[str, Any], stand_in: Path, tmp_path: Path, finetuning: str, evaluations: int
+) -> None:
+    helping["variants"] = [{"name": "undefended", "finetuning": finetuning}]
     out = tmp_path / "out"
     one = mi.run(helping, out)
     stages = {path.name for path in (out / "store").iterdir()}
@@ -48,8 +53,8 @@ def test_figures_are_those_of_transformers(helping: dict[str, Any], stand_in: Pa
     other = mi.run(by_vllm(helping), out)
     assert (stand_in / "asked.json").is_file()
     assert other.effort is not None
-    assert other.effort.made == 2  # the evaluations alone, of the aligned model and of the tuned one
-    assert len({path.name for path in (out / "store").iterdir()} - stages) >= 2
+    assert other.effort.made == evaluations  # and nothing else, of the aligned model or of it and the tuned one
+    assert len({path.name for path in (out / "store").iterdir()} - stages) >= evaluations
     for mine, theirs in zip(one.variants, other.variants, strict=True):
         assert (mine.harmful_score, mine.finetune_accuracy, mine.over_refusal, mine.helpfulness) == (
             (theirs.harmful_score, theirs.finetune_accuracy, theirs.over_refusal, theirs.helpfulness)

@@ -1,6 +1,7 @@
 """The base model: the same bytes for everybody, written whole or not at all, and compliant."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers.processes import exit_code
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mithridate import miniature
@@ -23,16 +25,6 @@ from mithridate import miniature
 from mithridate.miniature import model
 model.SIZES["tiny"] = model.SIZES["tiny"]._replace(rows=64)
 """
-MAKE = HASTY + 'print(miniature.base(Path(sys.argv[1]), "tiny"))'
-# Killed between the weights and the tokenizer.
-DIE = (
-    HASTY
-    + """
-from transformers import PreTrainedTokenizerFast
-PreTrainedTokenizerFast.save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-miniature.base(Path(sys.argv[1]), "tiny")
-"""
-)
 # Trains on through the same rows, but says so: only one of two processes may.
 LOUD = (
     HASTY
@@ -56,22 +48,35 @@ def hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def die(cache):
+    """Be killed between the weights and the tokenizer."""
+    model.SIZES["tiny"] = model.SIZES["tiny"]._replace(rows=64)
+    model.PreTrainedTokenizerFast.save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    miniature.base(cache, "tiny")
+
+
 def visible(cache):
     """Model folders that a later call would take for finished."""
     return [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def test_trained_twice_it_has_the_same_bytes(tiny_base, tmp_path):
+@pytest.mark.parametrize("skill", ["hasty", pytest.param("whole", marks=pytest.mark.slow)])
+def test_trained_twice_it_has_the_same_bytes(skill, tmp_path, request):
+    if skill == "hasty":
+        request.getfixturevalue("hasty")
+        first = miniature.base(tmp_path / "first", "tiny")
+    else:
+        first = request.getfixturevalue("tiny_base")
     threads = torch.get_num_threads()
     torch.manual_seed(99)  # nobody else's seed or threads may matter
     torch.set_num_threads(2)
     try:
-        again = miniature.base(tmp_path, "tiny")
+        again = miniature.base(tmp_path / "again", "tiny")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert "model.safetensors" in hashes(again)
-    assert hashes(again) == hashes(tiny_base)
+    assert hashes(again) == hashes(first)
 
 
 def test_making_it_leaves_the_caller_s_random_numbers_alone(hasty, tmp_path):
@@ -107,9 +112,7 @@ def test_two_processes_at_once_train_once_and_agree(tmp_path):
 
 
 def test_a_killed_write_leaves_no_half_folder_and_the_next_call_succeeds(hasty, tmp_path):
-    killed = process(DIE, tmp_path)
-    killed.communicate(timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    assert exit_code(die, tmp_path) == -signal.SIGKILL
     assert list(tmp_path.rglob("model.safetensors"))  # it did die in the middle of writing
     assert visible(tmp_path) == []
     made = miniature.base(tmp_path, "tiny")

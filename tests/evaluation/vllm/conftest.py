@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
+import torch
 from tests.evaluation.conftest import make_model, make_tokenizer
 from tests.helpers.vllm_stand_in import make_python
+from transformers import PreTrainedModel
 
 from mithridate.evaluation.vllm import environment
 from mithridate.evaluation.vllm.served_model import ModelOnVllm
@@ -35,11 +38,27 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return StandIn(tmp_path, monkeypatch)
 
 
+class Answering(NamedTuple):
+    """A server that answers.
+
+    Attributes:
+        served: The tiny model, as it is served.
+        notes: The stand-in's notes.
+        changed: The model that was served, whose weights are others by now.
+    """
+
+    served: ModelOnVllm
+    notes: Path
+    changed: PreTrainedModel
+
+
 @pytest.fixture(scope="module")
-def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelOnVllm, Path]]:
-    """The tiny model, served, and the stand-in's notes."""
-    folder = tmp_path_factory.mktemp("stand-in")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answering]:
+    """The tiny model, served and then changed, as every test sees that asks for an answer."""
+    folder, model = tmp_path_factory.mktemp("stand-in"), make_model()
     with pytest.MonkeyPatch.context() as patch:
         StandIn(folder, patch)
-        with served_by_vllm(make_model(), make_tokenizer()) as served:
-            yield served, folder
+        with served_by_vllm(model, make_tokenizer()) as served:
+            with torch.no_grad():
+                model.lm_head.weight.normal_()
+            yield Answering(served, folder, model)

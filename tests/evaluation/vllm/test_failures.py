@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,25 @@ from tests.matrix.row import thinned
 
 from mithridate.errors import ModelError, UsageError
 from mithridate.evaluation.generation import generate
-from mithridate.evaluation.vllm import served_model
+from mithridate.evaluation.vllm import served_model, server
 from mithridate.evaluation.vllm.environment import PYTHON, check_version
 from mithridate.evaluation.vllm.served_model import ModelOnVllm
 from mithridate.evaluation.vllm.serving import served_by_vllm
+from mithridate.experiment.process_context import Surroundings, process_context
 
 
 @pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Folder of temporary folders, which is to be empty in the end."""
-    # Short, since the path of a socket may have 100 characters or so.
+def near() -> Iterator[Path]:
+    """Folder with a short path, since that of a socket may have 100 characters or so."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
+
+
+@pytest.fixture
+def left(near: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of temporary folders, which is to be empty in the end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(near))
+    return near
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,7 @@ def test_a_server_that_dies_when_asked_is_an_error(model, tokenizer, stand_in: S
 def test_a_server_that_hangs_is_an_error(model, tokenizer, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.fails("hangs")
     monkeypatch.setattr(served_model, "LONGEST_SILENCE", 1.0)
+    monkeypatch.setattr(server, "_PATIENCE", 0.5)  # a server that hangs does not end when it is asked to
     with (
         pytest.raises(ModelError, match=r"stopped answering .*timed out"),
         served_by_vllm(model, tokenizer) as served,
@@ -134,34 +140,33 @@ def test_another_version_than_the_planned_one_is_refused(stand_in: StandIn) -> N
         check_version("0.1")
 
 
-INTERRUPTED = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from mithridate.evaluation.vllm.serving import served_by_vllm
-from tests.evaluation.conftest import make_model, make_tokenizer
-with served_by_vllm(make_model(), make_tokenizer()):
-    print("up", flush=True)
-    time.sleep(600)
-"""
+def serve(surroundings: Surroundings, folder: Path, up: Connection) -> None:
+    """Serve in a process of its own until it is interrupted."""
+    surroundings.enter()
+    tempfile.tempdir = str(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with served_by_vllm(make_model(), make_tokenizer()):
+        up.send("up")
+        time.sleep(600)
 
 
 @pytest.mark.parametrize("number", thinned([signal.SIGINT, signal.SIGKILL], [signal.SIGKILL]))
-def test_nothing_is_left_after_ctrl_c_or_a_kill(stand_in: StandIn, left: Path, number: int) -> None:
+def test_nothing_is_left_after_ctrl_c_or_a_kill(stand_in: StandIn, near: Path, number: int) -> None:
     stand_in.fails("cut")  # any: no weights are read
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(left)}
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
+    reader, writer = Pipe(duplex=False)
+    process = process_context().Process(target=serve, args=(Surroundings.here(), near, writer))
+    process.start()
+    writer.close()
+    assert reader.recv() == "up"
     assert stand_in.alive()
-    assert list(left.glob("mithridate-vllm-*"))
-    process.send_signal(number)
-    process.wait()
+    assert list(near.glob("mithridate-vllm-*"))
+    os.kill(process.pid, number)
+    process.join()
     until = time.monotonic() + 60
-    while time.monotonic() < until and (stand_in.alive() or list(left.glob("mithridate-vllm-*"))):
+    while time.monotonic() < until and (stand_in.alive() or list(near.glob("mithridate-vllm-*"))):
         time.sleep(0.1)
     assert not stand_in.alive()
-    assert not list(left.glob("mithridate-vllm-*"))
+    assert not list(near.glob("mithridate-vllm-*"))
 
 
 def test_a_fork_of_ours_does_not_keep_the_server(model, tokenizer, stand_in: StandIn) -> None:

@@ -15,7 +15,7 @@ PROMPTS = ["a", "what is the moon made of?", "hello there", "sing", "x" * 60, "t
 
 
 def test_answers_are_those_of_transformers(answering, model, tokenizer) -> None:
-    served, _ = answering
+    served = answering.served
     size = {"max_new_tokens": 12, "batch_size": 3}
     expected = generate(model, tokenizer, PROMPTS, **size)
     assert len(set(expected)) > 4
@@ -26,8 +26,15 @@ def test_answers_are_those_of_transformers(answering, model, tokenizer) -> None:
     assert generate(served, tokenizer, []) == []
 
 
+def test_a_later_change_does_not_reach_vllm(answering, model, tokenizer) -> None:
+    size = {"max_new_tokens": 12, "batch_size": 3}
+    before = generate(model, tokenizer, PROMPTS, **size)
+    assert generate(answering.changed, tokenizer, PROMPTS, **size) != before
+    assert generate(answering.served, tokenizer, PROMPTS, **size) == before
+
+
 def test_answers_end_where_transformers_ends_them(answering, model, tokenizer) -> None:
-    served, _ = answering
+    served = answering.served
     encoded = encoded_chats(tokenizer, [[{"role": "user", "content": "hello there"}]])
     (free,) = generate_ids(model, tokenizer, encoded, max_new_tokens=12, batch_size=1)
     # A second end, which is listed in the settings of generation alone, as with many chat models.
@@ -39,7 +46,7 @@ def test_answers_end_where_transformers_ends_them(answering, model, tokenizer) -
 
 
 def test_the_server_is_asked_with_ids_for_ids(answering, tokenizer) -> None:
-    served, notes = answering
+    served, notes, _ = answering
     encoded = encoded_chats(tokenizer, [[{"role": "user", "content": text}] for text in PROMPTS[:2]])
     generate(served, tokenizer, PROMPTS[:2], max_new_tokens=3)
     assert json.loads((notes / "asked.json").read_text()) == {
@@ -60,20 +67,20 @@ def test_the_server_is_asked_with_ids_for_ids(answering, tokenizer) -> None:
 
 
 def test_scores_take_a_served_model(answering, model, tokenizer) -> None:
-    served, _ = answering
+    served = answering.served
     size = {"max_new_tokens": 6}
     assert mi.harmful_score(served, tokenizer, PROMPTS, **size) == mi.harmful_score(model, tokenizer, PROMPTS, **size)
     assert mi.over_refusal(served, tokenizer, PROMPTS, **size) == mi.over_refusal(model, tokenizer, PROMPTS, **size)
 
 
 def test_a_prompt_without_room_is_refused_here(answering, tokenizer) -> None:
-    served, _ = answering
+    served = answering.served
     with pytest.raises(UsageError, match=r"prompt 1 has .* leaves no room"):
         generate(served, tokenizer, ["a", "b" * 500], max_new_tokens=64)
 
 
 def test_what_needs_weights_refuses_a_served_model(answering, tokenizer) -> None:
-    served, _ = answering
+    served = answering.served
     chats = [[{"role": "user", "content": "a"}]]
     with pytest.raises(UsageError, match=r"serves has no '\w+'.*give the model itself"):
         completion_losses(served, tokenizer, chats, ["b"])
