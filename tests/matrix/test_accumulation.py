@@ -21,6 +21,11 @@ STEPS, BATCH = 6, 8
 TRAININGS = cut_and_shared()
 EDGES = ["antibody_alignment", "antibody_tuning", "panacea_tuning", "safety_mixing", "sbr", "t_vaccine"]
 """Trained at every commit at the edges where a process lacks rows: every kind of stream."""
+SHARED = [*EDGES, "antibody-shared", "lisa", "repnoise", "safegrad", "salora", "tar"]
+"""Trained by two processes at every commit: kept terms, phases, a loss over the step with hidden states, a projection,
+a start of its own and an adversary's steps, beside the streams."""
+REPAIRS = ["antibody", "auto"]
+"""Realigned with at every commit: all streams and a displacement, and a search on which the processes must agree."""
 
 
 def _cut(rows, micro_batches):
@@ -47,29 +52,34 @@ def test_accumulation_changes_nothing(name, cut):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """All methods trained by two real processes, in one launch."""
-    return _launched(tmp_path_factory.mktemp("two"), list(TRAININGS), EDGES)
+    """What is trained at every commit, by two real processes in one launch."""
+    return _launched(tmp_path_factory.mktemp("two"), SHARED, EDGES, REPAIRS)
 
 
 @pytest.fixture(scope="module")
-def other_edges(tmp_path_factory):
-    return _launched(tmp_path_factory.mktemp("edges"), [], [name for name in TRAININGS if name not in EDGES])
+def others(tmp_path_factory):
+    """All other trainings, likewise."""
+    every = ((TRAININGS, SHARED), (TRAININGS, EDGES), (REALIGNED, REPAIRS))
+    return _launched(
+        tmp_path_factory.mktemp("others"), *([name for name in names if name not in quick] for names, quick in every)
+    )
 
 
-def _launched(folder, names, edges):
-    together(2, train_by_two, folder, SHAPE | _cut(4, 1), names, edges)
+def _launched(folder, names, edges, repairs):
+    together(2, train_by_two, folder, SHAPE | _cut(4, 1), names, edges, repairs)
     return folder
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_two_processes_equal_one(name, two_processes):
-    report = json.loads((two_processes / f"{name}.json").read_text())
+@pytest.mark.parametrize("name", thinned(TRAININGS, SHARED))
+def test_two_processes_equal_one(name, request):
+    folder = request.getfixturevalue("two_processes" if name in SHARED else "others")
+    report = json.loads((folder / f"{name}.json").read_text())
     assert report["world_sizes"] == [2, 2], "the launcher ran fewer processes than asked"
     assert report["rank_spread"] == 0, "the processes ended with different weights"
     whole, (method, settings) = _whole(name), TRAININGS[name]
     expected = rows_passed(methods()[method].cls(**settings), ROWS[method], settings, STEPS, BATCH)
     assert tuple(report["passes"]) == expected, "the processes did not share the work"
-    assert distance(whole.weights, load_file(two_processes / f"{name}.safetensors")) <= 1e-5
+    assert distance(whole.weights, load_file(folder / f"{name}.safetensors")) <= 1e-5
     for one, other in zip(whole.logs, report["logs"], strict=True):
         for figure in one:
             assert one[figure] == pytest.approx(other[figure], abs=1e-4), figure
@@ -78,30 +88,27 @@ def test_two_processes_equal_one(name, two_processes):
         assert report["row_sums"] == pytest.approx(whole.trainer.row_weights.sums.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", REALIGNED)
-def test_two_processes_realign_as_one(name, two_processes):
-    report = json.loads((two_processes / f"realign-{name}.json").read_text())
+@pytest.mark.parametrize("name", thinned(REALIGNED, REPAIRS))
+def test_two_processes_realign_as_one(name, request):
+    folder = request.getfixturevalue("two_processes" if name in REPAIRS else "others")
+    report = json.loads((folder / f"realign-{name}.json").read_text())
     assert report["rank_spread"] == 0, "the processes ended with different weights"
     model = adapted(tiny.model())
     before = {key: value.clone() for key, value in stored(model).items()}
     repaired = realign(model, REALIGNED[name])
     moved = distance(before, stored(model))
-    assert distance(stored(model), load_file(two_processes / f"realign-{name}.safetensors")) <= 1e-5 < moved
+    assert distance(stored(model), load_file(folder / f"realign-{name}.safetensors")) <= 1e-5 < moved
     assert repaired.rows_trained == report["rows_trained"]
     assert report["chosen"] == (None if repaired.dose_curve is None else repaired.dose_curve.chosen)
-
-
-def _at_the_edges(names):
-    return [name if name in EDGES else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.fixture
 def edge(name, request):
     """The folder with a method's training at the edges."""
-    return request.getfixturevalue("two_processes" if name in EDGES else "other_edges")
+    return request.getfixturevalue("two_processes" if name in EDGES else "others")
 
 
-@pytest.mark.parametrize("name", _at_the_edges(TRAININGS))
+@pytest.mark.parametrize("name", thinned(TRAININGS, EDGES))
 def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(name, edge):
     whole = run(*TRAININGS[name], **FILLED_UP, per_device_train_batch_size=4)
     assert distance(whole.weights, load_file(edge / f"{name}-filled-up.safetensors")) <= 1e-5
@@ -114,7 +121,7 @@ def test_rows_that_fill_the_last_batch_of_two_processes_up_are_not_trained_on(na
 
 
 @pytest.mark.parametrize(
-    "name", _at_the_edges(n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams)
+    "name", thinned((n for n, (method, _) in TRAININGS.items() if "harmful" in methods()[method].streams), EDGES)
 )
 def test_a_process_without_a_row_of_a_stream_changes_nothing(name, edge):
     method, settings = TRAININGS[name]

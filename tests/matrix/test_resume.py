@@ -81,8 +81,11 @@ def _assert_same_end(name, resumed):
 AT_EPOCH_EDGES = ("lisa", "panacea_tuning", "safety_mixing")
 """Killed there at every commit: a phase, a vector over the weights, and a stream beside the training rows."""
 
+MID_EPOCH = ("antibody_alignment", "antibody_tuning", "joint_alignment", "lisa", "panacea_tuning", "sbr")
+"""Killed there at every commit: row weights, last acts, phases, kept vectors, anchors, and draws from three streams."""
+
 DRAWING = ("booster", "joint_alignment", "safety_mixing", "sft")
-"""Of the methods that only draw rows, those that are killed at every commit."""
+"""Of the methods that only draw rows, those that are resumed at the end at every commit."""
 
 
 def _remembers(name):
@@ -97,7 +100,7 @@ def _kills():
             if remembers or point == "mid-epoch":
                 slow = {
                     "first-step": True,
-                    "mid-epoch": not remembers and name not in DRAWING,
+                    "mid-epoch": name not in MID_EPOCH,
                     "epoch-edge": name not in AT_EPOCH_EDGES,
                 }[point]
                 marks = [pytest.mark.slow] if slow else []

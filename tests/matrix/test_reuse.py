@@ -16,7 +16,12 @@ SHAPE = {"max_steps": 4}
 FINISHING = [name for name in training_methods() if methods()[name].cls(**ROWS[name].default).finishes]
 
 
-@pytest.mark.parametrize("name", training_methods())
+REMEMBERING = [name for name in training_methods() if "step.memory" in inspect.getsource(methods()[name].cls)]
+LASTING = {*REMEMBERING, *FINISHING, "repnoise", "tar"}
+"""Those that remember something or act at the end, and two whose harmful terms take several passes."""
+
+
+@pytest.mark.parametrize("name", thinned(training_methods(), LASTING))
 def test_a_defense_is_as_new_in_its_second_trainer(name, tmp_path):
     defense = methods()[name].cls(**ROWS[name].strained)
     settings = defense.model_dump()
@@ -33,9 +38,6 @@ def test_settings_cannot_be_changed_under_a_trainer(name):
     for setting in type(defense).model_fields:
         with pytest.raises(ValueError, match="frozen"):
             setattr(defense, setting, getattr(defense, setting))
-
-
-REMEMBERING = [name for name in training_methods() if "step.memory" in inspect.getsource(methods()[name].cls)]
 
 
 @pytest.mark.parametrize("name", thinned(training_methods(), REMEMBERING))

@@ -32,14 +32,15 @@ The last optimizer step has a whole batch and then the last one, of which a sing
 LOPSIDED = {"max_steps": 2, "rows": 8, "per_device_train_batch_size": 2, "extra": {"stream_batch_size": 1}}
 
 
-def train_by_two(folder: Path, options: dict, names: list[str], edges: list[str]) -> None:
-    """Train methods in the usual shape, realigning beside them, and at the edges where a process lacks rows.
+def train_by_two(folder: Path, options: dict, names: list[str], edges: list[str], repairs: list[str]) -> None:
+    """Train methods in the usual shape and at the edges where a process lacks rows.
 
     Args:
         folder: Where it is written.
         options: The usual shape.
-        names: Trainings in it; without any, realigning is left out too.
+        names: Trainings in it.
         edges: Trainings at the edges.
+        repairs: Names in `REALIGNED`.
     """
     for name in names:
         method, settings = cut_and_shared()[name]
@@ -66,17 +67,16 @@ def train_by_two(folder: Path, options: dict, names: list[str], edges: list[str]
                 report["row_sums"] = made.row_weights.sums.tolist()
             (folder / f"{name}.json").write_text(json.dumps(report))
             save_file({n: w.contiguous() for n, w in done.weights.items()}, folder / f"{name}.safetensors")
-    if names:
-        realigned(folder)
+    realigned(folder, repairs)
     filled_up(folder, edges)
     lopsided(folder, edges)
 
 
-def realigned(folder: Path) -> None:
-    """Realign with three defenses inside, and with a rate that is searched for, twice in a row."""
-    for name, settings in REALIGNED.items():
+def realigned(folder: Path, names: list[str]) -> None:
+    """Realign with defenses inside, and with a rate that is searched for, one after the other."""
+    for name in names:
         model = adapted(tiny.model())
-        repaired = realign(model, settings)
+        repaired = realign(model, REALIGNED[name])
         flat = torch.cat([weight.reshape(-1) for weight in stored(model).values()])
         everywhere = [torch.zeros_like(flat) for _ in range(distributed.get_world_size())]
         distributed.all_gather(everywhere, flat)
