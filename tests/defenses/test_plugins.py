@@ -120,6 +120,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_packages_and_files_are_found_in_a_fresh_process(tmp_path: Path) -> None:
     """A package by its entry point alone, a file by its name; the list of methods has both."""
     folder = package(tmp_path, good())

@@ -24,6 +24,7 @@ from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.adapters import KINDS, Everything, adapted, lived_in, stored
 from tests.helpers.training import distance, trainer
+from tests.matrix.row import thinned
 
 GIVEN = {
     "safe": list(tiny.rows("safe", 24)), "harmful": list(tiny.rows("harmful", 12)), "user": list(tiny.rows("user", 8)),
@@ -37,7 +38,7 @@ def _repaired(repair, model, **given):
 
 
 @pytest.mark.parametrize("kind", ["lora", "whole"])
-@pytest.mark.parametrize("inner", ["sft", "booster", "antibody_alignment"])
+@pytest.mark.parametrize("inner", thinned(["sft", "booster", "antibody_alignment"], ["sft", "antibody_alignment"]))
 def test_it_trains_as_the_trainer_does_at_alignment(inner, kind, tmp_path):
     made, twin = KINDS[kind](), KINDS[kind]()
     repair = mi.Realign(inner=inner, learning_rate=1e-3, step_rows=4, epochs=3, rows=20, seed=5, max_length=64)

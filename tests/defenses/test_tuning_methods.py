@@ -19,6 +19,7 @@ from mithridate.errors import DefenseError
 from mithridate.training.scored_rows import ScoredRows
 from mithridate.training.state import load_state, save_state
 from tests.helpers.training import run, trainer
+from tests.matrix.row import thinned
 from tests.matrix.table.lisa import lisa
 from tests.matrix.table.safegrad import alignment
 from tests.matrix.worlds import Slow, World, pairs
@@ -107,9 +108,10 @@ def test_constrained_sft_starts_as_plain_sft():
     assert weights[-1] < 0.95
 
 
-def test_safegrad_takes_out_the_conflicting_part_and_no_more():
+@pytest.mark.parametrize("cases", thinned([14, 40], [14]))
+def test_safegrad_takes_out_the_conflicting_part_and_no_more(cases):
     conflicts = 0
-    for case in range(40):
+    for case in range(cases):
         rng = random.Random(case)
         world = World(rng, lora=case % 2 == 0)
         slow, data = Slow(world), world.data()
@@ -126,7 +128,7 @@ def test_safegrad_takes_out_the_conflicting_part_and_no_more():
             assert abs(float(removed @ a)) == pytest.approx(float(removed.norm() * a.norm()), rel=1e-4)
         else:
             torch.testing.assert_close(g, u, **FUSED)
-    assert 5 <= conflicts <= 35, "one of the two cases was hardly seen"
+    assert cases / 8 <= conflicts <= 7 * cases / 8, "one of the two cases was hardly seen"
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -169,20 +171,21 @@ def test_bds_scores_do_not_depend_on_the_order_of_rows(noise):
         torch.testing.assert_close(other, scores[0], **FUSED)
 
 
-def test_bds_noise_is_normal_and_new_in_every_step_and_row():
+@pytest.mark.parametrize("steps", thinned([20, 60], [20]))
+def test_bds_noise_is_normal_and_new_in_every_step_and_row(steps):
     world, drawn = World(random.Random(4), lora=True), []
-    for number in range(60):
-        data = world.data(number, 60)._replace(main=world.rows(5))
+    for number in range(steps):
+        data = world.data(number, steps)._replace(main=world.rows(5))
         scores = []
         for noise in (0.0, 2.0):
             memory = {}
             BDS(rate=0.5, noise=noise).gradient(world.step("user", data, memory))
             scores.append(memory["scores"])
         drawn += [float(scores[1][row.position] - scores[0][row.position]) for row in data.main]
-    assert len(set(drawn)) == 300
+    assert len(set(drawn)) == 5 * steps
     sample = torch.tensor(drawn) / math.sqrt(2 * 0.5 * 2.0)
-    assert abs(float(sample.mean())) < 4 / math.sqrt(300)
-    assert abs(float(sample.std()) - 1) < 4 / math.sqrt(2 * 300)
+    assert abs(float(sample.mean())) < 4 / math.sqrt(len(drawn))
+    assert abs(float(sample.std()) - 1) < 4 / math.sqrt(2 * len(drawn))
 
 
 def test_ldifs_starts_without_drift_and_holds_it_back():

@@ -50,7 +50,7 @@ def tuned(world: Path, policy: dict[str, Any], out: Path, **given: Any) -> tuple
 @pytest.mark.parametrize(
     "defense",
     [
-        {"method": "sft"},
+        pytest.param({"method": "sft"}, marks=pytest.mark.slow),
         {"method": "antibody_tuning"},
         pytest.param({"method": "salora", "directions": 2, "task_rank": 2, "rows": 8}, marks=pytest.mark.slow),
     ],

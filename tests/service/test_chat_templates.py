@@ -12,6 +12,7 @@ from mithridate.files import file_hash
 from mithridate.models.loading import load_tokenizer
 from mithridate.service.chat.template_rendering import TemplateRenderer
 from mithridate.service.database.tables import MODELS
+from tests.matrix.row import thinned
 from tests.service.test_chat import ASKED, ask, released, weights  # noqa: F401  # fixtures
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -31,7 +32,9 @@ GROWING = "{% set n = namespace(s='a' * 16) %}{% for a in range(99) %}{% set n.s
 
 
 @pytest.mark.parametrize(
-    "template", [LOOP, GROWING, "{{ 'a' * 4000000000 }}", "{{ 9 ** 99999999 }}"], ids=["loop", "text", "times", "power"]
+    "template",
+    thinned([LOOP, GROWING, "{{ 'a' * 4000000000 }}", "{{ 9 ** 99999999 }}"], [LOOP, GROWING]),
+    ids=["loop", "text", "times", "power"],
 )
 def test_a_template_without_end_is_stopped_and_the_next_one_is_rendered(renderer, template):
     assert renderer.render(PLAIN, TURNS, TOKENS).startswith("<s>[user] hello")  # the process runs

@@ -14,6 +14,7 @@ from mithridate.service import housekeeping, webhooks
 from mithridate.service.database.tables import DELIVERIES, WEBHOOKS
 from mithridate.service.routes import service_app
 from mithridate.service.webhooks import WAITS, add_webhook, deliver_due
+from tests.matrix.row import thinned
 from tests.service.conftest import until, upload, work
 
 
@@ -104,7 +105,9 @@ def test_an_address_that_is_away_does_not_stop_the_others(parts, client, receive
 
 
 @pytest.mark.usefixtures("sent_by_hand")
-@pytest.mark.parametrize("url", ["http://xn--/", "http://[", "http://a:99999/", "gopher://a"])
+@pytest.mark.parametrize(
+    "url", thinned(["http://xn--/", "http://[", "http://a:99999/", "gopher://a"], ["http://[", "http://a:99999/"])
+)
 def test_an_address_that_cannot_be_sent_to_does_not_stop_the_others(parts, client, receiver, url):
     """Such as an earlier version let in."""
     with parts.database.write() as connection:

@@ -12,6 +12,7 @@ from mithridate.service.database.tables import EVENTS, JOBS
 from mithridate.service.jobs.job_leases import claim, give_back
 from mithridate.service.jobs.transitions import move
 from mithridate.service.worker import job_run, worker_loop
+from tests.matrix.row import thinned
 from tests.service.conftest import until, work
 from tests.service.test_crashes import create, state
 from tests.service.test_leases import add, project
@@ -34,7 +35,7 @@ def first_time(real, error):
     return called
 
 
-@pytest.mark.parametrize("step", ["prepared", "concluded"])
+@pytest.mark.parametrize("step", thinned(["prepared", "concluded"], ["concluded"]))
 def test_a_worker_that_copies_or_hashes_for_long_keeps_its_job(parts, client, monkeypatch, step):
     """The patience of these tests is one second; another worker watches for it."""
     place, name = (parts.blobs, "copy_out") if step == "prepared" else (job_run, "take_outcome")
