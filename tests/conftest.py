@@ -1,5 +1,6 @@
 """Settings of every test: one thread, no network, quiet libraries, and the same Hypothesis examples every time."""
 
+import functools
 import gc
 import os
 
@@ -11,6 +12,10 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+from jinja2 import Template
+
+# Every checkpoint has a model card, whose template takes longer to compile than to fill.
+Template.__new__ = staticmethod(functools.cache(Template.__new__))  # type: ignore[method-assign]
 
 settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

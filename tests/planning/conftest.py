@@ -7,7 +7,6 @@ import pytest
 from mithridate.planning import planned_stages
 from tests.helpers.tiny_world import make_tree, make_world
 
-
 _WORK: dict[Any, Any] = {}
 
 
