@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,9 +189,8 @@ def test_a_killed_run_over_axes_goes_on_where_it_stopped(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_alignment_along_an_axis(tmp_path: Path, jobs: int) -> None:
-    overrides = ["axes={alignment_epochs: [1, 2]}", "seeds=[0]", "variants=[{name: undefended}]"]
-    results = mi.run(TINY, tmp_path, overrides=overrides, jobs=jobs)
+def test_alignment_along_an_axis(tree: dict[str, Any], tmp_path: Path, jobs: int) -> None:
+    results = mi.run(tree | {"axes": {"alignment_epochs": [1, 2]}}, tmp_path, jobs=jobs)
     stages = [path.name.split("-")[0] for path in (tmp_path / "store").iterdir() if path.is_dir()]
     assert stages.count("alignment") == 2
     scores = [results.point("undefended", at) for at in results.along("alignment_epochs")]

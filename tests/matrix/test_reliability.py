@@ -15,6 +15,7 @@ from mithridate.training.trainer import DefendedTrainer
 from tests.helpers import tiny
 from tests.helpers.origins import everything, restored
 from tests.helpers.training import distance, repair_methods, run, streams, trainer, training_methods
+from tests.matrix.row import thinned
 from tests.matrix.rows import ROWS
 
 DISPLACED = ("kept", "at_start")
@@ -50,6 +51,13 @@ def test_weights_are_restored_bit_for_bit_after_every_displacement(name, tmp_pat
     assert any(moved) == ROWS[name].displaces, "no displacement moved anything"
 
 
+WATCHED = [
+    *("antibody_alignment", "antibody_tuning", "bds", "lisa", "panacea_tuning", "safegrad"),
+    *("salora", "sbr", "sft", "t_vaccine", "vaccine"),
+]
+"""Evaluated in between at every commit: those that remember something, displace weights or hook into the model."""
+
+
 @pytest.mark.parametrize("name", [name for name in training_methods() if ROWS[name].displaces])
 def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_path, monkeypatch):
     made = trainer(_defense(name), tmp_path, max_steps=3)
@@ -79,7 +87,7 @@ def test_weights_are_restored_when_a_pass_fails_inside_a_displacement(name, tmp_
     assert distance(before, dict(made.model.named_parameters())) == 0
 
 
-@pytest.mark.parametrize("name", training_methods())
+@pytest.mark.parametrize("name", thinned(training_methods(), WATCHED))
 def test_evaluation_in_the_middle_changes_no_bit(name, tmp_path):
     """Without dropout: transformers' evaluation loader draws one number of the global generator."""
     watched = trainer(

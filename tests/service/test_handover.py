@@ -16,20 +16,40 @@ from mithridate.errors import CheckpointError, UsageError
 from mithridate.provider.decision import Decision, PolicyName, Upload, write_decision
 from mithridate.service.database.tables import JOBS, MODELS
 from mithridate.service.handover import folder_name, resolve, serving_command
-from tests.service.conftest import upload, work
+from tests.service.conftest import Server, make_parts, new_key, upload, work
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The folder of a service that has released a model, that model's name, and its job."""
+    made = make_parts(tmp_path_factory.mktemp("left") / "service")
+    server = Server(made)
+    client = server.client(new_key(made))
+    file = client.files.create(file=("rows.jsonl", upload()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id, suffix="shop").id
+    work(made)
+    name = client.fine_tuning.jobs.retrieve(job).fine_tuned_model
+    server.close()
+    made.database.close()
+    return made.settings.folder, name, job
 
 
 @pytest.fixture
-def released(parts, client):
+def parts(left, tmp_path):
+    """That service once more, for a test to change."""
+    shutil.copytree(left[0], tmp_path / "service")
+    return make_parts(tmp_path / "service")
+
+
+@pytest.fixture
+def released(parts, left):
     """The name of a released model, and its folder with a whole decision beside it."""
-    file = client.files.create(file=("rows.jsonl", upload()), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(model="miniature", training_file=file.id, suffix="shop").id
-    work(parts)
+    _, name, job = left
     with parts.database.read() as connection:
         files = connection.execute(select(MODELS.c.files)).scalar_one()
     folder = parts.settings.jobs_folder / job / "out"
     write_decision(folder, decision(files))
-    return client.fine_tuning.jobs.retrieve(job).fine_tuned_model, folder
+    return name, folder
 
 
 def decision(files, outcome="released"):

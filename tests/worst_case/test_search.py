@@ -292,15 +292,19 @@ def moved(search: FinishedSearch, folder: Path) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.parametrize("name", ["user", pytest.param("attack", marks=pytest.mark.slow)])
-def test_a_search_on_changed_rows_of_the_user_is_refused(search: FinishedSearch, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "every"), [("user", 4), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("user", "attack"))]
+)
+def test_a_search_on_changed_rows_of_the_user_is_refused(
+    search: FinishedSearch, tmp_path: Path, name: str, every: int
+) -> None:
     """Whichever row it is: a trial may draw one that the recipe's own setting leaves out."""
     tree, out = moved(search, tmp_path / "world") | {"variants": CONTROL}, search.copied_stages(tmp_path / "out")
     mi.redteam(tree, out, trials=1)
     redteam_cost(tree, out)
     file, refused = tmp_path / "world" / f"{name}.jsonl", []
     lines = file.read_text().splitlines()
-    for place, line in enumerate(lines):
+    for place, line in list(enumerate(lines))[::every]:
         file.write_text(
             "\n".join([*lines[:place], line.replace('"response": "', '"response": "tea '), *lines[place + 1 :]])
         )
