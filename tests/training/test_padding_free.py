@@ -19,9 +19,7 @@ from tests.matrix.row import thinned
 from tests.matrix.rows import cut_and_shared
 
 TRAININGS = cut_and_shared()
-QUICK = [
-    *("antibody_alignment", "antibody_tuning", "joint_alignment", "safety_mixing", "sbr", "sft", "vaccine"),
-]
+QUICK = ["antibody_alignment", "antibody_tuning", "joint_alignment", "safety_mixing", "sbr", "sft", "vaccine"]
 """Every kind of pass and of stream; the other trainings are slow for their number."""
 SHAPE = {"max_steps": 6, "rows": 24, "per_device_train_batch_size": 8}
 
