@@ -12,6 +12,7 @@ import pytest
 
 import mithridate as mi
 from mithridate.cli.main import main
+from mithridate.files import file_hash
 from mithridate.report.results import Results
 from tests.experiment.conftest import TINY, AxisRun
 
@@ -43,6 +44,11 @@ def comparable(results: Results) -> dict[str, object]:
         for cost in variant["cost"].values():
             del cost["seconds"], cost["peak_bytes"]
     return tree
+
+
+def weights(folder: Path, stage: str) -> list[str]:
+    """Hashes of the weights that a run's stages of a kind have left."""
+    return [file_hash(path) for path in folder.glob(f"store/{stage}-*/**/*.safetensors")]
 
 
 def test_it_prints_the_table_the_claims_and_where_the_page_lies(
@@ -111,11 +117,10 @@ def test_cells_share_their_stages(axis_run: AxisRun) -> None:
 
 
 def test_an_axis_reaches_the_stages(axis_run: AxisRun) -> None:
-    """Another learning rate gives another model."""
-    points = [axis_run.results.point("undefended", at) for at in axis_run.results.along("learning_rate")]
-    assert points[0] is not None
-    assert points[1] is not None
-    assert points[0] != points[1].model_copy(update={"setting": points[0].setting})
+    """Another learning rate, number of epochs or seed gives another model."""
+    found = weights(axis_run.folder, "finetuning")
+    assert len(found) == 2 * 3 * 2  # of either alignment, at every setting and seed
+    assert len(set(found)) == len(found)
 
 
 def test_one_file_and_one_page_hold_everything(axis_run: AxisRun) -> None:
@@ -193,6 +198,7 @@ def test_alignment_along_an_axis(tree: dict[str, Any], tmp_path: Path, jobs: int
     results = mi.run(tree | {"axes": {"alignment_epochs": [1, 2]}}, tmp_path, jobs=jobs)
     stages = [path.name.split("-")[0] for path in (tmp_path / "store").iterdir() if path.is_dir()]
     assert stages.count("alignment") == 2
-    scores = [results.point("undefended", at) for at in results.along("alignment_epochs")]
-    assert scores[0] != scores[1]
+    assert all(results.point("undefended", at) is not None for at in results.along("alignment_epochs"))
+    for stage in ("alignment", "finetuning"):
+        assert len(set(weights(tmp_path, stage))) == 2
     assert "By alignment epochs" in (tmp_path / "report.html").read_text()
