@@ -1,6 +1,7 @@
 """From results to one self-contained HTML page."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ def page(results: Results) -> str:
     return environment().get_template("report.html.j2").render(_context(results))
 
 
+@cache
 def environment() -> Environment:
-    """Return the templates of this package's pages; what they show is escaped, and a missing name is an error."""
+    """Return the templates of this package's pages, which are compiled once in a process.
+
+    What they show is escaped, and a missing name is an error.
+    """
     return Environment(
         loader=PackageLoader("mithridate.report"),
         # Not select_autoescape(), which goes by the ending and would leave out .html.j2.
