@@ -47,9 +47,15 @@ def table(run: Path, world: Path) -> list[str]:
     Args:
         run: Folder of the run.
         world: Folder of the world that it was run in.
+
+    Raises:
+        UsageError: If the folder holds no finished run, or one of another world.
     """
+    said = run / "answers.json"
+    if not said.is_file():
+        raise UsageError(f"{said} is missing; give the folder of a finished run (`mithridate run … --out FOLDER`)")
     results = load_results(run / "results.json")
-    answers = AllAnswers.model_validate_json((run / "answers.json").read_bytes())
+    answers = AllAnswers.model_validate_json(said.read_bytes())
     kept = kept_to(answers, read_rows(world / "rows/help-test.jsonl"))
     return [*HEAD, *(_line(model, kept) for model in (*results.aligned, *results.variants))]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from benchmarks.stories.__main__ import main
-from benchmarks.stories.table import kept_to
+from benchmarks.stories.table import kept_to, table
 
 from mithridate.errors import UsageError
 from mithridate.report.answers import AllAnswers, VariantAnswers
@@ -41,6 +41,11 @@ def test_an_answer_is_kept_to_that_is_coherent_and_holds_what_was_asked() -> Non
 def test_answers_of_another_world_are_refused() -> None:
     with pytest.raises(UsageError, match=r"'Use the word into in a sentence\.', which is no request of this world"):
         kept_to(ANSWERS, ASKED[:1])
+
+
+def test_a_folder_without_a_run_is_named(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"answers\.json is missing; give the folder of a finished run"):
+        table(tmp_path, tmp_path)
 
 
 def test_every_model_of_a_run_is_a_line(tmp_path, capsys) -> None:
