@@ -134,7 +134,6 @@ def test_auto_strength_stays_within_the_budget_and_shows_its_curve(tree: dict[st
     assert all(point.rise is not None and point.rise > 0.02 for point in beyond)
 
 
-@pytest.mark.slow
 def test_auto_strength_stays_within_the_budget_of_the_safe_rows_too(tree: dict[str, Any], tmp_path: Path) -> None:
     panacea = {"method": "panacea", "strength": "auto", "budget": 9.0, "safe_budget": 0.02}
     tree["variants"].append({"name": "auto", "posttuning": panacea})

@@ -53,7 +53,6 @@ def test_a_model_that_passes_is_released_with_the_bytes_that_were_judged(
     assert set(made.rungs[0].figures.harmful_score) == {"plain", "system message 1", "opening 1"}
 
 
-@pytest.mark.slow
 def test_the_same_request_gives_the_same_decision(
     policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
 ) -> None:
@@ -155,7 +154,6 @@ def test_after_a_kill_there_is_no_model_without_a_decision_and_the_same_call_goe
     verify_release(tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_a_folder_holds_the_decision_on_one_request(
     policy: dict[str, Any], aligned: str, upload: str, tmp_path: Path
 ) -> None:
